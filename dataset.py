@@ -1,0 +1,389 @@
+"""BUSI from disk to `tf.data`: find the files, read them, augment them.
+
+    python dataset.py --data-dir data        # audit: what is in the folder, and what is wrong with it
+"""
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm.contrib.concurrent import thread_map
+
+CLASSES = ("benign", "malignant", "normal")
+BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
+KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
+PHANTOM_MARKER = "phantoms.json"  # written by phantoms.py: these pictures are simulated
+ARCHIVES = ("archive.zip", "Dataset_BUSI_with_GT.zip")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000  # a header can promise any size: refuse before decoding
+MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES, MAX_ARCHIVE_RATIO = 2_000_000_000, 20_000, 100
+
+_IMAGE_NAME = re.compile(r"^(?P<name>.+?)(?P<mask>_mask(_\d+)?)?\.png$", re.IGNORECASE)
+
+
+class DataError(Exception):
+    """The data cannot be used; the message names the files and says what to do."""
+
+
+class Sample(NamedTuple):
+    """One image with every mask that belongs to it."""
+
+    name: str  # "benign (4)"
+    label: str  # one of CLASSES
+    image: Path
+    masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
+
+
+# ---------------------------------------------------------------- find
+
+
+def find_data(data_dir: Path | None) -> Path | None:
+    """Folder that holds `benign/`, `malignant/` and `normal/`.
+
+    Args:
+        data_dir: a folder named by the user, or None for `data/`, then a download from Kaggle.
+
+    Returns:
+        The folder, or None if `data_dir` is None, `data/` is empty and the download failed.
+
+    Raises:
+        DataError: the named folder holds no BUSI. A folder that was named is never replaced.
+    """
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
+        if (root := _find_root(data_dir)) is None:
+            raise DataError(f"{data_dir}: found no folders benign/, malignant/ and normal/ here, in "
+                            f"Dataset_BUSI_with_GT/ or in {' or '.join(ARCHIVES)}. See data/README.md.")
+        return root
+    if (root := _find_root(Path("data"))) is not None:
+        return root
+    try:
+        import kagglehub  # only needed once, and slow to import
+
+        print(f"data/ holds no BUSI: downloading {KAGGLE_HANDLE} from Kaggle", flush=True)
+        return _find_root(Path(kagglehub.dataset_download(KAGGLE_HANDLE)))
+    except Exception as error:  # kagglehub raises many kinds; whatever it is, the run goes on and says why
+        print(f"The download failed ({type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}).")
+        return None
+
+
+def _find_root(folder: Path) -> Path | None:
+    nested = [folder, folder / "Dataset_BUSI_with_GT", folder / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"]
+    for root in nested:
+        if all((root / label).is_dir() for label in CLASSES):
+            return root
+    for archive in ARCHIVES:
+        if (folder / archive).is_file():
+            print(f"unpacking {folder / archive}")
+            unpack_archive(folder / archive, folder)
+            return next((root for root in nested if all((root / label).is_dir() for label in CLASSES)), None)
+    return None
+
+
+def unpack_archive(archive: Path, folder: Path) -> None:
+    """Unpack the PNG files of BUSI's zip into `folder`, or nothing at all.
+
+    Raises:
+        DataError: a member would leave the folder, is a link, or the archive unpacks to far more
+            than BUSI; or it is no zip.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [m for m in opened.infolist() if not m.is_dir()]
+            _check_members(archive, members)
+            # Beside the target, so that a kill leaves nothing that looks like the data.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
+                for member in members:
+                    opened.extract(member, temporary)
+                for top in Path(temporary).iterdir():
+                    if not (folder / top.name).exists():
+                        shutil.move(top, folder / top.name)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}). Download it again.") from error
+
+
+def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
+        raise DataError(f"{archive}: unpacks to far more than BUSI. Refused.")
+    for member in members:
+        parts = re.split(r"[\\/]", member.filename)
+        if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            raise DataError(f"{archive}: member {member.filename!r} would be written outside the folder. Refused.")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(f"{archive}: member {member.filename!r} is a link. Refused.")
+        if member.file_size > MAX_ARCHIVE_RATIO * max(member.compress_size, 1) and member.file_size > 1_000_000:
+            raise DataError(f"{archive}: member {member.filename!r} is compressed more than "
+                            f"{MAX_ARCHIVE_RATIO}:1. Refused.")
+
+
+def data_kind(root: Path) -> str:
+    """"phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
+    if (root / PHANTOM_MARKER).exists():
+        return "phantom"
+    counts = {label: _count_files(root / label) for label in CLASSES}
+    return "busi" if counts == BUSI_COUNTS else "custom"
+
+
+def _count_files(folder: Path) -> tuple[int, int]:
+    matches = [m for m in map(_IMAGE_NAME.match, os.listdir(folder)) if m]
+    return sum(not m["mask"] for m in matches), sum(bool(m["mask"]) for m in matches)
+
+
+def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
+    """Pair images with their masks by file name.
+
+    Returns:
+        The samples, by class and number, and one line for each file that cannot be paired.
+    """
+    samples, problems = [], []
+    for label in CLASSES:
+        images: dict[str, Path] = {}
+        masks: dict[str, list[Path]] = {}
+        for path in sorted((root / label).iterdir()):
+            if path.is_dir() or path.name.startswith("."):
+                continue
+            if (match := _IMAGE_NAME.match(path.name)) is None:
+                problems.append(f"{path}: not a .png file of BUSI's naming. Remove or rename it.")
+            elif match["mask"]:
+                masks.setdefault(match["name"], []).append(path)
+            else:
+                images[match["name"]] = path
+        for name in sorted(images, key=_natural):
+            if name not in masks and label != "normal":
+                problems.append(f"{images[name]}: has no mask file {name}_mask.png. Add it, or remove the image.")
+            else:
+                samples.append(Sample(name, label, images[name], tuple(masks.get(name, ()))))
+        problems += [f"{path}: mask without an image {name}.png. Add the image, or remove the mask."
+                     for name in sorted(set(masks) - set(images), key=_natural) for path in masks[name]]
+    names = [s.name for s in samples]
+    problems += [f"{s.image}: the name {s.name!r} occurs in two classes. Rename one." for s in samples
+                 if names.count(s.name) > 1]
+    return samples, problems
+
+
+def _natural(name: str) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def find_samples(root: Path) -> list[Sample]:
+    """Every sample below `root`, sorted.
+
+    Raises:
+        DataError: a file has no partner, or there is no image at all; every such file is listed.
+    """
+    samples, problems = list_samples(root)
+    if problems:
+        raise DataError("\n".join(problems))
+    if not any(s.label != "normal" for s in samples):
+        raise DataError(f"{root}: holds no image of a lesion. See data/README.md for the expected files.")
+    images, masks = len(samples), sum(len(s.masks) for s in samples)
+    expected = tuple(sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
+    if not (root / PHANTOM_MARKER).exists() and (images, masks) != expected:
+        print(f"note: {root} holds {images} images and {masks} masks; BUSI has {expected[0]} and {expected[1]}.")
+    return samples
+
+
+# ---------------------------------------------------------------- read
+
+
+def read_gray(path: Path) -> np.ndarray:
+    """Grey picture, (H, W) uint8, upright (EXIF); colours by luma, 16 bits scaled to 8.
+
+    Pillow, not OpenCV: OpenCV returns a truncated JPEG as if it were whole.
+
+    Raises:
+        DataError: the file is missing, no picture, damaged, or larger than MAX_PIXELS.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"{path}: {picture.width}x{picture.height} pixels are more than "
+                                f"{MAX_PIXELS // 1_000_000} million. Shrink it first.")
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith(("I", "F")):  # 16 bits: Pillow's own conversion clips at 255
+                values = np.asarray(picture, np.float32)
+                return (values / (65535 if values.max(initial=0) > 255 else 255) * 255).clip(0, 255).astype(np.uint8)
+            return np.asarray(picture.convert("L"))
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, struct.error, ...
+        reason = str(error).split("'")[0].strip() or type(error).__name__
+        raise DataError(f"{path}: cannot be read as {', '.join(FORMATS)} ({reason}). Replace the file.") from error
+
+
+def read_mask(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
+    """Union of an image's masks, (H, W) uint8 in {0, 1}; no path means no lesion.
+
+    Raises:
+        DataError: a mask is unreadable or its size is not `shape`.
+    """
+    union = np.zeros(shape, np.uint8)
+    for path in paths:
+        mask = read_gray(path)
+        if mask.shape != shape:
+            raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}. "
+                            "Export the mask again at the image's size.")
+        union |= mask > 127  # half range: JPEG masks and soft edges hold values between
+    return union
+
+
+def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W) uint8 and merged mask (H, W) uint8 in {0, 1}, at the original size.
+
+    Raises:
+        DataError: as `read_gray` and `read_mask`; or a lesion image whose mask is empty.
+    """
+    image = read_gray(sample.image)
+    mask = read_mask(sample.masks, image.shape)
+    if sample.label != "normal" and not mask.any():
+        raise DataError(f"{sample.masks[0]}: mask is empty (no value above 127), but {sample.name} is {sample.label}.")
+    if sample.label == "normal" and mask.any():
+        raise DataError(f"{sample.masks[0]}: mask holds a lesion, but {sample.name} is normal.")
+    return image, mask
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (height, width); area average where it shrinks, so that speckle does not alias."""
+    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (height, width) by nearest neighbour: no value that was not there before."""
+    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`read_sample` of every sample, in parallel.
+
+    Raises:
+        DataError: one line for every sample that cannot be used, not only the first.
+    """
+
+    def read(sample: Sample) -> tuple[np.ndarray, np.ndarray] | str:
+        try:
+            return read_sample(sample)
+        except DataError as error:
+            return str(error)
+
+    # Threads: decoding releases the GIL.
+    results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
+    if problems := [item for item in results if isinstance(item, str)]:
+        raise DataError("\n".join(problems))
+    return results
+
+
+def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks of one size, each (N, image_size, image_size) uint8."""
+    size = (image_size, image_size)
+    print(f"{len(pictures)} images of {image_size}x{image_size} take {len(pictures) * image_size**2 * 2 / 2**20:.0f} MiB "
+          "of memory")
+    return (np.stack([resize_image(image, size) for image, _ in pictures]),
+            np.stack([resize_mask(mask, size) for _, mask in pictures]))
+
+
+# ---------------------------------------------------------------- augment and batch
+
+
+def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float = 1.0):
+    """Change an image and its mask together, as another patient, probe or machine setting would.
+
+    Flip (left-right only: shadows fall downwards), rotation, scale, shear, translation and a smooth
+    elastic deformation in one interpolation; then gamma, contrast, blur and speckle on the image.
+
+    Args:
+        image: (H, W) uint8.
+        mask: (H, W) uint8 in {0, 1}.
+        rng: the only source of chance.
+        strength: 0 leaves the flip alone, 1 is the default recipe.
+
+    Returns:
+        New image (H, W) uint8 and new mask (H, W) uint8 in {0, 1}.
+    """
+    height, width = image.shape
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    angle, shear = np.deg2rad(rng.uniform(-15, 15) * strength), np.deg2rad(rng.uniform(-8, 8) * strength)
+    zoom = np.exp(rng.uniform(-0.25, 0.25) * strength)
+    shift = rng.uniform(-0.1, 0.1, 2) * strength
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.array([[flip, np.tan(shear)], [0, 1]]) / zoom  # output -> input, in units of the picture
+
+    # A coarse random field, enlarged, is a smooth deformation; 4 points a side bend a lesion's outline.
+    field = rng.normal(0, 0.012 * strength, (4, 4, 2)).astype(np.float32)
+    bend = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
+    x, y = np.meshgrid(np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32))
+    u = matrix[0, 0] * x + matrix[0, 1] * y + shift[0] + bend[..., 0]
+    v = matrix[1, 0] * x + matrix[1, 1] * y + shift[1] + bend[..., 1]
+    map_x, map_y = ((u + 0.5) * (width - 1)).astype(np.float32), ((v + 0.5) * (height - 1)).astype(np.float32)
+    # Both reflect: a lesion mirrored into the picture is a lesion in the mask too.
+    image = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    mask = cv2.remap(mask, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+
+    if rng.random() < 0.2 * strength:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+    gamma, gain, offset = np.exp(rng.uniform(-0.35, 0.35) * strength), 1 + rng.uniform(-0.25, 0.25) * strength, (
+        rng.uniform(-0.1, 0.1) * strength)
+    curve = np.linspace(0, 1, 256) ** gamma * gain + offset
+    image = cv2.LUT(image, (curve * 255).clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.3 * strength:  # speckle multiplies; its grain is coarser than a pixel
+        grain = cv2.resize(rng.normal(1, 0.12, (height // 2, width // 2)).astype(np.float32), (width, height))
+        image = (image * grain).clip(0, 255).astype(np.uint8)
+    return image, mask
+
+
+def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, *, training: bool = False, seed: int = 0,
+                 strength: float = 1.0, first_epoch: int = 0):
+    """Batches for `fit`, `evaluate` and `predict`.
+
+    Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and
+    augmented anew in every epoch. Every draw is a function of (seed, epoch, image): two runs with one
+    seed are equal, and a resumed run starts at `first_epoch` as if it had never stopped. `tf.random`
+    inside `map` would repeat the same draws every epoch.
+    Evaluation: every image once, in order.
+
+    Args:
+        images: (N, H, W) uint8.
+        masks: (N, H, W) uint8 in {0, 1}.
+
+    Returns:
+        tf.data.Dataset of (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
+    """
+    import tensorflow as tf
+
+    def to_batch(image, mask):
+        return tf.cast(image, tf.float32)[..., None], tf.cast(mask, tf.float32)[..., None]
+
+    if not training:
+        data = tf.data.Dataset.from_tensor_slices((images, masks))
+        return data.batch(batch_size).map(to_batch).prefetch(tf.data.AUTOTUNE)
+
+    cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
+
+    def make_batch(epoch: np.ndarray, indices: np.ndarray):
+        pairs = [augment(images[i], masks[i], np.random.default_rng((seed, int(epoch), int(i))), strength)
+                 for i in indices]
+        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
+
+    def epoch_batches(epoch):
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=tf.stack([tf.cast(seed, tf.int64), epoch]))
+        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: (epoch, indices))
+
+    def load(epoch, indices):
+        image, mask = tf.numpy_function(make_batch, (epoch, indices), (tf.uint8, tf.uint8), stateful=False)
+        shape = (None, *images.shape[1:])
+        return to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape))
+
+    epochs = tf.data.Dataset.range(first_epoch, 2**31)
+    return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)

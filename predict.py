@@ -1,0 +1,67 @@
+"""From a network and pictures of any size to lesion masks and their scores."""
+
+from collections.abc import Sequence
+
+import cv2
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from dataset import Sample, resize_image
+from metrics import score_image
+
+
+def predict_probability(model: keras.Model, images: np.ndarray, tta: bool = False, batch_size: int = 16) -> np.ndarray:
+    """Lesion probability of each picture.
+
+    Args:
+        model: takes (B, S, S, 1), grey values 0 to 255.
+        images: (N, S, S) uint8.
+        tta: average with the prediction of the mirrored picture.
+
+    Returns:
+        (N, S, S) float32.
+    """
+    x = images[..., None].astype(np.float32)
+    probability = model.predict(x, batch_size=batch_size, verbose=0)[..., 0]
+    if tta:
+        mirrored = model.predict(x[:, :, ::-1], batch_size=batch_size, verbose=0)[..., 0]
+        probability = (probability + mirrored[:, :, ::-1]) / 2
+    return probability
+
+
+def to_mask(probability: np.ndarray, shape: tuple[int, int], threshold: float = 0.5,
+            largest_component: bool = False) -> np.ndarray:
+    """Binary mask (H, W) bool at the original size from a probability map of any size.
+
+    The probability is enlarged, not the mask: the outline stays smooth.
+    """
+    mask = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR) > threshold
+    if largest_component and mask.any():
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+        mask = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    return mask
+
+
+def score_samples(model: keras.Model, samples: Sequence[Sample], pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+                  groups: Sequence[int], image_size: int, threshold: float = 0.5, tta: bool = False,
+                  largest_component: bool = False) -> list[dict]:
+    """Score a network image by image, each at its original resolution.
+
+    Args:
+        samples: BUSI images.
+        pictures: image and mask of each, as `read_sample` returns them.
+        groups: near-duplicate group of each.
+
+    Returns:
+        One dict an image: name, label, group, height, width, diagonal, and the scores of `score_image`.
+    """
+    size = (image_size, image_size)
+    probabilities = predict_probability(model, np.stack([resize_image(image, size) for image, _ in pictures]), tta)
+    scores = []
+    progress = tqdm(samples, desc="scoring", unit="image", leave=False)
+    for sample, (image, reference), group, probability in zip(progress, pictures, groups, probabilities, strict=True):
+        mask = to_mask(probability, image.shape, threshold, largest_component)
+        scores.append({"name": sample.name, "label": sample.label, "group": int(group), "height": image.shape[0],
+                       "width": image.shape[1], "diagonal": float(np.hypot(*image.shape)), **score_image(reference, mask)})
+    return scores

@@ -1,0 +1,234 @@
+"""Train an Attention U-Net to segment lesions in breast ultrasound (BUSI), and score it on unseen images.
+
+    python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
+    python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
+    python train_model.py --resume models/attention_unet  # go on with a run that was stopped
+
+Default settings: about 30 minutes on 2 CPU cores. Then: python visualize_results.py
+"""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: hide its start-up notes
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+
+from attention_unet import build_attention_unet
+from dataset import DataError, Sample, data_kind, find_data, find_samples, make_dataset, read_samples, resize_samples
+from metrics import BceDiceLoss, summarise, training_metrics
+from phantoms import write_phantoms
+from predict import score_samples
+from runs import RunError, RunRecorder, environment, load_run, lock, open_run, write_json
+from splits import (
+    Normals,
+    SplitKind,
+    group_pairs,
+    load_split,
+    near_duplicates,
+    split_record,
+    split_samples,
+    twins_in_training,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every hyperparameter, once, with the reason for its value."""
+
+    # Data
+    data_dir: Path | None = None  # folder with BUSI; without it: data/, then Kaggle, then phantoms
+    image_size: int = 128  # side in pixels, a multiple of 2**depth; 256 takes 4 times as long
+    split: SplitKind = "grouped"  # near-copies stay in one part; all-random leaks, for comparison only
+    fold: int = 0  # which fold is the test, where the split has folds
+    normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
+    phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
+    phantom_epochs: int = 15  # at most this many epochs then: the fallback shows that everything works
+    # Network
+    base_filters: int = 16  # channels of the finest level, doubled at each coarser one: 2.0 M parameters
+    depth: int = 4  # number of poolings, as in the paper
+    gate_grid: Literal["coarse", "full"] = "coarse"  # where alpha is computed; coarse is the paper's
+    gate_finest: bool = False  # gate the finest skip too; the paper does not
+    deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
+    dropout: float = 0.0  # share of channels dropped in the two coarsest levels; augmentation regularises enough
+    # Training
+    epochs: int = 60  # validation Dice is flat from about epoch 40 on
+    batch_size: int = 8  # larger is hardly faster on a CPU; lower it if memory runs out
+    learning_rate: float = 1e-3  # peak: 3 epochs of warm-up, then a cosine down to 0
+    weight_decay: float = 1e-4  # decoupled (AdamW); 0 is plain Adam
+    clip_norm: float = 1.0  # of each gradient: one odd batch cannot spoil the averages of Adam
+    ema: float = 0.99  # average of the weights over about 100 steps, used for validation and best; 0 is off
+    dice_weight: float = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
+    augmentation: float = 1.0  # strength; 0 leaves only the left-right flip
+    patience: int = 25  # epochs without a better validation Dice before training stops
+    seed: int = 0  # of the split, the weights, the order, the augmentation and the phantoms
+    deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
+    # Scoring
+    threshold: float = 0.5  # probability above which a pixel is lesion
+    tta: bool = False  # average the prediction with the mirrored picture's
+    largest_component: bool = False  # keep only the largest predicted lesion
+    # Files
+    models_dir: Path = Path("models")  # where run folders are made
+    run: str = "attention_unet"  # the run's folder there; a finished run is never overwritten, -2, -3, ... is added
+    resume: Path | None = None  # folder of a stopped run; all other settings then come from it
+
+    def __post_init__(self):
+        """Refuse values that cannot work, before anything is loaded."""
+        positive = ("image_size", "phantom_images", "phantom_epochs", "base_filters", "depth", "epochs", "batch_size",
+                    "learning_rate", "clip_norm", "patience")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
+        for name, top in (("dropout", 0.9), ("ema", 0.9999), ("threshold", 1.0), ("augmentation", 3.0),
+                          ("weight_decay", 1.0)):
+            if not 0 <= getattr(self, name) <= top:
+                raise ValueError(f"--{name.replace('_', '-')} must be between 0 and {top}, got {getattr(self, name)}")
+        if self.image_size % 2**self.depth or self.image_size < 2 ** (self.depth + 1):
+            raise ValueError(f"--image-size must be a multiple of {2**self.depth} (2**depth) from "
+                             f"{2 ** (self.depth + 1)} on, got {self.image_size}")
+        if self.seed < 0 or self.fold < 0 or self.dice_weight < 0:
+            raise ValueError("--seed, --fold and --dice-weight must not be negative")
+        if Path(self.run).name != self.run or self.run in ("", ".", ".."):
+            raise ValueError(f"--run is the name of a folder in models/, got {self.run!r}")
+
+
+def main(config: Config) -> float:
+    """Train and score one network.
+
+    Returns:
+        Mean Dice over the test images with a lesion.
+
+    Raises:
+        DataError, RunError: the data or the run folder cannot be used; the message says what to do.
+    """
+    started = time.time()
+    run, config = open_run(config, config.models_dir / config.run, config.resume)
+    with lock(run):
+        keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        root, kind, epochs = find_or_draw(config)
+        samples = find_samples(root)
+        pictures = read_samples(samples)
+        parts, groups = make_split(config, run, samples, pictures)
+        twins = len(twins_in_training(parts, groups))
+        print(f"split {config.split}: " + ", ".join(f"{len(members)} {part}" for part, members in parts.items())
+              + f"; test images with a near-copy in training or validation: {twins}")
+        network = dict(input_shape=(config.image_size, config.image_size, 1), base_filters=config.base_filters,
+                       depth=config.depth, gate_grid=config.gate_grid, gate_finest=config.gate_finest,
+                       deep_supervision=config.deep_supervision, dropout=config.dropout)
+        write_json(run / "config.json", {"data": kind, "network": network, "config": asdict(config)})
+
+        data = {part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")}
+        steps = -(-len(parts["train"]) // config.batch_size)
+        model = build_attention_unet(**network)
+        model.compile(optimizer=make_optimizer(config, epochs, steps), loss=BceDiceLoss(config.dice_weight),
+                      metrics=training_metrics(), jit_compile=False)  # XLA was slower on the CPU
+
+        recorder = RunRecorder(run, "val_dice", config.patience, steps)
+        first_epoch = recorder.restore(model)
+        # Behind the averaging, so that best.keras gets the averaged weights.
+        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
+        train = make_dataset(*data["train"], config.batch_size, training=True, seed=config.seed,
+                             strength=config.augmentation, first_epoch=first_epoch)
+        if not recorder.finished(epochs):
+            model.fit(train, validation_data=make_dataset(*data["val"], config.batch_size), epochs=epochs,
+                      initial_epoch=first_epoch, steps_per_epoch=steps, callbacks=[*averaging, recorder], shuffle=False)
+
+        model, _ = load_run(run)
+        scores = score_samples(model, [samples[i] for i in parts["test"]], [pictures[i] for i in parts["test"]],
+                               groups[parts["test"]], config.image_size, config.threshold, config.tta,
+                               config.largest_component)
+        summary = summarise(scores)
+        write_json(run / "metrics.json", {
+            "data": kind, "split": config.split, "fold": config.fold, "normals": config.normals, "seed": config.seed,
+            "twins_in_training": twins, "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history),
+            "parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2),
+            "environment": environment(), "summary": summary, "images": scores})
+        (run / "backup.npz").unlink(missing_ok=True)
+    print(f"best validation Dice in epoch {recorder.best_epoch() + 1} of {len(recorder.history)}; all files in {run}/")
+    print(result_line(kind, summary))
+    return summary["lesions"]["dice"]
+
+
+def find_or_draw(config: Config) -> tuple[Path, str, int]:
+    """Folder of the data, its kind, and the epochs to train: phantoms where BUSI cannot be had."""
+    root = find_data(config.data_dir)
+    if root is not None:
+        return root, data_kind(root), config.epochs
+    rule = "!" * 100
+    print(f"{rule}\nNO BREAST ULTRASOUND DATA: training on SIMULATED images (phantoms.py). The result says nothing about\n"
+          f"patients. To use BUSI, see data/README.md, then: python train_model.py --data-dir FOLDER\n{rule}", flush=True)
+    root = Path("data") / f"phantoms-{config.phantom_images}-seed{config.seed}"
+    if not (root / "phantoms.json").exists():  # written last: the folder is whole
+        write_phantoms(root, config.phantom_images, config.seed)
+    return root, data_kind(root), min(config.epochs, config.phantom_epochs)
+
+
+def make_split(config: Config, run: Path, samples: list[Sample], pictures: list) -> tuple[dict, np.ndarray]:
+    """Indices of each part and near-duplicate group of each sample; from split.json if the run has one."""
+    if (run / "split.json").exists():
+        parts, group_of = load_split(run / "split.json", samples)
+        return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
+    groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
+    parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals)
+    write_json(run / "split.json", split_record(samples, groups, parts, split=config.split, fold=config.fold,
+                                                seed=config.seed, normals=config.normals))
+    return parts, groups
+
+
+def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.Optimizer:
+    """Adam with decoupled weight decay, warm-up and cosine decay, clipping and weight averaging."""
+    warmup = min(3, epochs // 2) * steps
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate, max(epochs * steps - warmup, 1),
+        warmup_target=config.learning_rate if warmup else None, warmup_steps=warmup)
+    average = dict(use_ema=True, ema_momentum=config.ema) if config.ema else {}
+    return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
+
+
+def result_line(kind: str, summary: dict) -> str:
+    """The one line to quote."""
+    lesions = summary["lesions"]
+    low, high = lesions["dice_interval"]
+    line = (f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+            f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed")
+    if "normals" in summary:
+        line += (f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
+                 f"{summary['normals']['images']} normals")
+    return line
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a cluster sends before it kills."""
+
+
+def _terminate(signum, frame):
+    raise Terminated
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    settings = tyro.cli(Config, description=__doc__)
+    try:
+        main(settings)
+    except (DataError, RunError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or settings.models_dir}: {error.strerror or error}. Free some space or choose "
+                 "another --models-dir; what was saved before is whole. The same command goes on from there.")
+    except tf.errors.ResourceExhaustedError:
+        sys.exit(f"error: out of memory with --batch-size {settings.batch_size} and --image-size {settings.image_size}. "
+                 "Halve the batch size.")
+    except KeyboardInterrupt as stop:
+        print("\nstopped; finished epochs are saved. The same command, or --resume with the run's folder, goes on.",
+              file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
