@@ -16,8 +16,9 @@ def conv_block(x, filters: int, name: str, dropout: float = 0.0):
     """Two 3x3 convolutions, each with batch normalisation and ReLU: (B, H, W, C) -> (B, H, W, filters)."""
     for i in (1, 2):
         # The normalisation has an offset of its own, so the convolution needs no bias.
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal",
-                          name=f"{name}_conv{i}")(x)
+        x = layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{i}"
+        )(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return layers.SpatialDropout2D(dropout, name=f"{name}_dropout")(x) if dropout else x
@@ -89,8 +90,10 @@ def build_attention_unet(
     if depth < 1 or base_filters < 1:
         raise ValueError(f"depth and base_filters must be at least 1, got {depth} and {base_filters}")
     if height % 2**depth or width % 2**depth or min(height, width) < 2 ** (depth + 1):
-        raise ValueError(f"an image of {height}x{width} cannot be halved {depth} times: use a multiple "
-                         f"of {2**depth} from {2 ** (depth + 1)} on")
+        raise ValueError(
+            f"an image of {height}x{width} cannot be halved {depth} times: use a multiple "
+            f"of {2**depth} from {2 ** (depth + 1)} on"
+        )
     if gate_grid not in GATE_GRIDS:
         raise ValueError(f"gate_grid must be one of {GATE_GRIDS}, got {gate_grid!r}")
 
@@ -123,9 +126,15 @@ def build_attention_unet(
 
     if deep_supervision:
         # Four channels a level, as `UnetDsv3` has at two classes; one would leave the fusion nothing to choose.
-        maps = [layers.Conv2D(4, 1, name=f"dsv_{level}")(y) for level, y in zip(range(depth, 0, -1), decoded, strict=True)]
-        maps = [m if level == 1 else layers.UpSampling2D(2 ** (level - 1), interpolation="bilinear", name=f"dsv_{level}_up")(m)
-                for level, m in zip(range(depth, 0, -1), maps, strict=True)]
+        maps = [
+            layers.Conv2D(4, 1, name=f"dsv_{level}")(y) for level, y in zip(range(depth, 0, -1), decoded, strict=True)
+        ]
+        maps = [
+            m
+            if level == 1
+            else layers.UpSampling2D(2 ** (level - 1), interpolation="bilinear", name=f"dsv_{level}_up")(m)
+            for level, m in zip(range(depth, 0, -1), maps, strict=True)
+        ]
         x = layers.Concatenate(name="dsv_concat")(maps)
     outputs = layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="lesion")(x)
     return keras.Model(inputs, outputs, name="attention_unet")

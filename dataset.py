@@ -1,14 +1,10 @@
 """BUSI from disk to `tf.data`: find the files, read them, augment them.
 
-    python dataset.py --data-dir data        # audit: what is in the folder, and what is wrong with it
+python dataset.py --data-dir data        # audit: what is in the folder, and what is wrong with it
 """
 
 import os
 import re
-import shutil
-import stat
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +16,9 @@ from tqdm.contrib.concurrent import thread_map
 
 CLASSES = ("benign", "malignant", "normal")
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
-KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
 PHANTOM_MARKER = "phantoms.json"  # written by phantoms.py: these pictures are simulated
-ARCHIVES = ("archive.zip", "Dataset_BUSI_with_GT.zip")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000  # a header can promise any size: refuse before decoding
-MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES, MAX_ARCHIVE_RATIO = 2_000_000_000, 20_000, 100
 
 _IMAGE_NAME = re.compile(r"^(?P<name>.+?)(?P<mask>_mask(_\d+)?)?\.png$", re.IGNORECASE)
 
@@ -46,88 +39,8 @@ class Sample(NamedTuple):
 # ---------------------------------------------------------------- find
 
 
-def find_data(data_dir: Path | None) -> Path | None:
-    """Folder that holds `benign/`, `malignant/` and `normal/`.
-
-    Args:
-        data_dir: a folder named by the user, or None for `data/`, then a download from Kaggle.
-
-    Returns:
-        The folder, or None if `data_dir` is None, `data/` is empty and the download failed.
-
-    Raises:
-        DataError: the named folder holds no BUSI. A folder that was named is never replaced.
-    """
-    if data_dir is not None:
-        if not data_dir.is_dir():
-            raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
-        if (root := _find_root(data_dir)) is None:
-            raise DataError(f"{data_dir}: found no folders benign/, malignant/ and normal/ here, in "
-                            f"Dataset_BUSI_with_GT/ or in {' or '.join(ARCHIVES)}. See data/README.md.")
-        return root
-    if (root := _find_root(Path("data"))) is not None:
-        return root
-    try:
-        import kagglehub  # only needed once, and slow to import
-
-        print(f"data/ holds no BUSI: downloading {KAGGLE_HANDLE} from Kaggle", flush=True)
-        return _find_root(Path(kagglehub.dataset_download(KAGGLE_HANDLE)))
-    except Exception as error:  # kagglehub raises many kinds; whatever it is, the run goes on and says why
-        print(f"The download failed ({type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}).")
-        return None
-
-
-def _find_root(folder: Path) -> Path | None:
-    nested = [folder, folder / "Dataset_BUSI_with_GT", folder / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"]
-    for root in nested:
-        if all((root / label).is_dir() for label in CLASSES):
-            return root
-    for archive in ARCHIVES:
-        if (folder / archive).is_file():
-            print(f"unpacking {folder / archive}")
-            unpack_archive(folder / archive, folder)
-            return next((root for root in nested if all((root / label).is_dir() for label in CLASSES)), None)
-    return None
-
-
-def unpack_archive(archive: Path, folder: Path) -> None:
-    """Unpack the PNG files of BUSI's zip into `folder`, or nothing at all.
-
-    Raises:
-        DataError: a member would leave the folder, is a link, or the archive unpacks to far more
-            than BUSI; or it is no zip.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [m for m in opened.infolist() if not m.is_dir()]
-            _check_members(archive, members)
-            # Beside the target, so that a kill leaves nothing that looks like the data.
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
-                for member in members:
-                    opened.extract(member, temporary)
-                for top in Path(temporary).iterdir():
-                    if not (folder / top.name).exists():
-                        shutil.move(top, folder / top.name)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise DataError(f"{archive}: cannot be unpacked ({error}). Download it again.") from error
-
-
-def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
-    if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
-        raise DataError(f"{archive}: unpacks to far more than BUSI. Refused.")
-    for member in members:
-        parts = re.split(r"[\\/]", member.filename)
-        if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
-            raise DataError(f"{archive}: member {member.filename!r} would be written outside the folder. Refused.")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise DataError(f"{archive}: member {member.filename!r} is a link. Refused.")
-        if member.file_size > MAX_ARCHIVE_RATIO * max(member.compress_size, 1) and member.file_size > 1_000_000:
-            raise DataError(f"{archive}: member {member.filename!r} is compressed more than "
-                            f"{MAX_ARCHIVE_RATIO}:1. Refused.")
-
-
 def data_kind(root: Path) -> str:
-    """"phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
+    """ "phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
     if (root / PHANTOM_MARKER).exists():
         return "phantom"
     counts = {label: _count_files(root / label) for label in CLASSES}
@@ -159,15 +72,20 @@ def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
             else:
                 images[match["name"]] = path
         for name in sorted(images, key=_natural):
-            if name not in masks and label != "normal":
+            first_is_there = any(path.stem.lower().endswith("_mask") for path in masks.get(name, ()))
+            if not first_is_there and (label != "normal" or name in masks):  # _mask_1 alone: a file was lost
                 problems.append(f"{images[name]}: has no mask file {name}_mask.png. Add it, or remove the image.")
             else:
                 samples.append(Sample(name, label, images[name], tuple(masks.get(name, ()))))
-        problems += [f"{path}: mask without an image {name}.png. Add the image, or remove the mask."
-                     for name in sorted(set(masks) - set(images), key=_natural) for path in masks[name]]
+        problems += [
+            f"{path}: mask without an image {name}.png. Add the image, or remove the mask."
+            for name in sorted(set(masks) - set(images), key=_natural)
+            for path in masks[name]
+        ]
     names = [s.name for s in samples]
-    problems += [f"{s.image}: the name {s.name!r} occurs in two classes. Rename one." for s in samples
-                 if names.count(s.name) > 1]
+    problems += [
+        f"{s.image}: the name {s.name!r} occurs in two classes. Rename one." for s in samples if names.count(s.name) > 1
+    ]
     return samples, problems
 
 
@@ -207,8 +125,10 @@ def read_gray(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{path}: {picture.width}x{picture.height} pixels are more than "
-                                f"{MAX_PIXELS // 1_000_000} million. Shrink it first.")
+                raise DataError(
+                    f"{path}: {picture.width}x{picture.height} pixels are more than "
+                    f"{MAX_PIXELS // 1_000_000} million. Shrink it first."
+                )
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith(("I", "F")):  # 16 bits: Pillow's own conversion clips at 255
                 values = np.asarray(picture, np.float32)
@@ -233,8 +153,10 @@ def read_mask(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
     for path in paths:
         mask = read_gray(path)
         if mask.shape != shape:
-            raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}. "
-                            "Export the mask again at the image's size.")
+            raise DataError(
+                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}. "
+                "Export the mask again at the image's size."
+            )
         union |= mask > 127  # half range: JPEG masks and soft edges hold values between
     return union
 
@@ -288,10 +210,14 @@ def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray
 def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Images and masks of one size, each (N, image_size, image_size) uint8."""
     size = (image_size, image_size)
-    print(f"{len(pictures)} images of {image_size}x{image_size} take {len(pictures) * image_size**2 * 2 / 2**20:.0f} MiB "
-          "of memory")
-    return (np.stack([resize_image(image, size) for image, _ in pictures]),
-            np.stack([resize_mask(mask, size) for _, mask in pictures]))
+    print(
+        f"{len(pictures)} images of {image_size}x{image_size} take {len(pictures) * image_size**2 * 2 / 2**20:.0f} MiB "
+        "of memory"
+    )
+    return (
+        np.stack([resize_image(image, size) for image, _ in pictures]),
+        np.stack([resize_mask(mask, size) for _, mask in pictures]),
+    )
 
 
 # ---------------------------------------------------------------- augment and batch
@@ -323,7 +249,9 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     # A coarse random field, enlarged, is a smooth deformation; 4 points a side bend a lesion's outline.
     field = rng.normal(0, 0.012 * strength, (4, 4, 2)).astype(np.float32)
     bend = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
-    x, y = np.meshgrid(np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32))
+    x, y = np.meshgrid(
+        np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32)
+    )
     u = matrix[0, 0] * x + matrix[0, 1] * y + shift[0] + bend[..., 0]
     v = matrix[1, 0] * x + matrix[1, 1] * y + shift[1] + bend[..., 1]
     map_x, map_y = ((u + 0.5) * (width - 1)).astype(np.float32), ((v + 0.5) * (height - 1)).astype(np.float32)
@@ -333,8 +261,11 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
 
     if rng.random() < 0.2 * strength:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
-    gamma, gain, offset = np.exp(rng.uniform(-0.35, 0.35) * strength), 1 + rng.uniform(-0.25, 0.25) * strength, (
-        rng.uniform(-0.1, 0.1) * strength)
+    gamma, gain, offset = (
+        np.exp(rng.uniform(-0.35, 0.35) * strength),
+        1 + rng.uniform(-0.25, 0.25) * strength,
+        (rng.uniform(-0.1, 0.1) * strength),
+    )
     curve = np.linspace(0, 1, 256) ** gamma * gain + offset
     image = cv2.LUT(image, (curve * 255).clip(0, 255).astype(np.uint8))
     if rng.random() < 0.3 * strength:  # speckle multiplies; its grain is coarser than a pixel
@@ -343,8 +274,16 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     return image, mask
 
 
-def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, *, training: bool = False, seed: int = 0,
-                 strength: float = 1.0, first_epoch: int = 0):
+def make_dataset(
+    images: np.ndarray,
+    masks: np.ndarray,
+    batch_size: int,
+    *,
+    training: bool = False,
+    seed: int = 0,
+    strength: float = 1.0,
+    first_epoch: int = 0,
+):
     """Batches for `fit`, `evaluate` and `predict`.
 
     Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and
@@ -372,12 +311,15 @@ def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, *, trai
     cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
 
     def make_batch(epoch: np.ndarray, indices: np.ndarray):
-        pairs = [augment(images[i], masks[i], np.random.default_rng((seed, int(epoch), int(i))), strength)
-                 for i in indices]
+        pairs = [
+            augment(images[i], masks[i], np.random.default_rng((seed, int(epoch), int(i))), strength) for i in indices
+        ]
         return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
     def epoch_batches(epoch):
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=tf.stack([tf.cast(seed, tf.int64), epoch]))
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(len(images)), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
+        )
         return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: (epoch, indices))
 
     def load(epoch, indices):
@@ -387,3 +329,16 @@ def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, *, trai
 
     epochs = tf.data.Dataset.range(first_epoch, 2**31)
     return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+if __name__ == "__main__":
+    import sys
+
+    import tyro
+
+    import audit
+
+    try:
+        sys.exit(audit.main(tyro.cli(audit.Config, description=__doc__)))
+    except audit.DataError as error:
+        sys.exit(f"error: {error}")

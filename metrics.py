@@ -113,9 +113,14 @@ def score_image(reference: np.ndarray, prediction: np.ndarray) -> dict[str, floa
     score: dict[str, float | int | None] = {"tp": tp, "fp": fp, "fn": fn, "tn": reference.size - tp - fp - fn}
     if tp + fp + fn == 0:
         return score | {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0, "hd95": 0.0, "assd": 0.0}
-    score |= {"dice": 2 * tp / (2 * tp + fp + fn), "iou": tp / (tp + fp + fn),
-              "precision": tp / (tp + fp) if tp + fp else None, "recall": tp / (tp + fn) if tp + fn else None,
-              "hd95": None, "assd": None}
+    score |= {
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "iou": tp / (tp + fp + fn),
+        "precision": tp / (tp + fp) if tp + fp else None,
+        "recall": tp / (tp + fn) if tp + fn else None,
+        "hd95": None,
+        "assd": None,
+    }
     if tp + fp and tp + fn:
         one, other = _surface_distances(reference, prediction)
         score["hd95"] = float(max(np.percentile(one, 95), np.percentile(other, 95)))
@@ -164,7 +169,8 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
     if normals:
         positive = [float(s["fp"] > 0) for s in normals]
         summary["normals"] = {
-            "images": len(normals), "false_positive_rate": float(np.mean(positive)),
+            "images": len(normals),
+            "false_positive_rate": float(np.mean(positive)),
             "false_positive_rate_interval": bootstrap_interval(positive, [s["group"] for s in normals]),
             "false_positive_area": float(np.mean([s["fp"] / (s["fp"] + s["tn"]) for s in normals])),
         }
@@ -203,14 +209,19 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
         ValueError: the runs share fewer than 6 lesion images.
     """
     other = {s["name"]: s for s in b}
-    shared = [(s, other[s["name"]]) for s in a if s["label"] != "normal" and s["name"] in other
-              and s[key] is not None and other[s["name"]][key] is not None]
+    shared = [
+        (s, other[s["name"]])
+        for s in a
+        if s["label"] != "normal" and s["name"] in other and s[key] is not None and other[s["name"]][key] is not None
+    ]
     if len(shared) < 6:
         raise ValueError(f"the runs share {len(shared)} scored lesion images; at least 6 are needed to compare them")
     difference = np.array([t[key] - s[key] for s, t in shared])
     return {
-        "images": len(shared), "a": float(np.mean([s[key] for s, _ in shared])),
-        "b": float(np.mean([t[key] for _, t in shared])), "difference": float(difference.mean()),
+        "images": len(shared),
+        "a": float(np.mean([s[key] for s, _ in shared])),
+        "b": float(np.mean([t[key] for _, t in shared])),
+        "difference": float(difference.mean()),
         "interval": bootstrap_interval(difference, [s["group"] for s, _ in shared]),
         "wilcoxon_p": float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0,
     }

@@ -46,14 +46,23 @@ def _layers(rng: np.random.Generator, shape: tuple[int, int]) -> Tissue:
     """Skin, subcutaneous fat, fibroglandular tissue, pectoral muscle, chest wall."""
     height, width = shape
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    depths = np.cumsum([rng.uniform(0.02, 0.05), rng.uniform(0.1, 0.28), rng.uniform(0.25, 0.45), rng.uniform(0.1, 0.2)])
+    depths = np.cumsum(
+        [rng.uniform(0.02, 0.05), rng.uniform(0.1, 0.28), rng.uniform(0.25, 0.45), rng.uniform(0.1, 0.2)]
+    )
     waves = [depth + 0.02 * _smooth_noise(rng, (1, width), (1, width / 3)) for depth in depths]
     layer = sum((y > wave).astype(np.int32) for wave in waves)  # 0 skin .. 4 chest wall
     fibres = _smooth_noise(rng, shape, (4, 60))  # muscle and septa run along the skin
     lobules = _smooth_noise(rng, shape, (22, 45))
-    echo = np.choose(layer, [
-        np.full(shape, 0.0), -19 + 3 * lobules + 6 * (np.abs(lobules) < 0.08), -8 + 3 * lobules + 2 * fibres,
-        -18 + 5 * fibres, -24 + 2 * fibres])
+    echo = np.choose(
+        layer,
+        [
+            np.full(shape, 0.0),
+            -19 + 3 * lobules + 6 * (np.abs(lobules) < 0.08),
+            -8 + 3 * lobules + 2 * fibres,
+            -18 + 5 * fibres,
+            -24 + 2 * fibres,
+        ],
+    )
     edges = sum(np.exp(-(((y - wave) * height / 2.0) ** 2)) for wave in waves)  # interfaces reflect
     return Tissue((echo + 12 * edges).astype(np.float32), np.full(shape, rng.uniform(0.03, 0.06), np.float32))
 
@@ -109,8 +118,13 @@ def _add_distractors(rng: np.random.Generator, tissue: Tissue) -> None:
     shape = tissue.echo_db.shape
     for _ in range(rng.integers(0, 4)):
         radius = rng.uniform(0.04, 0.12) * min(shape)
-        lobule = _ellipse(shape, (rng.uniform(0.15, 0.8) * shape[0], rng.uniform(0, 1) * shape[1]),
-                          (radius * 0.5, radius * 1.3), rng.uniform(-0.3, 0.3), _outline(rng, False))
+        lobule = _ellipse(
+            shape,
+            (rng.uniform(0.15, 0.8) * shape[0], rng.uniform(0, 1) * shape[1]),
+            (radius * 0.5, radius * 1.3),
+            rng.uniform(-0.3, 0.3),
+            _outline(rng, False),
+        )
         soft = cv2.GaussianBlur(lobule.astype(np.float32), (0, 0), 2.5)
         tissue.echo_db[:] = tissue.echo_db * (1 - soft) + (-18 + _smooth_noise(rng, shape, (8, 20))) * soft
     for _ in range(rng.integers(0, 3)):  # shadow of a ligament or of poor contact
@@ -130,7 +144,9 @@ def _scan(rng: np.random.Generator, tissue: Tissue) -> np.ndarray:
         lateral = 1.3 + 1.6 * (top / height)
         low, high = max(top - 16, 0), min(bottom + 16, height)
         part = scatterers[low:high].astype(np.complex64)
-        blurred = [cv2.GaussianBlur(c, (0, 0), sigmaX=lateral, sigmaY=0.9) for c in (part.real.copy(), part.imag.copy())]
+        blurred = [
+            cv2.GaussianBlur(c, (0, 0), sigmaX=lateral, sigmaY=0.9) for c in (part.real.copy(), part.imag.copy())
+        ]
         field[top:bottom] = (blurred[0] + 1j * blurred[1])[top - low : bottom - low]
     envelope = np.abs(field)
     envelope /= np.percentile(envelope, 99.7)
@@ -189,7 +205,7 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: f
     Returns:
         `folder`.
     """
-    for label, share in CLASS_SHARES.items():
+    for label in CLASS_SHARES:
         (folder / label).mkdir(parents=True, exist_ok=True)
     labels = [label for label, share in CLASS_SHARES.items() for _ in range(max(round(images * share), 2))]
     numbers = dict.fromkeys(CLASS_SHARES, 0)
@@ -211,3 +227,13 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: f
     marker = {"what": "simulated ultrasound, see phantoms.py", "images": len(labels), "seed": seed}
     (folder / "phantoms.json").write_text(json.dumps(marker, indent=1) + "\n")
     return folder
+
+
+if __name__ == "__main__":
+    import tyro
+
+    def write(output: Path, images: int = 160, seed: int = 0) -> None:
+        """Write a BUSI-layout folder of simulated ultrasound."""
+        print(f"written: {write_phantoms(output, images, seed)}")
+
+    tyro.cli(write)

@@ -30,8 +30,9 @@ def predict_probability(model: keras.Model, images: np.ndarray, tta: bool = Fals
     return probability
 
 
-def to_mask(probability: np.ndarray, shape: tuple[int, int], threshold: float = 0.5,
-            largest_component: bool = False) -> np.ndarray:
+def to_mask(
+    probability: np.ndarray, shape: tuple[int, int], threshold: float = 0.5, largest_component: bool = False
+) -> np.ndarray:
     """Binary mask (H, W) bool at the original size from a probability map of any size.
 
     The probability is enlarged, not the mask: the outline stays smooth.
@@ -43,9 +44,16 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], threshold: float = 
     return mask
 
 
-def score_samples(model: keras.Model, samples: Sequence[Sample], pictures: Sequence[tuple[np.ndarray, np.ndarray]],
-                  groups: Sequence[int], image_size: int, threshold: float = 0.5, tta: bool = False,
-                  largest_component: bool = False) -> list[dict]:
+def score_samples(
+    model: keras.Model,
+    samples: Sequence[Sample],
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+    groups: Sequence[int],
+    image_size: int,
+    threshold: float = 0.5,
+    tta: bool = False,
+    largest_component: bool = False,
+) -> list[dict]:
     """Score a network image by image, each at its original resolution.
 
     Args:
@@ -62,6 +70,15 @@ def score_samples(model: keras.Model, samples: Sequence[Sample], pictures: Seque
     progress = tqdm(samples, desc="scoring", unit="image", leave=False)
     for sample, (image, reference), group, probability in zip(progress, pictures, groups, probabilities, strict=True):
         mask = to_mask(probability, image.shape, threshold, largest_component)
-        scores.append({"name": sample.name, "label": sample.label, "group": int(group), "height": image.shape[0],
-                       "width": image.shape[1], "diagonal": float(np.hypot(*image.shape)), **score_image(reference, mask)})
+        scores.append(
+            {
+                "name": sample.name,
+                "label": sample.label,
+                "group": int(group),
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "diagonal": float(np.hypot(*image.shape)),
+                **score_image(reference, mask),
+            }
+        )
     return scores

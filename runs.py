@@ -1,16 +1,15 @@
 """The files of a run, `models/<run>/`: written so that a kill or a full disk never loses a good one.
 
-    config.json   how the run was made, and how to rebuild its network
-    split.json    which image is in which part, with hashes
-    history.csv   one row an epoch
-    best.keras    the network of the best validation epoch
-    backup.npz    everything needed to go on training; deleted when the run is finished
-    metrics.json  scores of the held-out test images; a run that has it is finished
+config.json   how the run was made, and how to rebuild its network
+split.json    which image is in which part, with hashes
+history.csv   one row an epoch
+best.keras    the network of the best validation epoch
+backup.npz    everything needed to go on training; deleted when the run is finished
+metrics.json  scores of the held-out test images; a run that has it is finished
 """
 
 import csv
 import io
-import json
 import math
 import os
 import platform
@@ -28,60 +27,27 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from attention_unet import GATE_GRIDS, build_attention_unet
+from files import RunError, read_json, write_atomic
 
-MAX_JSON_BYTES, MAX_WEIGHTS_BYTES = 20_000_000, 500_000_000
+MAX_WEIGHTS_BYTES = 500_000_000
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
-
-
-class RunError(Exception):
-    """A run folder cannot be used; the message names the file and says what to do."""
-
-
-# ---------------------------------------------------------------- write and read
-
-
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place: `path` is never half-written."""
-    temporary = path.with_name(f".writing-{path.name}")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, whole or not at all; NaN is refused, since it is no JSON."""
-    text = json.dumps(content, indent=1, allow_nan=False, default=str) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text) and None)
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object.
-
-    Raises:
-        RunError: the file is missing, too large, or no JSON object.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise RunError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB. Refused.")
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: holds no JSON object.")
-    return content
 
 
 def environment() -> dict[str, str]:
     """Versions and, in a git checkout, the commit: what else a figure depends on."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True,
-                         cwd=Path(__file__).parent, check=False)
-    return {"commit": git.stdout.strip() or "unknown", "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            **{name: version(name) for name in PACKAGES}}
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 # ---------------------------------------------------------------- open
@@ -94,7 +60,7 @@ def settings_from_json(kind: type, stored: object, path: Path):
         RunError: a key is unknown or a value has the wrong type or range.
     """
     if not isinstance(stored, dict):
-        raise RunError(f"{path}: has no \"config\" object.")
+        raise RunError(f'{path}: has no "config" object.')
     hints = get_type_hints(kind)
     values = {}
     for key, value in stored.items():
@@ -141,10 +107,14 @@ def open_run(config, folder: Path, resume: Path | None):
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     if (candidate / "config.json").exists():
-        stored = settings_from_json(type(config), read_json(candidate / "config.json").get("config"), candidate / "config.json")
+        stored = settings_from_json(
+            type(config), read_json(candidate / "config.json").get("config"), candidate / "config.json"
+        )
         if different := [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]:
-            raise RunError(f"{candidate}: holds an unfinished run with another {different[0]} "
-                           f"({getattr(stored, different[0])}). Go on with it: --resume {candidate}; or choose another --run.")
+            raise RunError(
+                f"{candidate}: holds an unfinished run with another {different[0]} "
+                f"({getattr(stored, different[0])}). Go on with it: --resume {candidate}; or choose another --run."
+            )
         print(f"{candidate} holds an unfinished run of this command: going on with it")
     candidate.mkdir(parents=True, exist_ok=True)
     return candidate, config
@@ -170,7 +140,9 @@ def lock(run: Path) -> Iterator[None]:
 def _check_network(path: Path, network: object) -> dict:
     """The allow-list: only these keys, only these types and sizes, can reach the builder."""
     checks: dict[str, Callable[[object], bool]] = {
-        "input_shape": lambda v: isinstance(v, list) and len(v) == 3 and all(type(n) is int and 0 < n <= 4096 for n in v),
+        "input_shape": lambda v: (
+            isinstance(v, list) and len(v) == 3 and all(type(n) is int and 0 < n <= 4096 for n in v)
+        ),
         "base_filters": lambda v: type(v) is int and 0 < v <= 256,
         "depth": lambda v: type(v) is int and 0 < v <= 8,
         "gate_grid": lambda v: v in GATE_GRIDS,
@@ -179,7 +151,7 @@ def _check_network(path: Path, network: object) -> dict:
         "dropout": lambda v: type(v) in (int, float) and 0 <= v < 1,
     }
     if not isinstance(network, dict):
-        raise RunError(f"{path}: has no \"network\" object.")
+        raise RunError(f'{path}: has no "network" object.')
     for key, value in network.items():
         if key not in checks:
             raise RunError(f"{path}: network key {key!r} is not known. Was the run made by a newer version?")
@@ -216,7 +188,9 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
     except RunError:
         raise
     except Exception as error:  # zipfile, h5py and Keras each raise their own for a damaged file
-        raise RunError(f"{path}: cannot be loaded into the network of config.json ({str(error).splitlines()[0][:200]}).") from error
+        raise RunError(
+            f"{path}: cannot be loaded into the network of config.json ({str(error).splitlines()[0][:200]})."
+        ) from error
     return model, config
 
 
@@ -228,7 +202,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with path.open(newline="") as lines:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
 
 
 class RunRecorder(keras.callbacks.Callback):
@@ -281,8 +255,10 @@ class RunRecorder(keras.callbacks.Callback):
         epoch = int(model.optimizer.iterations) // self.steps_per_epoch
         self.history = read_history(self.run / "history.csv")[:epoch]
         if len(self.history) < epoch:
-            raise RunError(f"{self.run / 'history.csv'}: has {len(self.history)} rows, the backup {epoch} epochs. "
-                           "Start the run under another --run name.")
+            raise RunError(
+                f"{self.run / 'history.csv'}: has {len(self.history)} rows, the backup {epoch} epochs. "
+                "Start the run under another --run name."
+            )
         return epoch
 
     def best_epoch(self) -> int | None:
@@ -298,8 +274,10 @@ class RunRecorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Stop at the first loss that is no number, before anything is saved."""
         if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise RunError(f"{self.run}: the loss became {logs['loss']} in epoch {len(self.history) + 1}. The best network so "
-                           "far is kept. Start a new --run with a lower --learning-rate, or a lower --clip-norm.")
+            raise RunError(
+                f"{self.run}: the loss became {logs['loss']} in epoch {len(self.history) + 1}. The best network so "
+                "far is kept. Start a new --run with a lower --learning-rate, or a lower --clip-norm."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         """Back up the state after the epoch before, raw weights and optimizer."""
@@ -311,7 +289,8 @@ class RunRecorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Add a history row; save the network if it is the best; stop if none was for `patience` epochs."""
         row = {"epoch": epoch, "learning_rate": float(self.model.optimizer.learning_rate)} | {
-            key: float(value) for key, value in (logs or {}).items()}
+            key: float(value) for key, value in (logs or {}).items()
+        }
         self.history.append(row)
         text = io.StringIO()
         writer = csv.DictWriter(text, row)

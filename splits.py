@@ -8,6 +8,7 @@ import csv
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from dataset import DataError, Sample
+from dataset import CLASSES, DataError, Sample
 
 LISTS = Path(__file__).parent / "data" / "splits"
 PARTS = ("train", "val", "test")
@@ -80,7 +81,9 @@ def near_duplicates(pictures: Sequence[np.ndarray]) -> list[Pair]:
         return []
     thumbnails = [cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in pictures]
     whole = _unit_rows(np.stack([cv2.resize(t, (32, 32), interpolation=cv2.INTER_AREA) for t in thumbnails]))
-    fine = _unit_rows(np.stack([cv2.resize(_high_pass(t, 6), (64, 64), interpolation=cv2.INTER_AREA) for t in thumbnails]))
+    fine = _unit_rows(
+        np.stack([cv2.resize(_high_pass(t, 6), (64, 64), interpolation=cv2.INTER_AREA) for t in thumbnails])
+    )
     whole, fine = whole @ whole.T, fine @ fine.T
     spectra = np.stack([_sliding_spectrum(p) for p in pictures])
     pairs = []
@@ -91,8 +94,11 @@ def near_duplicates(pictures: Sequence[np.ndarray]) -> list[Pair]:
             shifted = fft.irfft2(spectra[candidates] * spectra[a].conj(), s=_FRAME, workers=os.cpu_count())
             sliding[candidates] = shifted.max(axis=(1, 2))
         tied = (whole[a] > WHOLE) | (fine[a] > FINE) | (sliding > SLIDING)
-        pairs += [Pair(a, int(b), float(whole[a, b]), float(fine[a, b]), float(sliding[b]))
-                  for b in np.flatnonzero(tied) if b > a]
+        pairs += [
+            Pair(a, int(b), float(whole[a, b]), float(fine[a, b]), float(sliding[b]))
+            for b in np.flatnonzero(tied)
+            if b > a
+        ]
     return pairs
 
 
@@ -111,8 +117,10 @@ def _folds(samples: Sequence[Sample], groups: np.ndarray, seed: int) -> np.ndarr
     labels = np.array([s.label for s in samples])
     folds = np.zeros(len(samples), int)
     splitter = StratifiedGroupKFold(_TWENTIETHS, shuffle=True, random_state=seed)
-    for fold, (_, members) in enumerate(splitter.split(labels, labels, groups)):
-        folds[members] = fold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class of fewer than 20 images cannot be in every fold; that is fine
+        for fold, (_, members) in enumerate(splitter.split(labels, labels, groups)):
+            folds[members] = fold
     return folds
 
 
@@ -125,8 +133,14 @@ def _curated_names() -> set[str]:
         return {f"{row['class']} ({row['id']})" for row in csv.DictReader(lines, delimiter=";")}
 
 
-def split_samples(samples: Sequence[Sample], groups: np.ndarray, kind: SplitKind = "grouped", fold: int = 0,
-                  seed: int = 0, normals: Normals = "both") -> dict[str, list[int]]:
+def split_samples(
+    samples: Sequence[Sample],
+    groups: np.ndarray,
+    kind: SplitKind = "grouped",
+    fold: int = 0,
+    seed: int = 0,
+    normals: Normals = "both",
+) -> dict[str, list[int]]:
     """Indices of the training, validation and test samples.
 
     Args:
@@ -149,8 +163,9 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, kind: SplitKind
     folds_of = {"grouped-cv": 5, "curated": 4}.get(kind, 1)
     if not 0 <= fold < folds_of:
         raise DataError(f"split {kind} has fold {'0' if folds_of == 1 else f'0 to {folds_of - 1}'}, not {fold}.")
-    if len(samples) < _TWENTIETHS:
-        raise DataError(f"{len(samples)} images are too few to split: at least {_TWENTIETHS} are needed.")
+    largest = max((sum(s.label == label for s in samples) for label in CLASSES), default=0)
+    if largest < _TWENTIETHS:
+        raise DataError(f"{len(samples)} images are too few to split: one class must have at least {_TWENTIETHS}.")
     index = {s.name: i for i, s in enumerate(samples)}
     folds = _folds(samples, np.arange(len(samples)) if kind == "all-random" else groups, seed)
     part = np.full(len(samples), "train", dtype="U5")
@@ -185,8 +200,10 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, kind: SplitKind
 
 def _require(index: dict[str, int], names: set[str], kind: str) -> None:
     if missing := sorted(names - set(index)):
-        raise DataError(f"split {kind} needs the published BUSI: {len(missing)} of its {len(names)} images are not "
-                        f"here, {missing[0]!r} first. Use --split grouped.")
+        raise DataError(
+            f"split {kind} needs the published BUSI: {len(missing)} of its {len(names)} images are not "
+            f"here, {missing[0]!r} first. Use --split grouped."
+        )
 
 
 def twins_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> list[int]:
@@ -207,8 +224,11 @@ def _sha256(sample: Sample) -> str:
 
 def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str, list[int]], **about) -> dict:
     """What `split.json` holds: how the split was made, then part, group and hash of every image in it."""
-    images = {samples[i].name: {"part": name, "group": int(groups[i]), "sha256": _sha256(samples[i])}
-              for name, members in parts.items() for i in members}
+    images = {
+        samples[i].name: {"part": name, "group": int(groups[i]), "sha256": _sha256(samples[i])}
+        for name, members in parts.items()
+        for i in members
+    }
     return {**about, "images": images}
 
 
@@ -228,7 +248,9 @@ def load_split(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[in
     changed = [name for name, (_, _, sha) in rows.items() if name in index and _sha256(samples[index[name]]) != sha]
     if missing or changed:
         first = (missing or changed)[0]
-        raise DataError(f"{path}: was made for another version of the data: {len(missing)} images are missing and "
-                        f"{len(changed)} changed, {first!r} first. Give --data-dir the data it was made for, or start a new run.")
+        raise DataError(
+            f"{path}: was made for another version of the data: {len(missing)} images are missing and "
+            f"{len(changed)} changed, {first!r} first. Give --data-dir the data it was made for, or start a new run."
+        )
     parts = {part: [index[name] for name, row in rows.items() if row[0] == part] for part in PARTS}
     return parts, {name: row[1] for name, row in rows.items()}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: hide its start-up notes
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: hide its start-up notes
 
 import keras
 import numpy as np
@@ -23,11 +23,13 @@ import tensorflow as tf
 import tyro
 
 from attention_unet import build_attention_unet
-from dataset import DataError, Sample, data_kind, find_data, find_samples, make_dataset, read_samples, resize_samples
+from dataset import DataError, Sample, data_kind, find_samples, make_dataset, read_samples, resize_samples
+from download import find_data
+from files import RunError, write_json
 from metrics import BceDiceLoss, summarise, training_metrics
 from phantoms import write_phantoms
 from predict import score_samples
-from runs import RunError, RunRecorder, environment, load_run, lock, open_run, write_json
+from runs import RunRecorder, environment, load_run, lock, open_run
 from splits import (
     Normals,
     SplitKind,
@@ -82,18 +84,30 @@ class Config:
 
     def __post_init__(self):
         """Refuse values that cannot work, before anything is loaded."""
-        positive = ("image_size", "phantom_images", "phantom_epochs", "base_filters", "depth", "epochs", "batch_size",
-                    "learning_rate", "clip_norm", "patience")
+        positive = (
+            "image_size",
+            "phantom_images",
+            "phantom_epochs",
+            "base_filters",
+            "depth",
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "clip_norm",
+            "patience",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
-        for name, top in (("dropout", 0.9), ("ema", 0.9999), ("threshold", 1.0), ("augmentation", 3.0),
-                          ("weight_decay", 1.0)):
+        limits = {"dropout": 0.9, "ema": 0.9999, "threshold": 1.0, "augmentation": 3.0, "weight_decay": 1.0}
+        for name, top in limits.items():
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"--{name.replace('_', '-')} must be between 0 and {top}, got {getattr(self, name)}")
         if self.image_size % 2**self.depth or self.image_size < 2 ** (self.depth + 1):
-            raise ValueError(f"--image-size must be a multiple of {2**self.depth} (2**depth) from "
-                             f"{2 ** (self.depth + 1)} on, got {self.image_size}")
+            raise ValueError(
+                f"--image-size must be a multiple of {2**self.depth} (2**depth) from "
+                f"{2 ** (self.depth + 1)} on, got {self.image_size}"
+            )
         if self.seed < 0 or self.fold < 0 or self.dice_weight < 0:
             raise ValueError("--seed, --fold and --dice-weight must not be negative")
         if Path(self.run).name != self.run or self.run in ("", ".", ".."):
@@ -120,39 +134,71 @@ def main(config: Config) -> float:
         pictures = read_samples(samples)
         parts, groups = make_split(config, run, samples, pictures)
         twins = len(twins_in_training(parts, groups))
-        print(f"split {config.split}: " + ", ".join(f"{len(members)} {part}" for part, members in parts.items())
-              + f"; test images with a near-copy in training or validation: {twins}")
-        network = dict(input_shape=(config.image_size, config.image_size, 1), base_filters=config.base_filters,
-                       depth=config.depth, gate_grid=config.gate_grid, gate_finest=config.gate_finest,
-                       deep_supervision=config.deep_supervision, dropout=config.dropout)
+        print(
+            f"split {config.split}: "
+            + ", ".join(f"{len(members)} {part}" for part, members in parts.items())
+            + f"; test images with a near-copy in training or validation: {twins}"
+        )
+        network = network_arguments(config)
         write_json(run / "config.json", {"data": kind, "network": network, "config": asdict(config)})
 
-        data = {part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")}
+        data = {
+            part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")
+        }
         steps = -(-len(parts["train"]) // config.batch_size)
         model = build_attention_unet(**network)
-        model.compile(optimizer=make_optimizer(config, epochs, steps), loss=BceDiceLoss(config.dice_weight),
-                      metrics=training_metrics(), jit_compile=False)  # XLA was slower on the CPU
+        model.compile(
+            optimizer=make_optimizer(config, epochs, steps),
+            loss=BceDiceLoss(config.dice_weight),
+            metrics=training_metrics(),
+            jit_compile=False,  # XLA was slower on the CPU
+        )
 
         recorder = RunRecorder(run, "val_dice", config.patience, steps)
         first_epoch = recorder.restore(model)
         # Behind the averaging, so that best.keras gets the averaged weights.
         averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
-        train = make_dataset(*data["train"], config.batch_size, training=True, seed=config.seed,
-                             strength=config.augmentation, first_epoch=first_epoch)
+        train = make_dataset(
+            *data["train"],
+            config.batch_size,
+            training=True,
+            seed=config.seed,
+            strength=config.augmentation,
+            first_epoch=first_epoch,
+        )
         if not recorder.finished(epochs):
-            model.fit(train, validation_data=make_dataset(*data["val"], config.batch_size), epochs=epochs,
-                      initial_epoch=first_epoch, steps_per_epoch=steps, callbacks=[*averaging, recorder], shuffle=False)
+            model.fit(
+                train,
+                validation_data=make_dataset(*data["val"], config.batch_size),
+                epochs=epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps,
+                callbacks=[*averaging, recorder],
+                shuffle=False,
+            )
 
         model, _ = load_run(run)
-        scores = score_samples(model, [samples[i] for i in parts["test"]], [pictures[i] for i in parts["test"]],
-                               groups[parts["test"]], config.image_size, config.threshold, config.tta,
-                               config.largest_component)
+        scores = score_samples(
+            model,
+            [samples[i] for i in parts["test"]],
+            [pictures[i] for i in parts["test"]],
+            groups[parts["test"]],
+            config.image_size,
+            config.threshold,
+            config.tta,
+            config.largest_component,
+        )
         summary = summarise(scores)
-        write_json(run / "metrics.json", {
-            "data": kind, "split": config.split, "fold": config.fold, "normals": config.normals, "seed": config.seed,
-            "twins_in_training": twins, "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history),
-            "parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2),
-            "environment": environment(), "summary": summary, "images": scores})
+        about = {
+            "data": kind,
+            "split": config.split,
+            "fold": config.fold,
+            "normals": config.normals,
+            "seed": config.seed,
+        }
+        about |= {"twins_in_training": twins, "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
+        about |= {"parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2)}
+        write_json(run / "metrics.json", about | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
     print(f"best validation Dice in epoch {recorder.best_epoch() + 1} of {len(recorder.history)}; all files in {run}/")
     print(result_line(kind, summary))
@@ -165,8 +211,11 @@ def find_or_draw(config: Config) -> tuple[Path, str, int]:
     if root is not None:
         return root, data_kind(root), config.epochs
     rule = "!" * 100
-    print(f"{rule}\nNO BREAST ULTRASOUND DATA: training on SIMULATED images (phantoms.py). The result says nothing about\n"
-          f"patients. To use BUSI, see data/README.md, then: python train_model.py --data-dir FOLDER\n{rule}", flush=True)
+    print(
+        f"{rule}\nNO BREAST ULTRASOUND DATA: training on SIMULATED images (phantoms.py). The result says nothing\n"
+        f"about patients. To use BUSI, see data/README.md, then: python train_model.py --data-dir FOLDER\n{rule}",
+        flush=True,
+    )
     root = Path("data") / f"phantoms-{config.phantom_images}-seed{config.seed}"
     if not (root / "phantoms.json").exists():  # written last: the folder is whole
         write_phantoms(root, config.phantom_images, config.seed)
@@ -180,17 +229,31 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
         return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
     parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals)
-    write_json(run / "split.json", split_record(samples, groups, parts, split=config.split, fold=config.fold,
-                                                seed=config.seed, normals=config.normals))
+    write_json(
+        run / "split.json",
+        split_record(
+            samples, groups, parts, split=config.split, fold=config.fold, seed=config.seed, normals=config.normals
+        ),
+    )
     return parts, groups
+
+
+def network_arguments(config: Config) -> dict:
+    """Arguments of `build_attention_unet`; config.json keeps them, so that a run can be rebuilt."""
+    names = ("base_filters", "depth", "gate_grid", "gate_finest", "deep_supervision", "dropout")
+    size = config.image_size
+    return {"input_shape": (size, size, 1)} | {name: getattr(config, name) for name in names}
 
 
 def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.Optimizer:
     """Adam with decoupled weight decay, warm-up and cosine decay, clipping and weight averaging."""
     warmup = min(3, epochs // 2) * steps
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate, max(epochs * steps - warmup, 1),
-        warmup_target=config.learning_rate if warmup else None, warmup_steps=warmup)
+        0.0 if warmup else config.learning_rate,
+        max(epochs * steps - warmup, 1),
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
     average = dict(use_ema=True, ema_momentum=config.ema) if config.ema else {}
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
 
@@ -199,11 +262,15 @@ def result_line(kind: str, summary: dict) -> str:
     """The one line to quote."""
     lesions = summary["lesions"]
     low, high = lesions["dice_interval"]
-    line = (f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
-            f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed")
+    line = (
+        f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed"
+    )
     if "normals" in summary:
-        line += (f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
-                 f"{summary['normals']['images']} normals")
+        line += (
+            f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
+            f"{summary['normals']['images']} normals"
+        )
     return line
 
 
@@ -223,12 +290,18 @@ if __name__ == "__main__":
     except (DataError, RunError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename or settings.models_dir}: {error.strerror or error}. Free some space or choose "
-                 "another --models-dir; what was saved before is whole. The same command goes on from there.")
+        sys.exit(
+            f"error: {error.filename or settings.models_dir}: {error.strerror or error}. Free some space or choose "
+            "another --models-dir; what was saved before is whole. The same command goes on from there."
+        )
     except tf.errors.ResourceExhaustedError:
-        sys.exit(f"error: out of memory with --batch-size {settings.batch_size} and --image-size {settings.image_size}. "
-                 "Halve the batch size.")
+        sys.exit(
+            f"error: out of memory at --batch-size {settings.batch_size}, --image-size {settings.image_size}. "
+            "Halve the batch size."
+        )
     except KeyboardInterrupt as stop:
-        print("\nstopped; finished epochs are saved. The same command, or --resume with the run's folder, goes on.",
-              file=sys.stderr)
+        print(
+            "\nstopped; finished epochs are saved. The same command, or --resume with the run's folder, goes on.",
+            file=sys.stderr,
+        )
         sys.exit(143 if isinstance(stop, Terminated) else 130)

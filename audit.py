@@ -1,0 +1,198 @@
+"""What is in a BUSI folder, and what is wrong with it. Run as: python dataset.py --data-dir data"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm.contrib.concurrent import thread_map
+
+from dataset import CLASSES, DataError, Sample, data_kind, list_samples, read_sample, resize_image, resize_mask
+from download import find_data
+from files import write_json
+from splits import FINE, SLIDING, WHOLE, Pair, group_pairs, near_duplicates
+
+SAME_FRAME = 0.98  # whole-picture correlation from which two masks should agree
+COLOUR_DIFFERENCE, COLOUR_SHARE = 40, 0.0005  # a pixel is coloured / a picture has an overlay from here on
+SHEET_PAIRS = 40
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to look, and where to write."""
+
+    data_dir: Path  # folder with BUSI, or with its archive
+    output: Path = Path(".")  # gets audit.json and audit.png
+
+
+@dataclass
+class Reading:
+    """One sample read, or the reason why not."""
+
+    sample: Sample
+    problem: str | None = None
+    image: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    mask_modes: tuple[str, ...] = ()
+    coloured: float = 0.0
+
+
+def read(sample: Sample) -> Reading:
+    """Read a sample; whatever is wrong with it stands in `problem`."""
+    try:
+        image, mask = read_sample(sample)
+    except DataError as error:
+        return Reading(sample, str(error))
+    modes = []
+    for path in sample.masks:
+        with Image.open(path) as picture:
+            modes.append(picture.mode)
+    with Image.open(sample.image) as picture:
+        rgb = np.asarray(picture.convert("RGB")).astype(np.int16)
+    coloured = float((rgb.max(axis=2) - rgb.min(axis=2) > COLOUR_DIFFERENCE).mean())
+    return Reading(sample, None, image, mask, tuple(modes), coloured)
+
+
+def mask_agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice between the masks of two near-copies, compared on one grid of 256x256."""
+    a, b = (resize_mask(mask, (256, 256)).astype(bool) for mask in (a, b))
+    return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
+
+
+def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
+    """Read everything below `root` and describe it: the content of audit.json, and what it was made from."""
+    samples, problems = list_samples(root)
+    readings = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
+    problems += [r.problem for r in readings if r.problem]
+    good = [r for r in readings if not r.problem]
+    pairs = near_duplicates([r.image for r in good])
+    groups = group_pairs(len(good), pairs)
+    members = [
+        [good[i].sample for i in np.flatnonzero(groups == g)] for g, n in Counter(groups.tolist()).items() if n > 1
+    ]
+    lesions = [r for r in good if r.sample.label != "normal"]
+    # In another crop or frame the lesion has moved: only copies of one frame can be compared.
+    agreement = {
+        (p.a, p.b): mask_agreement(good[p.a].mask, good[p.b].mask)
+        for p in pairs
+        if p.whole > SAME_FRAME and good[p.a].mask.any() and good[p.b].mask.any()
+    }
+    name = [r.sample.name for r in good]
+    heights, widths = ([r.image.shape[k] for r in good] for k in (0, 1))
+    report = {
+        "folder": str(root),
+        "kind": data_kind(root),
+        "problems": problems,
+        "images": dict(Counter(s.label for s in samples)),
+        "mask_files": sum(len(s.masks) for s in samples),
+        "size": {
+            "smallest": [min(heights), min(widths)],
+            "median": [int(np.median(heights)), int(np.median(widths))],
+            "largest": [max(heights), max(widths)],
+        }
+        if good
+        else {},
+        "mask_modes": dict(Counter(mode for r in good for mode in r.mask_modes)),
+        "several_masks": [r.sample.name for r in good if len(r.sample.masks) > 1],
+        "colour_overlay": [r.sample.name for r in good if r.coloured > COLOUR_SHARE],
+        "lesion_area_percent": {
+            label: [round(float(v), 2) for v in np.percentile(areas, [5, 50, 95])]
+            for label in CLASSES
+            if (areas := [100 * r.mask.mean() for r in lesions if r.sample.label == label])
+        },
+        "identical": [[name[p.a], name[p.b]] for p in pairs if np.array_equal(good[p.a].image, good[p.b].image)],
+        "near_copies": {
+            "thresholds": {"whole": WHOLE, "fine": FINE, "sliding": SLIDING},
+            "pairs": len(pairs),
+            "groups": len(members),
+            "images": sum(map(len, members)),
+        },
+        "groups_across_classes": [[s.name for s in group] for group in members if len({s.label for s in group}) > 1],
+        "twin_masks": {
+            "pairs": len(agreement),
+            "mean_dice": _round(np.mean, agreement),
+            "median_dice": _round(np.median, agreement),
+            "below_0.5": [[name[a], name[b], round(d, 3)] for (a, b), d in agreement.items() if d < 0.5],
+        },
+        "pairs": [[name[p.a], name[p.b], round(p.whole, 3), round(p.fine, 3), round(p.sliding, 3)] for p in pairs],
+    }
+    return report, good, pairs
+
+
+def _round(statistic, agreement: dict) -> float | None:
+    return round(float(statistic(list(agreement.values()))), 3) if agreement else None
+
+
+def contact_sheet(good: Sequence[Reading], pairs: Sequence[Pair]) -> np.ndarray:
+    """The least certain near-copies and those with two labels, side by side with their masks' outlines."""
+
+    def margin(pair: Pair) -> float:
+        return max(pair.whole - WHOLE, pair.fine - FINE, pair.sliding - SLIDING)
+
+    across = [p for p in pairs if good[p.a].sample.label != good[p.b].sample.label]
+    chosen = (across + [p for p in sorted(pairs, key=margin) if p not in across])[:SHEET_PAIRS]
+    tiles = []
+    for pair in chosen:
+        sides = []
+        for reading in (good[pair.a], good[pair.b]):
+            side = cv2.cvtColor(resize_image(reading.image, (150, 180)), cv2.COLOR_GRAY2BGR)
+            outline, _ = cv2.findContours(
+                resize_mask(reading.mask, (150, 180)), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+            )
+            cv2.drawContours(side, outline, -1, (0, 200, 255), 1)
+            side = cv2.copyMakeBorder(side, 16, 2, 1, 1, cv2.BORDER_CONSTANT)
+            cv2.putText(
+                side, reading.sample.name, (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA
+            )
+            sides.append(side)
+        tile = cv2.copyMakeBorder(np.hstack(sides), 0, 18, 4, 4, cv2.BORDER_CONSTANT)
+        text = f"whole {pair.whole:.2f}  fine {pair.fine:.2f}  sliding {pair.sliding:.2f}"
+        cv2.putText(tile, text, (7, tile.shape[0] - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (160, 220, 160), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    if not tiles:
+        return np.zeros((40, 400, 3), np.uint8)
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
+    return np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)])
+
+
+def describe(report: dict) -> str:
+    """The report as a person reads it."""
+    copies, twins = report["near_copies"], report["twin_masks"]
+    across = [" = ".join(group) for group in report["groups_across_classes"]]
+    lines = [
+        f"{report['folder']} ({report['kind']})",
+        f"images          {report['images']}, {report['mask_files']} mask files",
+        f"height x width  {report['size']}",
+        f"mask modes      {report['mask_modes']}",
+        f"several masks   {len(report['several_masks'])}: {', '.join(report['several_masks'])}",
+        f"colour overlay  {len(report['colour_overlay'])}: {', '.join(report['colour_overlay'])}",
+        f"lesion area %   {report['lesion_area_percent']} (5th, 50th, 95th percentile)",
+        f"identical       {'; '.join(' = '.join(pair) for pair in report['identical']) or 'none'}",
+        f"near-copies     {copies['pairs']} pairs tie {copies['images']} images into {copies['groups']} groups",
+        f"across classes  {len(across)} groups: {'; '.join(across)}",
+        f"twin masks      {twins['pairs']} pairs of one frame agree with Dice {twins['mean_dice']} (mean), "
+        f"{twins['median_dice']} (median), {len(twins['below_0.5'])} below 0.5: about the most a network can score",
+    ]
+    problems = report["problems"]
+    lines += [f"{len(problems)} problems make training wrong:", *problems] if problems else ["no problem found"]
+    return "\n".join(lines)
+
+
+def main(config: Config) -> int:
+    """Print the audit, write audit.json and audit.png.
+
+    Returns:
+        1 if something makes training wrong, else 0.
+    """
+    root = find_data(config.data_dir)
+    report, good, pairs = audit(root)
+    print(describe(report))
+    config.output.mkdir(parents=True, exist_ok=True)
+    write_json(config.output / "audit.json", report)
+    cv2.imwrite(str(config.output / "audit.png"), contact_sheet(good, pairs))
+    print(f"written: {config.output / 'audit.json'}, {config.output / 'audit.png'}")
+    return 1 if report["problems"] else 0

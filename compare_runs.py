@@ -1,0 +1,40 @@
+"""Is one run better than another? A paired test over the lesion images that both were tested on.
+
+python compare_runs.py models/a models/b
+"""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+import metrics
+from files import RunError, read_json
+
+
+def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str = "dice") -> None:
+    """Compare two finished runs image by image.
+
+    Args:
+        a: a run's folder.
+        b: another's, tested on the same images.
+        key: the score to compare: dice, iou, precision, recall, hd95 or assd.
+    """
+    if key not in metrics.SCORES:
+        raise RunError(f"--key must be one of {', '.join(metrics.SCORES)}, got {key!r}.")
+    scores = [read_json(run / "metrics.json").get("images") for run in (a, b)]
+    try:
+        result = metrics.compare_runs(*scores, key)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{a} and {b} cannot be compared: {error}") from None
+    low, high = result["interval"]
+    print(f"{key} on {result['images']} lesion images: {a} {result['a']:.4f}, {b} {result['b']:.4f}")
+    print(f"difference {result['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} (groups resampled)")
+    print(f"Wilcoxon signed-rank p = {result['wilcoxon_p']:.3g}")
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main, description=__doc__)
+    except RunError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,97 @@
+"""Get BUSI: a folder, the archive as Kaggle ships it, or a download."""
+
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path
+
+from dataset import CLASSES, DataError
+
+KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
+ARCHIVES = ("archive.zip", "Dataset_BUSI_with_GT.zip")
+MAX_BYTES, MAX_FILES, MAX_RATIO = 2_000_000_000, 20_000, 100  # BUSI: 0.3 GB, 1578 files
+
+
+def find_data(data_dir: Path | None) -> Path | None:
+    """Folder that holds `benign/`, `malignant/` and `normal/`.
+
+    Args:
+        data_dir: a folder named by the user, or None for `data/`, then a download from Kaggle.
+
+    Returns:
+        The folder, or None if `data_dir` is None, `data/` is empty and the download failed.
+
+    Raises:
+        DataError: the named folder holds no BUSI. A folder that was named is never replaced.
+    """
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
+        if (root := _find_root(data_dir)) is None:
+            raise DataError(
+                f"{data_dir}: found no folders benign/, malignant/ and normal/ here, in "
+                f"Dataset_BUSI_with_GT/ or in {' or '.join(ARCHIVES)}. See data/README.md."
+            )
+        return root
+    if (root := _find_root(Path("data"))) is not None:
+        return root
+    try:
+        import kagglehub  # only needed once, and slow to import
+
+        print(f"data/ holds no BUSI: downloading {KAGGLE_HANDLE} from Kaggle", flush=True)
+        return _find_root(Path(kagglehub.dataset_download(KAGGLE_HANDLE)))
+    except Exception as error:  # kagglehub raises many kinds; whatever it is, the run goes on and says why
+        print(
+            f"The download failed ({type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''})."
+        )
+        return None
+
+
+def _find_root(folder: Path) -> Path | None:
+    nested = [folder, folder / "Dataset_BUSI_with_GT", folder / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"]
+    for root in nested:
+        if all((root / label).is_dir() for label in CLASSES):
+            return root
+    for archive in ARCHIVES:
+        if (folder / archive).is_file():
+            print(f"unpacking {folder / archive}")
+            unpack_archive(folder / archive, folder)
+            return next((root for root in nested if all((root / label).is_dir() for label in CLASSES)), None)
+    return None
+
+
+def unpack_archive(archive: Path, folder: Path) -> None:
+    """Unpack the PNG files of BUSI's zip into `folder`, or nothing at all.
+
+    Raises:
+        DataError: a member would leave the folder, is a link, or the archive unpacks to far more
+            than BUSI; or it is no zip.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [m for m in opened.infolist() if not m.is_dir()]
+            _check_members(archive, members)
+            # Beside the target, so that a kill leaves nothing that looks like the data.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
+                for member in members:
+                    opened.extract(member, temporary)
+                for top in Path(temporary).iterdir():
+                    if not (folder / top.name).exists():
+                        shutil.move(top, folder / top.name)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}). Download it again.") from error
+
+
+def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    if len(members) > MAX_FILES or sum(m.file_size for m in members) > MAX_BYTES:
+        raise DataError(f"{archive}: unpacks to far more than BUSI. Refused.")
+    for member in members:
+        parts = re.split(r"[\\/]", member.filename)
+        if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            raise DataError(f"{archive}: member {member.filename!r} would be written outside the folder. Refused.")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(f"{archive}: member {member.filename!r} is a link. Refused.")
+        if member.file_size > MAX_RATIO * max(member.compress_size, 1) and member.file_size > 1_000_000:
+            raise DataError(f"{archive}: member {member.filename!r} is compressed more than {MAX_RATIO}:1. Refused.")

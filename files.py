@@ -1,0 +1,47 @@
+"""JSON and other small files, written whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+MAX_JSON_BYTES = 20_000_000
+
+
+class RunError(Exception):
+    """A run folder cannot be used; the message names the file and says what to do."""
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place: `path` is never half-written."""
+    temporary = path.with_name(f".writing-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file, whole or not at all; NaN is refused, since it is no JSON."""
+    text = json.dumps(content, indent=1, allow_nan=False, default=str) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text) and None)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        RunError: the file is missing, too large, or no JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise RunError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB. Refused.")
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: holds no JSON object.")
+    return content

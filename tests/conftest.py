@@ -1,0 +1,54 @@
+"""Phantom data and tiny runs that the tests share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from phantoms import write_phantoms
+
+BUSI = REPOSITORY.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
+needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason="the real BUSI is not at hand")
+TINY = ["--image-size", "32", "--depth", "2", "--base-filters", "2", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory) -> Path:
+    """48 phantoms, some of them near-copies. Read only: use `broken_data` to change files."""
+    return write_phantoms(tmp_path_factory.mktemp("data é (1)") / "phantoms", images=48, seed=3, twin_share=0.4)
+
+
+@pytest.fixture
+def broken_data(phantom_data, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(phantom_data, tmp_path / "broken"))
+
+
+def run_script(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run one of the project's scripts as a user would."""
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / str(arguments[0])), *map(str, arguments[1:])],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_one_clear_line(result: subprocess.CompletedProcess, *words: str, code: int = 1) -> None:
+    """No traceback, the exit code, and every word in what was printed."""
+    output = result.stdout + result.stderr
+    assert result.returncode == code, output
+    assert "Traceback" not in output, output
+    for word in words:
+        assert word in output, output

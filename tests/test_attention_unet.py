@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+
+from attention_unet import attention_gate, build_attention_unet
+
+TINY = dict(input_shape=(32, 48, 1), base_filters=2, depth=3)
+VARIANTS = [
+    {},
+    {"gate_grid": "full"},
+    {"gate_finest": True},
+    {"deep_supervision": True},
+    {"dropout": 0.5, "gate_finest": True, "deep_supervision": True},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_output_is_a_probability_map_and_every_weight_learns(variant):
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    model = build_attention_unet(**TINY, **variant)
+    image = np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 1)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        output = model(image, training=True)
+        loss = tf.reduce_mean((output - 0.3) ** 2)
+    assert output.shape == (2, 32, 48, 1)
+    assert 0 <= float(tf.reduce_min(output)) <= float(tf.reduce_max(output)) <= 1
+    for weight, gradient in zip(model.trainable_weights, tape.gradient(loss, model.trainable_weights), strict=True):
+        assert gradient is not None, weight.path
+
+
+def test_parameter_count_of_the_default():
+    assert build_attention_unet((128, 128, 1)).count_params() == 1_968_132
+
+
+def gates(model):
+    return {layer.name: tuple(layer.output.shape[1:]) for layer in model.layers if layer.name.endswith("_alpha")}
+
+
+def test_gates_are_where_the_paper_has_them():
+    # Coarse: alpha on the grid of the gating signal, half the skip's; the finest skip is not gated.
+    assert gates(build_attention_unet(**TINY)) == {"gate_3_alpha": (4, 6, 1), "gate_2_alpha": (8, 12, 1)}
+    assert gates(build_attention_unet(**TINY, gate_grid="full", gate_finest=True)) == {
+        "gate_3_alpha": (8, 12, 1),
+        "gate_2_alpha": (16, 24, 1),
+        "gate_1_alpha": (32, 48, 1),
+    }
+
+
+def test_gate_layers_follow_the_official_code():
+    model = build_attention_unet(**TINY)
+    theta, phi = model.get_layer("gate_2_theta"), model.get_layer("gate_2_phi")
+    assert theta.kernel_size == theta.strides == (2, 2) and not theta.use_bias
+    assert phi.kernel_size == (1, 1) and phi.use_bias
+    assert model.get_layer("gate_2_alpha_up").interpolation == "bilinear"
+    # The gating signal of gate 2 is the decoder's level 3, not the encoder's.
+    assert model.get_layer("gate_2_phi").input is model.get_layer("decoder_3_relu2").output
+    assert model.get_layer("gate_3_phi").input is model.get_layer("gating_relu").output
+
+
+@pytest.mark.parametrize("grid", ["coarse", "full"])
+def test_gate_computes_the_papers_equation(grid):
+    x, g = keras.Input((4, 4, 2)), keras.Input((2, 2, 3))
+    out = attention_gate(x, g, "gate", grid)
+    model = keras.Model([x, g], [out, keras.Model([x, g], out).get_layer("gate_alpha").output])
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(1, 4, 4, 2)).astype("float32"), np.tile(rng.normal(size=3), (1, 2, 2, 1)).astype("float32")
+    if grid == "coarse":
+        theta = np.einsum("aibjc,ijcd->abd", u[0].reshape(2, 2, 2, 2, 2), model.get_layer("gate_theta").kernel.numpy())
+    else:
+        theta = u[0] @ model.get_layer("gate_theta").kernel.numpy()[0, 0]
+    phi = v[0, 0, 0] @ model.get_layer("gate_phi").kernel.numpy()[0, 0]  # g is constant: upsampling changes nothing
+    psi = model.get_layer("gate_alpha").kernel.numpy()[0, 0]
+    alpha = 1 / (1 + np.exp(-(np.maximum(theta + phi, 0) @ psi)))
+    assert np.allclose(model([u, v])[1].numpy()[0], alpha, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"input_shape": (250, 256, 1)}, "multiple of 16"),
+        ({"input_shape": (16, 16, 1)}, "from 32"),
+        ({"depth": 0}, "at least 1"),
+        ({"gate_grid": "fine"}, "gate_grid"),
+    ],
+)
+def test_bad_arguments_say_what_is_wrong(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        build_attention_unet(**arguments)
+
+
+def test_saves_and_loads_without_custom_objects(tmp_path):
+    import subprocess
+    import sys
+
+    model = build_attention_unet(**TINY)
+    image = np.random.default_rng(0).uniform(0, 255, (1, 32, 48, 1)).astype(np.float32)
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "x.npy", image)
+    code = "import keras, numpy; numpy.save('y.npy', keras.saving.load_model('m.keras')(numpy.load('x.npy')))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    assert np.allclose(np.load(tmp_path / "y.npy"), model(image).numpy(), atol=1e-6)

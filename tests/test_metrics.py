@@ -1,0 +1,161 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import metrics
+
+
+def block(rows, columns, shape=(12, 12)):
+    mask = np.zeros(shape, bool)
+    mask[slice(*rows), slice(*columns)] = True
+    return mask
+
+
+def test_worked_numbers():
+    # 4x4 against the same square moved 2 to the right: 8 pixels common, 8 and 8 not.
+    score = metrics.score_image(block((2, 6), (2, 6)), block((2, 6), (4, 8)))
+    assert (score["tp"], score["fp"], score["fn"], score["tn"]) == (8, 8, 8, 120)
+    assert score["dice"] == 0.5
+    assert score["iou"] == pytest.approx(1 / 3)
+    assert score["precision"] == score["recall"] == 0.5
+    # Border distances, 12 pixels each way: 4 columns edge 2, then 1 and 0 (rows overlap), worst 2.
+    assert score["hd95"] == 2
+    assert 0 < score["assd"] < 2
+
+
+def test_distance_between_two_pixels():
+    score = metrics.score_image(block((1, 2), (1, 2)), block((5, 6), (4, 5)))
+    assert score["hd95"] == score["assd"] == 5  # 3-4-5
+    assert score["dice"] == score["iou"] == 0
+
+
+def test_distances_agree_with_brute_force():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        masks = [ndimage.binary_opening(ndimage.gaussian_filter(rng.normal(size=(40, 50)), 3) > 0.05) for _ in "ab"]
+        if not all(m.any() for m in masks):
+            continue
+        points = [np.argwhere(m & ~ndimage.binary_erosion(m)) for m in masks]
+        distance = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
+        one, other = distance.min(axis=1), distance.min(axis=0)
+        score = metrics.score_image(*masks)
+        assert score["hd95"] == pytest.approx(max(np.percentile(one, 95), np.percentile(other, 95)))
+        assert score["assd"] == pytest.approx(np.concatenate([one, other]).mean())
+
+
+def test_a_lesion_at_the_edge_of_the_picture_has_a_border_there():
+    full = np.ones((5, 5), bool)
+    score = metrics.score_image(full, block((2, 3), (2, 3), (5, 5)))
+    assert score["hd95"] == pytest.approx(np.percentile([8**0.5] * 4 + [5**0.5] * 8 + [2.0] * 4, 95))
+
+
+def test_the_rule_for_empty_masks():
+    empty, lesion = np.zeros((4, 4), bool), block((0, 2), (0, 2), (4, 4))
+    both = metrics.score_image(empty, empty)
+    assert (both["dice"], both["iou"], both["precision"], both["recall"], both["hd95"]) == (1, 1, 1, 1, 0)
+    missed = metrics.score_image(lesion, empty)
+    assert (missed["dice"], missed["recall"], missed["precision"], missed["hd95"]) == (0, 0, None, None)
+    false_alarm = metrics.score_image(empty, lesion)
+    assert (false_alarm["dice"], false_alarm["precision"], false_alarm["recall"], false_alarm["assd"]) == (
+        0,
+        0,
+        None,
+        None,
+    )
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="reference is"):
+        metrics.score_image(np.zeros((2, 2)), np.zeros((2, 3)))
+
+
+def row(name, label, reference, prediction, group=0):
+    return {"name": name, "label": label, "group": group, "diagonal": 5.0, **metrics.score_image(reference, prediction)}
+
+
+def test_summary_by_hand():
+    empty, small, large = np.zeros((3, 4), bool), block((0, 1), (0, 2), (3, 4)), block((0, 2), (0, 2), (3, 4))
+    rows = [
+        row("a", "benign", small, large, 0),  # dice 2*2/(2+4) = 2/3, iou 1/2
+        row("b", "malignant", large, large, 1),  # 1
+        row("c", "malignant", large, empty, 2),  # 0, missed
+        row("d", "normal", empty, empty, 3),  # right
+        row("e", "normal", empty, small, 4),  # false positive, 2 of 12 pixels
+    ]
+    summary = metrics.summarise(rows)
+    assert summary["lesions"]["dice"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert summary["lesions"]["missed"] == 1
+    assert summary["lesions"]["undefined"] == {"dice": 0, "iou": 0, "precision": 1, "recall": 0, "hd95": 1, "assd": 1}
+    assert summary["lesions"]["hd95_or_diagonal"] == pytest.approx((rows[0]["hd95"] + 0 + 5) / 3)
+    assert summary["benign"]["iou"] == 0.5
+    assert summary["malignant"]["images"] == 2
+    assert summary["all"]["dice"] == pytest.approx((2 / 3 + 1 + 0 + 1 + 0) / 5)
+    assert summary["pooled"]["dice"] == pytest.approx(2 * 6 / (2 * 6 + 2 + 4))
+    assert summary["normals"]["false_positive_rate"] == 0.5
+    assert summary["normals"]["false_positive_area"] == pytest.approx(2 / 12 / 2)
+    assert summary["accuracy"]["all_background"] == pytest.approx((60 - 10) / 60)
+    assert summary["accuracy"]["pixels"] == pytest.approx((60 - 2 - 4 - 2) / 60)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_bootstrap_resamples_groups():
+    values = np.repeat(np.random.default_rng(0).normal(size=10), 20)
+    by_image = metrics.bootstrap_interval(values, range(200))
+    by_group = metrics.bootstrap_interval(values, np.repeat(range(10), 20))
+    assert by_group[1] - by_group[0] > 3 * (by_image[1] - by_image[0])
+    assert by_group[0] < values.mean() < by_group[1]
+    assert by_group == metrics.bootstrap_interval(values, np.repeat(range(10), 20))
+
+
+def test_compare_runs():
+    rng = np.random.default_rng(1)
+    a = [
+        {"name": str(i), "label": "benign", "group": i, "dice": float(d)}
+        for i, d in enumerate(rng.uniform(0.3, 0.7, 40))
+    ]
+    b = [{**s, "dice": s["dice"] + 0.1 + 0.02 * rng.normal()} for s in reversed(a)]
+    result = metrics.compare_runs(a, b)
+    assert result["difference"] == pytest.approx(0.1, abs=0.02)
+    assert result["interval"][0] > 0.08
+    assert result["wilcoxon_p"] < 1e-6
+    assert metrics.compare_runs(a, a)["wilcoxon_p"] == 1
+    with pytest.raises(ValueError, match="share 2"):
+        metrics.compare_runs(a[:2], b)
+
+
+# ---------------------------------------------------------------- training
+
+
+def batch(*images):
+    return np.array(images, np.float32).reshape(len(images), 1, -1, 1)
+
+
+def test_loss_by_hand():
+    y, p = batch([1, 1, 0, 0]), batch([0.5, 0.5, 0.5, 0.5])
+    dice = (2 * 1 + 1) / (2 + 2 + 1)
+    assert float(metrics.BceDiceLoss(dice_weight=0)(y, p)) == pytest.approx(np.log(2), rel=1e-5)
+    assert float(metrics.BceDiceLoss(dice_weight=2)(y, p)) == pytest.approx(np.log(2) + 2 * (1 - dice), rel=1e-5)
+
+
+def test_dice_term_is_per_image_and_counts_an_empty_one():
+    y, p = batch([1, 1, 0, 0], [0, 0, 0, 0]), batch([1, 1, 0, 0], [0, 0, 0, 0])
+    assert float(metrics.BceDiceLoss()(y, p)) == pytest.approx(0, abs=1e-5)
+    worse = batch([1, 1, 0, 0], [0.5, 0.5, 0, 0])
+    assert float(metrics.BceDiceLoss()(y, worse)) > 0.25
+
+
+def test_lesion_dice_is_a_mean_over_images_with_a_lesion():
+    metric = metrics.LesionDice()
+    metric.update_state(batch([1, 1, 0, 0], [0, 0, 0, 0]), batch([0.9, 0.2, 0.9, 0.2], [0.9, 0.9, 0.9, 0.9]))
+    assert float(metric.result()) == pytest.approx(0.5)  # the second image has no lesion
+    metric.update_state(batch([1, 1, 1, 1]), batch([0.9, 0.9, 0.9, 0.9]))
+    assert float(metric.result()) == pytest.approx(0.75)  # not 2/3: batches weigh by their images
+
+
+@pytest.mark.parametrize("thing", [metrics.BceDiceLoss(dice_weight=0.3), metrics.LesionDice(threshold=0.4)])
+def test_serialisation(thing):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(thing))
+    assert copy.get_config() == thing.get_config()

@@ -1,0 +1,194 @@
+import json
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+import cv2
+import numpy as np
+import pytest
+from conftest import BUSI, needs_busi
+
+import splits
+from dataset import DataError, Sample, find_samples, read_samples
+from phantoms import make_phantom, make_twin
+
+PUBLIC = ("p1-1", "p1-2", "p1-3", "curated")
+
+
+def make_samples(counts):
+    return [Sample(f"{label} ({i})", label, Path("x"), ()) for label, n in counts.items() for i in range(1, n + 1)]
+
+
+@pytest.fixture(scope="module")
+def busi_like():
+    """BUSI's names with made-up groups: every third image is tied to the next."""
+    samples = make_samples({"benign": 437, "malignant": 210, "normal": 133})
+    return samples, np.array([i - (i % 3 == 1) for i in range(len(samples))])
+
+
+@pytest.fixture(scope="module")
+def phantom_groups(phantom_data):
+    samples = find_samples(phantom_data)
+    pairs = splits.near_duplicates([image for image, _ in read_samples(samples)])
+    return samples, splits.group_pairs(len(samples), pairs)
+
+
+# ---------------------------------------------------------------- near-copies
+
+
+def test_copies_are_found_and_strangers_are_not():
+    rng = np.random.default_rng(0)
+    originals = [make_phantom(label, i) for i, label in enumerate(["benign", "malignant", "normal"] * 4)]
+    pictures = [image for image, _ in originals]
+    height, width = pictures[1].shape
+    copies = {
+        0: make_twin(pictures[0], np.zeros(pictures[0].shape, bool), rng)[0],  # other gain and a slight crop
+        1: pictures[1][: int(height * 0.85), int(width * 0.12) :],  # another crop
+        2: cv2.resize(pictures[2], None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA),  # another size
+        3: cv2.drawMarker(pictures[3].copy(), (100, 100), 255, cv2.MARKER_CROSS, 20, 2),  # calipers
+    }
+    pairs = splits.near_duplicates(pictures + list(copies.values()))
+    assert {(p.a, p.b) for p in pairs} == {(a, len(pictures) + k) for k, a in enumerate(copies)}
+
+
+def test_sliding_alone_finds_the_crop():
+    picture = make_phantom("malignant", 5)[0]
+    crop = picture[: int(picture.shape[0] * 0.85), int(picture.shape[1] * 0.12) :]
+    (pair,) = splits.near_duplicates([picture, crop])
+    assert pair.whole < splits.WHOLE and pair.fine < splits.FINE and pair.sliding > splits.SLIDING
+
+
+def test_pairs_of_pairs_share_a_group():
+    pairs = [splits.Pair(0, 1, 1, 1, 1), splits.Pair(1, 4, 1, 1, 1)]
+    groups = splits.group_pairs(6, pairs)
+    assert groups[0] == groups[1] == groups[4]
+    assert len(set(groups)) == 4
+
+
+def test_phantoms_hold_planted_copies(phantom_groups):
+    _, groups = phantom_groups
+    assert max(Counter(groups.tolist()).values()) > 1
+
+
+# ---------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize("kind", get_args(splits.SplitKind))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_group_in_two_parts(busi_like, kind, seed):
+    samples, groups = busi_like
+    for fold in range({"grouped-cv": 5, "curated": 4}.get(kind, 1)):
+        parts = splits.split_samples(samples, groups, kind, fold, seed)
+        indices = [i for members in parts.values() for i in members]
+        assert len(indices) == len(set(indices))
+        group_sets = {part: set(groups[members].tolist()) for part, members in parts.items()}
+        if kind == "all-random":
+            assert len(splits.twins_in_training(parts, groups)) > 10  # it leaks, as it says
+            continue
+        assert not group_sets["train"] & group_sets["val"]
+        if not kind.startswith("p1"):
+            assert not group_sets["test"] & (group_sets["train"] | group_sets["val"])
+            assert splits.twins_in_training(parts, groups) == []
+
+
+def test_grouped_shares_and_classes(busi_like):
+    samples, groups = busi_like
+    parts = splits.split_samples(samples, groups)
+    for part, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        assert len(parts[part]) / 780 == pytest.approx(share, abs=0.01)
+        labels = Counter(samples[i].label for i in parts[part])
+        assert labels["malignant"] / len(parts[part]) == pytest.approx(210 / 780, abs=0.03)
+
+
+def test_folds_cover_every_image_once(busi_like):
+    samples, groups = busi_like
+    tested = [i for fold in range(5) for i in splits.split_samples(samples, groups, "grouped-cv", fold)["test"]]
+    assert sorted(tested) == list(range(780))
+
+
+def test_public_lists(busi_like):
+    samples, groups = busi_like
+    lesions = {s.name for s in samples if s.label != "normal"}
+    for number in (1, 2, 3):
+        parts = splits.split_samples(samples, groups, f"p1-{number}", normals="none")
+        names = {part: {samples[i].name for i in members} for part, members in parts.items()}
+        assert names["test"] == splits._names(f"busi_val{number}.txt") and len(names["test"]) == 195
+        assert names["train"] | names["val"] | names["test"] == lesions
+    keep = [i for fold in range(4) for i in splits.split_samples(samples, groups, "curated", fold)["test"]]
+    assert len(keep) == len(set(keep)) == 450
+
+
+@pytest.mark.parametrize(("normals", "where"), [
+    ("both", {"train", "val", "test"}), ("train", {"train", "val"}), ("test", {"test"}), ("none", set()),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["grouped", "p1-2"])
+def test_normals(busi_like, kind, normals, where):
+    samples, groups = busi_like
+    parts = splits.split_samples(samples, groups, kind, normals=normals)
+    assert {p for p, members in parts.items() if any(samples[i].label == "normal" for i in members)} == where
+
+
+def test_same_seed_same_split(busi_like):
+    assert splits.split_samples(*busi_like, seed=4) == splits.split_samples(*busi_like, seed=4)
+    assert splits.split_samples(*busi_like, seed=4) != splits.split_samples(*busi_like, seed=5)
+
+
+def test_bad_requests(busi_like):
+    samples, groups = busi_like
+    with pytest.raises(DataError, match="fold 0 to 4, not 5"):
+        splits.split_samples(samples, groups, "grouped-cv", fold=5)
+    with pytest.raises(DataError, match="needs the published BUSI"):
+        splits.split_samples(samples[:300], groups[:300], "p1-1")
+    with pytest.raises(DataError, match="too few"):
+        splits.split_samples(samples[:5], groups[:5])
+
+
+# ---------------------------------------------------------------- split.json
+
+
+def write_split(path, samples, groups, parts):
+    path.write_text(json.dumps(splits.split_record(samples, groups, parts, split="grouped")))
+
+
+def test_split_file_round_trip(phantom_groups, tmp_path):
+    samples, groups = phantom_groups
+    parts = splits.split_samples(samples, groups)
+    write_split(tmp_path / "split.json", samples, groups, parts)
+    loaded, group_of = splits.load_split(tmp_path / "split.json", samples)
+    assert {part: set(members) for part, members in loaded.items()} == {p: set(m) for p, m in parts.items()}
+    assert all(group_of[s.name] == groups[i] for i, s in enumerate(samples))
+
+
+def test_split_of_other_data_is_refused(phantom_groups, broken_data, tmp_path):
+    samples, groups = phantom_groups
+    write_split(tmp_path / "split.json", samples, groups, splits.split_samples(samples, groups))
+    changed = broken_data / "benign" / "benign (3)_mask.png"
+    cv2.imwrite(str(changed), 255 - cv2.imread(str(changed)))
+    (broken_data / "normal" / "normal (1).png").unlink()
+    with pytest.raises(DataError, match="1 images are missing and 1 changed, 'normal .1.' first"):
+        splits.load_split(tmp_path / "split.json", find_samples(broken_data))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": {"a": 3}}', '{"images": {"a": {"part": "train"}}}'])
+def test_damaged_split_file(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(DataError, match="is not a split.json"):
+        splits.load_split(tmp_path / "split.json", [])
+
+
+@needs_busi
+def test_real_busi_groups_never_straddle():
+    samples = find_samples(BUSI)
+    pairs = splits.near_duplicates([image for image, _ in read_samples(samples)])
+    groups = splits.group_pairs(len(samples), pairs)
+    tied = {frozenset((samples[p.a].name, samples[p.b].name)) for p in pairs}
+    assert {"benign (433)", "malignant (145)"} in tied and {"benign (437)", "normal (34)"} in tied
+    assert len(pairs) >= 160
+    for kind in ("grouped", "grouped-cv", "curated"):
+        parts = splits.split_samples(samples, groups, kind)
+        part_of = {i: part for part, members in parts.items() for i in members}
+        assert not [p for p in pairs if p.a in part_of and p.b in part_of and part_of[p.a] != part_of[p.b]]
+    for number in (1, 2, 3):
+        parts = splits.split_samples(samples, groups, f"p1-{number}", normals="none")
+        assert not set(groups[parts["train"]]) & set(groups[parts["val"]])
+        assert 40 <= len(splits.twins_in_training(parts, groups)) <= 70

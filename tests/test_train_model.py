@@ -1,0 +1,119 @@
+"""The real script, as a user runs it, with small settings."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY, assert_one_clear_line, run_script
+
+
+def train(data, cwd, *more):
+    return run_script("train_model.py", "--data-dir", data, *TINY, *more, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def finished(phantom_data, tmp_path_factory):
+    """Two epochs on phantoms: the folder it ran in, and what was printed."""
+    cwd = tmp_path_factory.mktemp("first")
+    return cwd, train(phantom_data, cwd, "--epochs", "2")
+
+
+def test_a_run_leaves_all_its_files(finished):
+    cwd, result = finished
+    assert_one_clear_line(result, code=0)
+    run = cwd / "models" / "attention_unet"
+    assert {p.name for p in run.iterdir()} - {".lock"} == {
+        "best.keras", "config.json", "history.csv", "metrics.json", "split.json",
+    }  # fmt: skip
+    assert result.stderr.strip().splitlines()[-1:] == [] or "Traceback" not in result.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["data"] == "phantom" and metrics["epochs"] == 2 and metrics["twins_in_training"] == 0
+    images = json.loads((run / "split.json").read_text())["images"]
+    assert {s["name"] for s in metrics["images"]} == {n for n, row in images.items() if row["part"] == "test"}
+    assert {"tp", "fp", "fn", "tn", "dice", "iou", "precision", "recall", "hd95", "assd"} <= set(metrics["images"][0])
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"accuracy", "iou", "dice", "loss", "val_dice", "learning_rate"} <= set(rows[0])
+    last = result.stdout.strip().splitlines()[-1]
+    assert last.startswith("test (phantom): lesion Dice 0.")
+
+
+def test_scores_are_at_the_original_resolution(finished, phantom_data):
+    from dataset import find_samples, read_sample
+
+    metrics = json.loads((finished[0] / "models" / "attention_unet" / "metrics.json").read_text())
+    samples = {s.name: s for s in find_samples(phantom_data)}
+    for score in metrics["images"]:
+        _, mask = read_sample(samples[score["name"]])
+        assert score["tp"] + score["fn"] == mask.sum()
+        assert score["tp"] + score["fp"] + score["fn"] + score["tn"] == mask.size
+
+
+def test_same_seed_same_history_other_seed_another(finished, phantom_data):
+    cwd, _ = finished
+    again = train(phantom_data, cwd, "--epochs", "2")  # the finished run is kept: this one is -2
+    other = train(phantom_data, cwd, "--epochs", "2", "--run", "other", "--seed", "1")
+    assert again.returncode == other.returncode == 0, again.stderr + other.stderr
+    histories = [
+        (cwd / "models" / run / "history.csv").read_bytes() for run in ("attention_unet", "attention_unet-2", "other")
+    ]
+    assert histories[0] == histories[1] != histories[2]
+    weights = [
+        keras.saving.load_model(cwd / "models" / run / "best.keras").get_weights()
+        for run in ("attention_unet", "attention_unet-2")
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_it_can_learn(phantom_data, tmp_path, monkeypatch):
+    """Called as folds and sweeps call it. A network that learns nothing predicts no lesion: Dice 0."""
+    from train_model import Config, main
+
+    monkeypatch.chdir(tmp_path)
+    small = dict(image_size=64, depth=3, base_filters=8, batch_size=4)
+    dice = main(Config(data_dir=phantom_data, epochs=25, learning_rate=3e-3, ema=0.9, **small))
+    metrics = json.loads((tmp_path / "models" / "attention_unet" / "metrics.json").read_text())
+    assert dice == metrics["summary"]["lesions"]["dice"] > 0.35
+
+
+def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    result = run_script(
+        "train_model.py", *TINY, "--phantom-images", "40", "--phantom-epochs", "1", cwd=tmp_path, **nowhere
+    )
+    assert_one_clear_line(result, "download failed", "SIMULATED", "test (phantom)", code=0)
+    run = tmp_path / "models" / "attention_unet"
+    assert json.loads((run / "metrics.json").read_text())["data"] == "phantom"
+    assert json.loads((run / "config.json").read_text())["data"] == "phantom"
+
+
+def test_help_reads_like_documentation(tmp_path):
+    result = run_script("train_model.py", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 128)"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epoch-count", "3"], "--epoch-count"),
+        (["--epochs", "0"], "--epochs must be greater than 0"),
+        (["--epochs", "many"], "--epochs"),
+        (["--image-size", "250"], "--image-size must be a multiple of 16"),
+        (["--run", "../x"], "--run is the name of a folder"),
+    ],
+)
+def test_bad_flags_are_one_clear_line_and_exit_2(tmp_path, arguments, words):
+    assert_one_clear_line(run_script("train_model.py", *arguments, cwd=tmp_path), words, code=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_data_is_one_clear_line_and_exit_1(broken_data, tmp_path):
+    assert_one_clear_line(train(tmp_path / "none", tmp_path), "none: no such folder")
+    assert_one_clear_line(train(tmp_path, tmp_path), "found no folders benign/")
+    for mask in broken_data.rglob("*_mask*.png"):
+        mask.unlink()
+    assert_one_clear_line(train(broken_data, tmp_path), "benign (1).png: has no mask file", "malignant (1).png")
