@@ -28,7 +28,7 @@ from download import find_data
 from files import RunError, write_json
 from metrics import BceDiceLoss, summarise, training_metrics
 from phantoms import write_phantoms
-from predict import score_samples
+from predict import appearance_limits, score_samples
 from runs import RunRecorder, environment, load_run, lock, open_run
 from splits import (
     Normals,
@@ -140,7 +140,10 @@ def main(config: Config) -> float:
             + f"; test images with a near-copy in training or validation: {twins}"
         )
         network = network_arguments(config)
-        write_json(run / "config.json", {"data": kind, "network": network, "config": asdict(config)})
+        about = {"data": kind, "root": root.resolve(), "network": network, "config": asdict(config)}
+        # So that predictions on pictures of another kind can be warned of.
+        about["appearance"] = appearance_limits([pictures[i][0] for i in parts["train"]])
+        write_json(run / "config.json", about)
 
         data = {
             part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")
@@ -156,6 +159,8 @@ def main(config: Config) -> float:
 
         recorder = RunRecorder(run, "val_dice", config.patience, steps)
         first_epoch = recorder.restore(model)
+        if first_epoch:
+            print(f"resuming {run}: {first_epoch} of {epochs} epochs are done")
         # Behind the averaging, so that best.keras gets the averaged weights.
         averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
         train = make_dataset(
@@ -196,9 +201,9 @@ def main(config: Config) -> float:
             "normals": config.normals,
             "seed": config.seed,
         }
-        about |= {"twins_in_training": twins, "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
-        about |= {"parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2)}
-        write_json(run / "metrics.json", about | {"environment": environment(), "summary": summary, "images": scores})
+        result |= {"twins_in_training": twins, "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
+        result |= {"parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2)}
+        write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
     print(f"best validation Dice in epoch {recorder.best_epoch() + 1} of {len(recorder.history)}; all files in {run}/")
     print(result_line(kind, summary))

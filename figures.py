@@ -1,0 +1,253 @@
+"""Drawings of a run: overlays, attention, curves, distributions, calibration.
+
+Nothing here reads or writes a run. Colours (Okabe and Ito, safe for colour-blind readers) mean the same
+in every figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+REFERENCE, PREDICTION = "#56B4E9", "#E69F00"  # outlines
+FALSE_POSITIVE, FALSE_NEGATIVE = "#D55E00", "#009E73"  # hatched areas
+CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#CC79A7", "normal": "#777777"}
+BINS = 15
+
+
+class Case(NamedTuple):
+    """One scored image."""
+
+    score: Mapping  # a row of metrics.json
+    image: np.ndarray  # (H, W) uint8
+    reference: np.ndarray  # (H, W), lesion where not zero
+    prediction: np.ndarray  # (H, W) bool
+    probability: np.ndarray  # (S, S) float32, at the network's size
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def draw_overlay(image: np.ndarray, prediction: np.ndarray, reference: np.ndarray | None = None, side: int = 640):
+    """Picture with outlines; with a reference, false positives and negatives are hatched in opposite directions.
+
+    Args:
+        image: (H, W) uint8.
+        prediction, reference: (H, W), lesion where not zero.
+        side: length of the longer side of the result.
+
+    Returns:
+        (h, w, 3) uint8, RGB.
+    """
+    scale = side / max(image.shape)
+    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    canvas = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR),
+                          cv2.COLOR_GRAY2RGB)  # fmt: skip
+    masks = [None if mask is None else cv2.resize((np.asarray(mask) > 0).astype(np.uint8), size,
+             interpolation=cv2.INTER_NEAREST_EXACT) for mask in (prediction, reference)]  # fmt: skip
+    predicted, true = masks
+    y, x = np.indices(canvas.shape[:2])
+    if true is not None:
+        for wrong, colour, stripes in (
+            (predicted > true, FALSE_POSITIVE, (x + y) % 9 < 3),
+            (true > predicted, FALSE_NEGATIVE, (x - y) % 9 < 3),
+        ):
+            canvas[wrong & stripes] = _rgb(colour)
+    for mask, colour in ((true, REFERENCE), (predicted, PREDICTION)):
+        if mask is not None:
+            outline, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(canvas, outline, -1, _rgb(colour), 2, cv2.LINE_AA)
+    return canvas
+
+
+def caption(score: Mapping) -> str:
+    """Name and scores of an image, in two lines."""
+    if score["label"] == "normal":
+        area = 100 * score["fp"] / (score["height"] * score["width"])
+        return f"{score['name']}\n" + (
+            f"false positive on {area:.1f} % of the image" if score["fp"] else "nothing found"
+        )
+    distance = "undefined" if score["hd95"] is None else f"{score['hd95']:.0f} px"
+    return f"{score['name']}\nDice {score['dice']:.2f}  IoU {score['iou']:.2f}  HD95 {distance}"
+
+
+def _legend(figure: Figure) -> None:
+    handles = [
+        Line2D([], [], color=REFERENCE, lw=2, label="reference"),
+        Line2D([], [], color=PREDICTION, lw=2, label="prediction"),
+        Patch(facecolor="none", edgecolor=FALSE_POSITIVE, hatch="////", label="false positive"),
+        Patch(facecolor="none", edgecolor=FALSE_NEGATIVE, hatch="\\\\\\\\", label="false negative"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+
+
+def overlay_grid(cases: Sequence[Case], title: str, columns: int = 4, rows: Sequence[str] = ()) -> Figure:
+    """Cases as overlays with captions; `rows` names the rows."""
+    count = -(-len(cases) // columns)
+    figure = Figure(figsize=(3.1 * columns, 2.95 * count + 0.9), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(count, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    for axis, case in zip(axes.flat, cases, strict=False):
+        axis.imshow(draw_overlay(case.image, case.prediction, case.reference))
+        axis.set_title(caption(case.score), fontsize=9)
+    for axis, name in zip(axes[:, 0], rows, strict=False):
+        axis.set_ylabel(name, fontsize=11)
+    _legend(figure)
+    return figure
+
+
+def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], title: str) -> Figure:
+    """One row a case: its overlay, then the attention coefficients of each gate over the image.
+
+    Args:
+        alphas: layer name -> (N, h, w) in [0, 1], in the order of `cases`.
+    """
+    figure = Figure(figsize=(3.1 * (1 + len(alphas)), 2.7 * len(cases) + 1.5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(len(cases), 1 + len(alphas), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, case in enumerate(cases):
+        axes[row, 0].imshow(draw_overlay(case.image, case.prediction, case.reference))
+        axes[row, 0].set_title(caption(case.score), fontsize=9)
+    for column, (name, maps) in enumerate(alphas.items(), start=1):
+        low, high = float(maps.min()), float(maps.max())
+        for row, case in enumerate(cases):
+            axes[row, column].imshow(case.image, cmap="gray", vmin=0, vmax=255)
+            alpha = cv2.resize(maps[row], case.image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            drawn = axes[row, column].imshow(alpha, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), alpha=0.65)
+        grid = f"{maps.shape[1]}x{maps.shape[2]}"
+        axes[0, column].set_title(f"gate at level {name.split('_')[1]}, alpha on {grid}", fontsize=9)
+        figure.colorbar(drawn, ax=axes[:, column].tolist(), orientation="horizontal", shrink=0.8, aspect=30, pad=0.01,
+                        label="alpha")  # fmt: skip
+    _legend(figure)
+    return figure
+
+
+def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float) -> Figure:
+    """Loss, Dice, IoU, accuracy and learning rate of each epoch."""
+    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    epochs = [int(row["epoch"]) + 1 for row in history]
+    panels = (("loss", "loss"), ("dice", "Dice per lesion image"), ("iou", "IoU, pixels pooled"),
+              ("accuracy", "pixel accuracy"), ("learning_rate", "learning rate"))  # fmt: skip
+    axes = figure.subplots(2, 3).flat
+    for axis, (key, label) in zip(axes, panels, strict=False):
+        axis.plot(epochs, [row[key] for row in history], color="0.55", ls="--", label="training, augmented")
+        if f"val_{key}" in history[0]:
+            axis.plot(epochs, [row[f"val_{key}"] for row in history], color="black", label="validation")
+        axis.axvline(best + 1, color="black", lw=0.8, ls=":")
+        axis.set(title=label, xlabel="epoch")
+    axes[3].axhline(baseline, color="0.3", lw=0.9, ls="-.")
+    axes[3].annotate("no lesion anywhere", (1, baseline), xytext=(2, 3), textcoords="offset points", fontsize=8)
+    axes[5].set_axis_off()
+    axes[5].legend(handles=[
+        Line2D([], [], color="0.55", ls="--", label="training (augmented)"),
+        Line2D([], [], color="black", label="validation"),
+        Line2D([], [], color="black", lw=0.8, ls=":", label=f"best epoch, {best + 1}"),
+        Line2D([], [], color="0.3", lw=0.9, ls="-.", label="accuracy of predicting\nno lesion anywhere"),
+    ], loc="center", frameon=False, fontsize=11)  # fmt: skip
+    return figure
+
+
+def _boxes(axis, groups: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+    labels = [f"{name}\n(n = {len(values)})" for name, values in groups.items()]
+    axis.boxplot(list(groups.values()), tick_labels=labels, showfliers=False, widths=0.55,
+                 medianprops={"color": "black", "lw": 2})  # fmt: skip
+    rng = np.random.default_rng(0)
+    for position, (values, colour) in enumerate(zip(groups.values(), colours, strict=True), start=1):
+        axis.scatter(position + rng.uniform(-0.18, 0.18, len(values)), values, s=14, color=colour, alpha=0.6, lw=0)
+    axis.set(ylabel="Dice", ylim=(-0.03, 1.03))
+
+
+def distributions(scores: Sequence[Mapping]) -> Figure:
+    """Per-image Dice by class and by lesion size."""
+    lesions = [s for s in scores if s["label"] != "normal"]
+    area = np.array([100 * (s["tp"] + s["fn"]) / (s["height"] * s["width"]) for s in lesions])
+    dice = np.array([s["dice"] for s in lesions])
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    by_class, by_size, scatter = figure.subplots(1, 3)
+    labels = [label for label in CLASS_COLOURS if any(s["label"] == label for s in lesions)]
+    _boxes(by_class, {label: [s["dice"] for s in lesions if s["label"] == label] for label in labels},
+           [CLASS_COLOURS[label] for label in labels])  # fmt: skip
+    by_class.set_title("by class")
+    small, large = np.quantile(area, [1 / 3, 2 / 3])
+    groups = {f"below {small:.1f} %": dice[area < small], f"to {large:.1f} %": dice[(area >= small) & (area < large)],
+              f"above {large:.1f} %": dice[area >= large]}  # fmt: skip
+    _boxes(by_size, groups, ["0.45"] * 3)
+    by_size.set_title("by lesion area (thirds)")
+    for label in labels:
+        chosen = np.array([s["label"] == label for s in lesions])
+        scatter.scatter(area[chosen], dice[chosen], s=18, color=CLASS_COLOURS[label], alpha=0.7, lw=0, label=label)
+    scatter.set(
+        xscale="log",
+        xlabel="lesion area, % of the image",
+        ylabel="Dice",
+        ylim=(-0.03, 1.03),
+        title="against lesion area",
+    )
+    scatter.xaxis.set_major_formatter("{x:g}")
+    scatter.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def reliability(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean probability, observed share of lesion and count in each of 15 bins, and the expected calibration
+    error (Guo et al. 2017, On calibration of modern neural networks, section 2)."""
+    index = np.minimum((probability * BINS).astype(int), BINS - 1).ravel()
+    count = np.bincount(index, minlength=BINS)
+    divisor = np.maximum(count, 1)
+    mean = np.bincount(index, weights=probability.ravel(), minlength=BINS) / divisor
+    observed = np.bincount(index, weights=reference.ravel(), minlength=BINS) / divisor
+    return mean, observed, count, float(np.sum(count / max(count.sum(), 1) * np.abs(mean - observed)))
+
+
+def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """Dice, IoU and sensitivity (means over lesion images) and false-positive area (mean over normals; NaN
+    without any) at each threshold, at the network's resolution. Arrays (N, S, S)."""
+    reference = reference.reshape(len(reference), -1).astype(bool)
+    probability = probability.reshape(len(probability), -1)
+    lesion = reference.any(axis=1)
+    rows = []
+    for threshold in thresholds:
+        predicted = probability > threshold
+        tp = (predicted & reference)[lesion].sum(axis=1)
+        p, r = predicted[lesion].sum(axis=1), reference[lesion].sum(axis=1)
+        area = predicted[~lesion].mean() if (~lesion).any() else np.nan
+        rows.append((np.mean(2 * tp / (p + r)), np.mean(tp / (p + r - tp)), np.mean(tp / r), area))
+    return dict(zip(("dice", "iou", "sensitivity", "false_positive_area"), np.array(rows).T, strict=True))
+
+
+def calibration(probability, reference, validation_probability, validation_reference) -> Figure:
+    """Reliability diagram of the test images, and their scores against the threshold; arrays (N, S, S)."""
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    diagram, sweep = figure.subplots(1, 2)
+    mean, observed, count, error = reliability(probability, reference)
+    lesion = probability > 0.5
+    inside = reliability(probability[lesion], reference[lesion])[3]
+    diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
+    diagram.plot(mean[count > 0], observed[count > 0], "o-", color="black")
+    diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test", aspect="equal",
+                xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))  # fmt: skip
+    diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",
+                 transform=diagram.transAxes)  # fmt: skip
+    thresholds = np.linspace(0.05, 0.95, 19)
+    chosen = thresholds[threshold_curves(validation_probability, validation_reference, thresholds)["dice"].argmax()]
+    test = threshold_curves(probability, reference, thresholds)
+    for key, style, label in (("dice", "-", "Dice"), ("iou", "--", "IoU"), ("sensitivity", ":", "sensitivity")):
+        sweep.plot(thresholds, test[key], color="black", ls=style, label=label)
+    if np.isfinite(test["false_positive_area"]).all():
+        sweep.plot(thresholds, test["false_positive_area"], color=CLASS_COLOURS["normal"], lw=2.5,
+                   label="false-positive area\non normals")  # fmt: skip
+    sweep.axvline(chosen, color="black", lw=0.8)
+    sweep.set(xlabel="threshold", ylim=(0, 1), title=f"test scores; validation would choose {chosen:.2f}")
+    sweep.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

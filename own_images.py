@@ -1,0 +1,133 @@
+"""Predict on a user's own pictures: overlay, mask, probability, and a table."""
+
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from dataset import DataError, read_gray, resize_image
+from figures import draw_overlay
+from predict import predict_probability, to_mask, unlike_training
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+BATCH = 16  # pictures in memory at a time
+
+
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as named, and the pictures in folders."""
+    files = []
+    for path in paths:
+        files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], output: Path, use: dict) -> int:
+    """Overlay, mask and probability of each picture, and one CSV; a bad file is named and skipped.
+
+    Args:
+        model: the run's network.
+        stored: the run's config.json.
+        paths: files and folders.
+        output: folder for the results.
+        use: threshold, tta and largest_component.
+
+    Returns:
+        1 if a file was skipped, else 0.
+
+    Raises:
+        DataError: there is no picture at all.
+    """
+    size = stored["network"]["input_shape"][0]
+    files = list_images(paths)
+    names = unique_names(files)
+    output.mkdir(parents=True, exist_ok=True)
+    rows, problems = [], []
+
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return read_gray(path)
+        except DataError as error:
+            return str(error)
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(files), desc="predicting", unit="image") as progress,
+    ):
+        for start in range(0, len(files), BATCH):
+            chunk = slice(start, start + BATCH)
+            pictures = list(pool.map(read, files[chunk]))
+            problems += [p for p in pictures if isinstance(p, str)]
+            good = [
+                (f, n, p)
+                for f, n, p in zip(files[chunk], names[chunk], pictures, strict=True)
+                if not isinstance(p, str)
+            ]
+            if good:
+                small = np.stack([resize_image(p, (size, size)) for _, _, p in good])
+                probability = predict_probability(model, small, use["tta"], BATCH)
+                jobs = [(*g, p, use, stored.get("appearance"), output) for g, p in zip(good, probability, strict=True)]
+                rows += pool.map(lambda job: write_prediction(*job), jobs)
+            progress.update(len(pictures))
+    if rows:
+        with (output / "predictions.csv").open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    odd = [row for row in rows if row["warning"]]
+    for row in odd:
+        print(f"warning: {row['file']} looks unlike the training data ({row['warning']}): do not trust its mask")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{len(rows)} predictions in {output}" + (f"; {len(problems)} files skipped" if problems else ""))
+    return 1 if problems else 0
+
+
+def unique_names(files: Sequence[Path]) -> list[str]:
+    """A name for the outputs of each file; two files of one name are told apart."""
+    names: list[str] = []
+    for path in files:
+        name, number = path.stem, 2
+        while name in names:
+            name, number = f"{path.stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def write_prediction(
+    path: Path, name: str, image: np.ndarray, probability: np.ndarray, use: dict, limits: dict | None, output: Path
+) -> dict:
+    """Three PNG files of one picture, and its row of predictions.csv."""
+    mask = to_mask(probability, image.shape, use["threshold"], use["largest_component"])
+    full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    pictures = {
+        "overlay": draw_overlay(image, mask)[..., ::-1],
+        "mask": mask.astype(np.uint8) * 255,
+        "probability": (full * 255).round().astype(np.uint8),
+    }
+    for kind, pixels in pictures.items():
+        # imwrite cannot open a non-ASCII path on Windows.
+        (output / f"{name}_{kind}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return {
+        "file": str(path),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "lesions": cv2.connectedComponents(mask.astype(np.uint8))[0] - 1,
+        "area_px": int(mask.sum()),
+        "area_percent": round(100 * float(mask.mean()), 3),
+        "box_x": x,
+        "box_y": y,
+        "box_width": width,
+        "box_height": height,
+        "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
+        "warning": " ".join(unlike_training(image, limits)) if limits else "",
+    }

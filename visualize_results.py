@@ -1,0 +1,257 @@
+"""See what a trained network does, where it fails, and what its gates look at.
+
+python visualize_results.py                                # newest run: figures and report.html of its test images
+python visualize_results.py --run models/attention_unet    # another run
+python visualize_results.py --images scan.png folder/      # predict on your own images, into predictions/
+"""
+
+import base64
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: hide its start-up notes
+
+import cv2
+import jinja2
+import keras
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import figures
+from dataset import CLASSES, DataError, find_samples, read_samples, resize_image, resize_mask
+from download import find_data
+from files import RunError, read_json
+from metrics import summarise
+from own_images import predict_images
+from predict import predict_probability, score_samples, to_mask
+from runs import load_run, read_history
+from splits import load_split
+
+COLUMNS = (
+    ("name", "image"),
+    ("label", "class"),
+    ("area", "lesion %"),
+    ("dice", "Dice"),
+    ("iou", "IoU"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("hd95", "HD95 px"),
+    ("assd", "ASSD px"),
+    ("fp", "FP px"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to show."""
+
+    run: Path | None = None  # the run's folder; without it the newest finished one in --models-dir
+    models_dir: Path = Path("models")  # where runs are looked for
+    data_dir: Path | None = None  # the run's data, if it has moved
+    images: tuple[Path, ...] = ()  # own pictures or folders of them: predict instead of reporting
+    output: Path = Path("predictions")  # where predictions on own images go
+    threshold: float | None = None  # probability above which a pixel is lesion; without it the run's own
+    tta: bool | None = None  # average with the mirrored picture; without it the run's own
+    largest_component: bool | None = None  # keep only the largest lesion; without it the run's own
+
+    def __post_init__(self):
+        """Refuse values that cannot work."""
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}")
+
+
+def newest_run(models_dir: Path) -> Path:
+    """Folder of the run that was finished last.
+
+    Raises:
+        RunError: there is none.
+    """
+    finished = sorted(models_dir.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise RunError(f"{models_dir}: no finished run here. First: python train_model.py")
+    return finished[-1].parent
+
+
+def settings(config: Config, stored: dict) -> dict:
+    """Post-processing to use: what the command line says, else what the run was scored with."""
+    own = stored.get("config", {})
+    defaults = {"threshold": 0.5, "tta": False, "largest_component": False}
+    return {
+        key: own.get(key, default) if getattr(config, key) is None else getattr(config, key)
+        for key, default in defaults.items()
+    }
+
+
+def main(config: Config) -> int:
+    """Report on a run, or predict on own images.
+
+    Returns:
+        1 if one of the own images could not be read, else 0.
+    """
+    run = config.run or newest_run(config.models_dir)
+    model, stored = load_run(run)
+    if config.images:
+        return predict_images(model, stored, config.images, config.output, settings(config, stored))
+    metrics = read_json(run / "metrics.json")
+    root = find_data(config.data_dir) if config.data_dir else Path(stored.get("root", "data"))
+    if not root.is_dir():
+        raise DataError(f"{root}: the run's data is not there any more. Say where it is with --data-dir.")
+    cases, validation = load_cases(model, stored, run, root, config, metrics)
+    (run / "figures").mkdir(exist_ok=True)
+    drawn = dict(draw_figures(model, run, cases, validation, metrics))
+    for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
+        figure.savefig(run / "figures" / f"{name}.png", dpi=110)
+    write_report(run, cases, stored, metrics, list(drawn))
+    print(f"{len(drawn)} figures in {run / 'figures'}, all {len(cases)} test images in {run / 'report.html'}")
+    return 0
+
+
+def load_cases(model: keras.Model, stored: dict, run: Path, root: Path, config: Config, metrics: dict):
+    """Predict on the run's test and validation images; take the scores from metrics.json, or score anew where
+    the command line asks for another threshold or post-processing."""
+    samples = find_samples(root)
+    parts, groups = load_split(run / "split.json", samples)
+    use = settings(config, stored)
+    size = stored["network"]["input_shape"][0]
+    pictures = {part: read_samples([samples[i] for i in parts[part]]) for part in ("val", "test")}
+    probability = {
+        part: predict_probability(
+            model, np.stack([resize_image(image, (size, size)) for image, _ in pairs]), use["tta"]
+        )
+        for part, pairs in pictures.items()
+    }
+    test = [samples[i] for i in parts["test"]]
+    if use == settings(Config(), stored):
+        by_name = {score["name"]: score for score in metrics["images"]}
+        scores = [by_name[sample.name] for sample in test]
+    else:
+        scores = score_samples(model, test, pictures["test"], [groups[s.name] for s in test], size, **use)
+        metrics["images"], metrics["summary"] = scores, summarise(scores)
+        print(f"scored anew with {use}: lesion Dice {metrics['summary']['lesions']['dice']:.3f}")
+    cases = [
+        figures.Case(score, image, reference, to_mask(p, image.shape, use["threshold"], use["largest_component"]), p)
+        for score, (image, reference), p in zip(scores, pictures["test"], probability["test"], strict=True)
+    ]
+    validation = probability["val"], np.stack([resize_mask(mask, (size, size)) for _, mask in pictures["val"]])
+    return cases, validation
+
+
+def draw_figures(model: keras.Model, run: Path, cases: list[figures.Case], validation: tuple, metrics: dict):
+    """Names and figures of a run."""
+    lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
+    middle = max(len(lesions) // 2 - 2, 0)
+    chosen = lesions[:4], lesions[middle : middle + 4], lesions[-4:]
+    kind = "simulated images, " if metrics["data"] == "phantom" else ""
+    yield (
+        "overlays",
+        figures.overlay_grid(
+            [c for row in chosen for c in row],
+            f"{kind}best, median and worst of {len(lesions)} test images with a lesion",
+            4,
+            ("best", "median", "worst"),
+        ),
+    )
+    missed = [c for c in lesions if c.score["tp"] == 0]
+    if missed:
+        yield "missed_lesions", figures.overlay_grid(missed, f"{kind}all {len(missed)} missed lesions", 4)
+    alarms = sorted((c for c in cases if c.score["label"] == "normal" and c.score["fp"]), key=lambda c: -c.score["fp"])
+    if alarms:
+        yield (
+            "false_positives_on_normals",
+            figures.overlay_grid(alarms, f"{kind}all {len(alarms)} normal images with a false positive", 4),
+        )
+    shown = [lesions[0], lesions[len(lesions) // 2], lesions[-1], *alarms[:1]]
+    yield (
+        "attention",
+        figures.attention_grid(
+            shown,
+            attention(model, shown),
+            f"{kind}attention coefficients: best, median "
+            "and worst lesion image" + (", and a normal one" if alarms else ""),
+        ),
+    )
+    history = read_history(run / "history.csv")
+    if history:
+        yield "curves", figures.curves(history, metrics["best_epoch"], 1 - float(validation[1].mean()))
+    yield "distributions", figures.distributions([c.score for c in cases])
+    probability = np.stack([c.probability for c in cases])
+    reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), probability.shape[1:]) for c in cases])
+    yield "calibration", figures.calibration(probability, reference, *validation)
+
+
+def attention(model: keras.Model, cases: Sequence[figures.Case]) -> dict[str, np.ndarray]:
+    """Coefficients of each gate, finest last: layer name -> (N, h, w)."""
+    names = [layer.name for layer in model.layers if layer.name.endswith("_alpha")]
+    size = model.input_shape[1:3]
+    images = np.stack([resize_image(c.image, size) for c in cases])[..., None].astype(np.float32)
+    maps = keras.Model(model.input, [model.get_layer(name).output for name in names]).predict(images, verbose=0)
+    maps = maps if isinstance(maps, list) else [maps]
+    return {name: alpha[..., 0] for name, alpha in zip(names, maps, strict=True)}
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """The file as part of a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def jpeg(rgb: np.ndarray) -> str:
+    """A picture as part of a page."""
+    return data_uri(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
+
+
+def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics: dict, names: Sequence[str]) -> None:
+    """One HTML file with everything in it; opens from disk, asks no network."""
+    rows = []
+    for case in tqdm(cases, desc="overlays", unit="image", leave=False):
+        full = figures.draw_overlay(case.image, case.prediction, case.reference)
+        small = cv2.resize(full, (round(full.shape[1] * 112 / full.shape[0]), 112), interpolation=cv2.INTER_AREA)
+        score = case.score
+        area = 100 * (score["tp"] + score["fn"]) / (score["height"] * score["width"])
+        rows.append({**score, "area": area, "thumbnail": jpeg(small), "full": jpeg(full)})
+    lesions, accuracy = metrics["summary"]["lesions"], metrics["summary"]["accuracy"]
+    headline = (
+        f"Lesion Dice {lesions['dice']:.3f} (95 % interval {lesions['dice_interval'][0]:.3f} to "
+        f"{lesions['dice_interval'][1]:.3f}), IoU {lesions['iou']:.3f}, {lesions['missed']} of {lesions['images']} lesion "
+        f"images missed. Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
+        f"{accuracy['all_background']:.3f}."
+    )
+    about = {
+        "data": metrics["data"],
+        "split": metrics["split"],
+        "test images with a near-copy in training": metrics["twins_in_training"],
+        "parameters": metrics["parameters"],
+        "minutes": metrics["minutes"],
+        **metrics["environment"],
+        **stored.get("config", {}),
+    }
+    pictures = [
+        (name.replace("_", " ").capitalize(), data_uri((run / "figures" / f"{name}.png").read_bytes(), "png"))
+        for name in names
+    ]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        title=f"Attention U-Net, run {run.name}",
+        kind=metrics["data"],
+        headline=headline,
+        figures=pictures,
+        rows=rows,
+        columns=COLUMNS,
+        labels=[c for c in CLASSES if any(r["label"] == c for r in rows)],
+        about=about.items(),
+    )
+    (run / "report.html").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Config, description=__doc__)))
+    except (DataError, RunError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
