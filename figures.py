@@ -235,8 +235,8 @@ def calibration(probability, reference, validation_probability, validation_refer
     inside = reliability(probability[lesion], reference[lesion])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
     diagram.plot(mean[count > 0], observed[count > 0], "o-", color="black")
-    diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test", aspect="equal",
-                xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))  # fmt: skip
+    diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test")
+    diagram.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",
                  transform=diagram.transAxes)  # fmt: skip
     thresholds = np.linspace(0.05, 0.95, 19)

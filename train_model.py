@@ -194,7 +194,7 @@ def main(config: Config) -> float:
             config.largest_component,
         )
         summary = summarise(scores)
-        about = {
+        result = {
             "data": kind,
             "split": config.split,
             "fold": config.fold,

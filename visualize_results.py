@@ -215,8 +215,8 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
     lesions, accuracy = metrics["summary"]["lesions"], metrics["summary"]["accuracy"]
     headline = (
         f"Lesion Dice {lesions['dice']:.3f} (95 % interval {lesions['dice_interval'][0]:.3f} to "
-        f"{lesions['dice_interval'][1]:.3f}), IoU {lesions['iou']:.3f}, {lesions['missed']} of {lesions['images']} lesion "
-        f"images missed. Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
+        f"{lesions['dice_interval'][1]:.3f}), IoU {lesions['iou']:.3f}, {lesions['missed']} of {lesions['images']} "
+        f"lesion images missed. Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
         f"{accuracy['all_background']:.3f}."
     )
     about = {

@@ -1,0 +1,196 @@
+"""Faults at random: kills, full disks, damaged files. The long forms are marked slow:
+
+python -m pytest tests/test_faults.py -m slow -s
+"""
+
+import csv
+import os
+import random
+import resource
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import assert_one_clear_line, run_script
+from PIL import Image
+from test_runs import SETTINGS, assert_equal_runs, run_on_a_full_disk, start
+
+import dataset
+import runs
+from dataset import DataError
+
+# ---------------------------------------------------------------- damaged files
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """One of the ways in which a file goes bad."""
+    kind = rng.randrange(7)
+    data = bytearray(content)
+    if kind == 0:
+        return bytes(data[: rng.randrange(len(data))])
+    if kind == 1:
+        for _ in range(rng.randrange(1, 9)):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 2:
+        data[rng.randrange(min(len(data), 64))] = rng.randrange(256)  # the header
+    elif kind == 3:
+        at = rng.randrange(len(data))
+        data[at : at + rng.randrange(1, 200)] = rng.randbytes(rng.randrange(0, 200))
+    elif kind == 4 and data[:4] == b"\x89PNG":
+        at = rng.choice((16, 20))
+        data[at : at + 4] = rng.randrange(2**31).to_bytes(4, "big")  # a huge picture
+    elif kind == 5:
+        return rng.choice(
+            (b"", b"<html>404</html>", rng.randbytes(300), b"\x89PNG\r\n\x1a\n", b"II*\0" + rng.randbytes(60))
+        )
+    else:
+        data += rng.randbytes(50)
+    return bytes(data)
+
+
+def fuzz(folder, phantom_data, count: int, seed: int) -> dict[str, int]:
+    """Read `count` damaged pictures and masks: each is loaded, or refused by name."""
+    rng = random.Random(seed)
+    seeds = []
+    for path in sorted(phantom_data.glob("*/*).png"))[:3] + sorted(phantom_data.glob("*/*_mask.png"))[:3]:
+        with Image.open(path) as picture:
+            small = picture.resize((90, 70))
+            for kind, mode in (("png", "L"), ("png", "RGB"), ("png", "1"), ("png", "P"), ("png", "RGBA"), ("jpg", "L"),
+                               ("bmp", "L"), ("tiff", "L"), ("png", "I;16")):  # fmt: skip
+                target = folder / f"seed-{mode.replace(';', '')}.{kind}"
+                converted = (
+                    Image.fromarray(np.asarray(small).astype(np.uint16) * 200)
+                    if mode == "I;16"
+                    else small.convert(mode)
+                )
+                converted.save(target)
+                seeds.append((kind, target.read_bytes()))
+    outcome = {"loaded": 0, "refused": 0}
+    for number in range(count):
+        kind, content = rng.choice(seeds)
+        path = folder / f"fuzz {number % 50}.{kind}"
+        path.write_bytes(mutate(content, rng))
+        started = time.monotonic()
+        try:
+            picture = dataset.read_gray(path)
+            assert picture.dtype == np.uint8 and picture.ndim == 2 and picture.size <= dataset.MAX_PIXELS
+            mask = dataset.read_mask([path], picture.shape)
+            assert set(np.unique(mask)) <= {0, 1}
+            outcome["loaded"] += 1
+        except DataError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+            outcome["refused"] += 1
+        assert time.monotonic() - started < 5
+    return outcome
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("default")  # Pillow warns of odd metadata; that is not a fault of ours
+def test_damaged_pictures_are_loaded_or_refused_by_name(phantom_data, tmp_path, count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome = fuzz(tmp_path, phantom_data, count, seed=count)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"\n{count} damaged files: {outcome}, memory grew by {grown:.0f} MiB")
+    assert outcome["refused"] > count / 5 and outcome["loaded"] > count / 20
+    assert grown < 700  # one picture of MAX_PIXELS may be decoded
+
+
+# ---------------------------------------------------------------- kills
+
+
+def check_folder(run) -> int:
+    """What must hold after a kill at any moment; returns the number of history rows."""
+    history = run / "history.csv"
+    rows = list(csv.DictReader(history.open())) if history.exists() else []
+    assert [int(row["epoch"]) for row in rows] == list(range(len(rows)))
+    if len(rows) > 1:  # the first row is written before the first best network
+        runs.load_run(run)
+    return len(rows)
+
+
+def campaign(data, cwd, kills: int, seed: int) -> dict[str, int]:
+    """Kill and resume the same training until `kills` is reached; every finished one must equal the first."""
+    rng = random.Random(seed)
+    count = {"kills": 0, "finished": 0, "resumed": 0}
+    cwd.mkdir()
+    reference = cwd / "reference"
+    reference.mkdir()
+    assert_one_clear_line(run_script("train_model.py", "--data-dir", data, *SETTINGS, cwd=reference), code=0)
+    while count["kills"] < kills:
+        folder = cwd / f"run{count['finished']}"
+        folder.mkdir()
+        run, progress = folder / "models" / "attention_unet", 0
+        while not (run / "metrics.json").exists():
+            process = start(data, folder)
+            before = run.exists() and (run / "history.csv").exists() and (run / "history.csv").stat().st_mtime_ns
+            deadline, aim = time.monotonic() + 120, rng.random()
+            # A quarter of the kills fall anywhere, the rest after a new epoch was written, when files are busy.
+            if aim < 0.25:
+                time.sleep(rng.uniform(0, 14))
+            else:
+                while process.poll() is None and time.monotonic() < deadline:
+                    if (run / "history.csv").exists() and (run / "history.csv").stat().st_mtime_ns != before:
+                        break
+                    time.sleep(0.002)
+                time.sleep(rng.uniform(0, 0.3 if aim < 0.8 else 2))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                count["kills"] += 1
+            output = process.communicate()[0]
+            assert process.returncode in (0, -9), output
+            count["resumed"] += "resuming" in output
+            rows = check_folder(run) if run.exists() else 0
+            assert rows >= progress - 1  # at most the epoch whose backup was not yet written is done again
+            progress = rows
+        assert_equal_runs(reference / "models" / "attention_unet", run)
+        count["finished"] += 1
+    return count
+
+
+@pytest.mark.slow
+def test_kill_campaign(phantom_data, tmp_path):
+    kills = int(os.environ.get("KILLS", "60"))
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda k: campaign(phantom_data, tmp_path / str(k), kills // 2, k), range(2)))
+    print(f"\nkill campaign: {results}")
+
+
+@pytest.mark.slow
+def test_full_disk_campaign(phantom_data, tmp_path):
+    """The disk is full from some moment on: the previous best loads, and the run goes on when there is room."""
+    faults = int(os.environ.get("DISK_FAULTS", "20"))
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    assert_one_clear_line(run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=reference), code=0)
+    rng, failed, number = random.Random(0), 0, 0
+    while failed < faults:
+        folder = tmp_path / f"run{number}"
+        folder.mkdir()
+        run, number = folder / "models" / "attention_unet", number + 1
+        process = start(phantom_data, folder)
+        while process.poll() is None and (not (run / "history.csv").exists() or rng.random() < 0.99):
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        for _ in range(4):
+            if (run / "metrics.json").exists():
+                break
+            before = runs.load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
+            limit = int(10 ** rng.uniform(2.5, 5.3))
+            result = run_on_a_full_disk(phantom_data, folder, limit)
+            if result.returncode == 0:
+                break
+            assert_one_clear_line(result, "File too large")
+            failed += 1
+            if before is not None:
+                after = runs.load_run(run)[0].get_weights()  # the same, or a later and better one
+                assert len(after) == len(before)
+        if not (run / "metrics.json").exists():
+            again = run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=folder)
+            assert_one_clear_line(again, code=0)
+        assert_equal_runs(reference / "models" / "attention_unet", run)
+    print(
+        f"\n{failed} full disks over {number} runs: every best network loads, every run ends as if there had been none"
+    )

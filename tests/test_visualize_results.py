@@ -1,0 +1,262 @@
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import TINY, assert_one_clear_line, run_script
+from PIL import Image
+
+import figures
+import own_images
+import predict
+from dataset import DataError
+
+
+@pytest.fixture(scope="module")
+def trained(phantom_data, tmp_path_factory):
+    """A folder, with a space and a letter beyond ASCII in its path, in which a tiny network was trained."""
+    cwd = tmp_path_factory.mktemp("my lab é")
+    result = run_script(
+        "train_model.py", "--data-dir", phantom_data, *TINY, "--epochs", "2", "--split", "all-random", cwd=cwd
+    )
+    assert_one_clear_line(result, code=0)
+    return cwd
+
+
+@pytest.fixture(scope="module")
+def reported(trained):
+    result = run_script("visualize_results.py", cwd=trained, DISPLAY="")
+    assert_one_clear_line(result, "test images in", code=0)
+    return trained / "models" / "attention_unet"
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_every_figure_is_a_picture(reported):
+    names = {p.stem for p in (reported / "figures").iterdir()}
+    assert {"overlays", "attention", "curves", "distributions", "calibration"} <= names
+    for path in (reported / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300 and np.asarray(picture.convert("L")).std() > 10
+
+
+def test_report_holds_every_test_image_and_names_nothing_outside(reported):
+    page = (reported / "report.html").read_text()
+    metrics = json.loads((reported / "metrics.json").read_text())
+    for score in metrics["images"]:
+        assert f'data-name="{score["name"]}"' in page
+    assert "Research use only" in page and "Simulated images" in page
+    assert f"Lesion Dice {metrics['summary']['lesions']['dice']:.3f}" in page
+    assert "http://" not in page and "https://" not in page
+
+
+def test_another_threshold_is_scored_by_the_same_code(reported, trained, phantom_data):
+    copy = trained / "models" / "copy"
+    shutil.copytree(reported, copy)
+    everything = run_script("visualize_results.py", "--run", copy, "--threshold", "0", cwd=trained)
+    assert_one_clear_line(everything, "scored anew with {'threshold': 0.0", code=0)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    lesions = [s for s in metrics["images"] if s["label"] != "normal"]
+    share = [(s["tp"] + s["fn"]) / (s["height"] * s["width"]) for s in lesions]
+    expected = np.mean([2 * a / (1 + a) for a in share])  # every pixel is predicted
+    assert f"lesion Dice {expected:.3f}" in everything.stdout
+    shutil.rmtree(copy)
+
+
+def test_without_a_run_it_says_what_to_do(tmp_path):
+    assert_one_clear_line(run_script("visualize_results.py", cwd=tmp_path), "First: python train_model.py")
+
+
+def test_changed_data_is_refused(reported, trained, broken_data):
+    mask = broken_data / "benign" / "benign (3)_mask.png"
+    cv2.imwrite(str(mask), 255 - cv2.imread(str(mask)))
+    result = run_script("visualize_results.py", "--run", reported, "--data-dir", broken_data, cwd=trained)
+    assert_one_clear_line(result, "split.json", "1 changed")
+
+
+def test_report_in_a_browser(reported):
+    """Sorts, filters, opens an overlay; no console error; no request leaves the machine."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("no Chromium here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1200,900",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        page.get((reported / "report.html").as_uri())
+
+        def column(key):
+            rows = page.find_elements("css selector", "#images tbody tr:not([hidden])")
+            return [row.get_attribute(f"data-{key}") for row in rows]
+
+        everything = column("name")
+        page.find_element("css selector", "th[data-key=dice]").click()
+        assert column("dice") == sorted(column("dice"), key=float)
+        page.find_element("css selector", "th[data-key=dice]").click()
+        assert column("dice") == sorted(column("dice"), key=float, reverse=True)
+        page.find_element("css selector", "th[data-key=hd95]").click()
+        defined = [float(v) for v in column("hd95") if v]
+        assert (
+            defined == sorted(defined) and [bool(v) for v in column("hd95")] == sorted(map(bool, column("hd95")))[::-1]
+        )
+
+        page.find_element("id", "label").send_keys("benign")
+        assert set(column("label")) == {"benign"} and len(column("name")) < len(everything)
+        page.find_element("id", "name").send_keys("(1")
+        assert all("(1" in name for name in column("name"))
+        page.find_element("id", "name").clear()
+        page.execute_script("document.getElementById('label').value=''; filter()")
+        assert sorted(column("name")) == sorted(everything)
+
+        page.find_element("css selector", "#images tbody tr").click()
+        dialog = page.find_element("id", "overlay")
+        picture = dialog.find_element("tag name", "img")
+        assert dialog.is_displayed()
+        assert page.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 300", picture)
+        broken = "return [...document.images].filter(i => i.src && !(i.complete && i.naturalWidth)).length"
+        assert page.execute_script(broken) == 0
+        assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+        messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+        asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+    finally:
+        page.quit()
+
+
+# ---------------------------------------------------------------- own images
+
+
+def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
+    folder = tmp_path / "scans ü"
+    folder.mkdir()
+    grey = np.asarray(Image.open(phantom_data / "benign" / "benign (1).png").convert("L"))
+    Image.fromarray(grey).save(folder / "a.png")
+    Image.fromarray(grey).save(folder / "a.jpg", quality=95)
+    Image.fromarray(np.dstack([grey] * 3)).save(folder / "colour.bmp")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.tiff")
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:3000])
+    (folder / "notes.txt").touch()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 500), np.uint8)).save(folder / "noise.png")
+    single = phantom_data / "malignant" / "malignant (2).png"
+    result = run_script("visualize_results.py", "--images", folder, single, "--output", tmp_path / "out", cwd=trained)
+    assert_one_clear_line(
+        result, "broken.png: cannot be read", "6 predictions", "1 files skipped", "noise.png looks unlike"
+    )
+    rows = {
+        row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())
+    }
+    assert set(rows) == {"a.png", "a.jpg", "colour.bmp", "deep.tiff", "noise.png", "malignant (2).png"}
+    for name in ("a.png", "colour.bmp", "deep.tiff"):
+        assert rows[name]["area_px"] == rows["a.png"]["area_px"]
+    for stem in ("a", "a-2", "colour", "deep", "malignant (2)"):
+        mask = cv2.imread(str(tmp_path / "out" / f"{stem}_mask.png"), cv2.IMREAD_UNCHANGED)
+        expected = cv2.imread(str(single), 0).shape if stem.startswith("mal") else grey.shape
+        assert mask.shape == expected and set(np.unique(mask)) <= {0, 255}
+        assert cv2.imread(str(tmp_path / "out" / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED).shape == expected
+        assert (tmp_path / "out" / f"{stem}_overlay.png").exists()
+    assert not rows["malignant (2).png"]["warning"]
+
+
+def test_no_image_at_all(trained, tmp_path):
+    result = run_script("visualize_results.py", "--images", tmp_path, cwd=trained)
+    assert_one_clear_line(result, "no picture here")
+
+
+def test_table_row_by_hand(tmp_path):
+    image, probability = np.zeros((40, 60), np.uint8), np.zeros((20, 30), np.float32)
+    probability[5:10, 10:20] = 0.75
+    use = {"threshold": 0.3, "tta": False, "largest_component": False}
+    row = own_images.write_prediction(tmp_path / "x.png", "x", image, probability, use, None, tmp_path)
+    assert row["lesions"] == 1
+    assert (row["box_x"], row["box_y"], row["box_width"], row["box_height"]) == (20, 10, 20, 10)
+    assert row["area_px"] == pytest.approx(200, abs=4) and 0.5 < row["mean_probability"] <= 0.75
+
+
+def test_names_are_kept_apart(tmp_path):
+    assert own_images.unique_names([tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a-2.png"]) == [
+        "a", "a-2", "a-2-2",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="no picture"):
+        own_images.list_images([])
+
+
+# ---------------------------------------------------------------- from probability to mask
+
+
+def test_largest_component_and_size():
+    probability = np.zeros((8, 8), np.float32)
+    probability[0, 0] = probability[4:7, 4:7] = 1
+    both, one = (predict.to_mask(probability, (8, 8), largest_component=keep) for keep in (False, True))
+    assert both.sum() == 10 and one.sum() == 9 and not one[0, 0]
+    assert predict.to_mask(probability, (16, 24)).shape == (16, 24)
+    assert not predict.to_mask(probability * 0, (8, 8), largest_component=True).any()
+
+
+class Brightness:
+    """A network that finds the left half of bright pixels twice as likely."""
+
+    def predict(self, x, **_):
+        weight = np.linspace(1, 0, x.shape[2])[None, None, :, None]
+        return x / 255 * weight
+
+
+def test_tta_averages_with_the_mirrored_picture():
+    image = np.full((1, 4, 5), 255, np.uint8)
+    plain = predict.predict_probability(Brightness(), image)
+    averaged = predict.predict_probability(Brightness(), image, tta=True)
+    assert np.allclose(plain[0, 0], [1, 0.75, 0.5, 0.25, 0]) and np.allclose(averaged, 0.5)
+
+
+def test_familiar_pictures_pass_and_others_do_not(phantom_data):
+    pictures = [np.asarray(Image.open(p)) for p in sorted(phantom_data.glob("*/*).png"))]
+    limits = predict.appearance_limits(pictures[::2])
+    assert sum(bool(predict.unlike_training(p, limits)) for p in pictures[1::2]) <= 3
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400), np.uint8)
+    assert predict.unlike_training(noise, limits)
+    assert predict.unlike_training(pictures[1].T, limits)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_overlay_shows_what_is_wrong():
+    reference, prediction = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    reference[10:40, 10:40] = prediction[20:55, 20:55] = True
+    picture = figures.draw_overlay(np.zeros((64, 64), np.uint8), prediction, reference, side=640)
+
+    def has(colour, rows, columns):
+        return (picture[rows, columns] == figures._rgb(colour)).all(axis=2).mean()
+
+    only_reference, only_prediction = (slice(120, 180), slice(120, 180)), (slice(450, 520), slice(450, 520))
+    assert has(figures.FALSE_NEGATIVE, *only_reference) > 0.2 and has(figures.FALSE_POSITIVE, *only_reference) == 0
+    assert has(figures.FALSE_POSITIVE, *only_prediction) > 0.2 and has(figures.FALSE_NEGATIVE, *only_prediction) == 0
+    assert has(figures.FALSE_POSITIVE, slice(250, 350), slice(250, 350)) == 0
+    without = figures.draw_overlay(np.zeros((64, 64), np.uint8), prediction, None)
+    assert not (without == figures._rgb(figures.FALSE_POSITIVE)).all(axis=2).any()
+
+
+def test_calibration_by_hand():
+    probability = np.repeat([0.1, 0.9], [100, 100]).astype(np.float32)
+    reference = np.r_[np.ones(20), np.zeros(80), np.ones(70), np.zeros(30)]
+    assert figures.reliability(probability, reference)[3] == pytest.approx((0.1 + 0.2) / 2, abs=1e-6)
+
+
+def test_threshold_curves_by_hand():
+    probability = np.array([[[0.9, 0.4]], [[0.6, 0.1]]], np.float32)
+    reference = np.array([[[1, 1]], [[0, 0]]], np.uint8)
+    curves = figures.threshold_curves(probability, reference, np.array([0.3, 0.5, 0.8]))
+    assert np.allclose(curves["dice"], [1, 2 / 3, 2 / 3]) and np.allclose(curves["sensitivity"], [1, 0.5, 0.5])
+    assert np.allclose(curves["false_positive_area"], [0.5, 0.5, 0])
