@@ -129,6 +129,8 @@ def lock(run: Path) -> Iterator[None]:
     """
     try:
         with FileLock(run / ".lock", timeout=0):
+            for left_by_a_kill in run.glob(".writing-*"):
+                left_by_a_kill.unlink()
             yield
     except Timeout:
         raise RunError(f"{run}: another training is writing here. Wait for it, or choose another --run.") from None

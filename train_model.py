@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: hide its start-up notes
+import quiet  # noqa: F401  # isort: skip
 
 import keras
 import numpy as np
@@ -129,6 +129,7 @@ def main(config: Config) -> float:
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
+        print(f"training on {len(tf.config.list_physical_devices('GPU')) or 'no'} GPU, {os.cpu_count()} CPU cores")
         root, kind, epochs = find_or_draw(config)
         samples = find_samples(root)
         pictures = read_samples(samples)

@@ -6,13 +6,12 @@ python visualize_results.py --images scan.png folder/      # predict on your own
 """
 
 import base64
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported: hide its start-up notes
+import quiet  # noqa: F401  # isort: skip
 
 import cv2
 import jinja2

@@ -5,15 +5,14 @@
 Uses phantoms drawn in memory and the default settings of train_model.py. Run it on an idle machine.
 """
 
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
+import quiet  # noqa: F401  # isort: skip
 
 import numpy as np
 
@@ -54,9 +53,8 @@ def main() -> None:
         pipeline.append(seconds(lambda: [next(stream) for _ in range(4 * STEPS)]) / (4 * STEPS))
         step.append(seconds(lambda: [model.train_on_batch(*batch) for _ in range(STEPS)]) / STEPS)
     one, made, trained = map(statistics.median, (single, pipeline, step))
-    print(
-        f"| what, {config.image_size}x{config.image_size}, batches of {config.batch_size} | median of {REPEATS} |\n|---|---|"
-    )
+    what = f"{config.image_size}x{config.image_size}, batches of {config.batch_size}"
+    print(f"| {what} | median of {REPEATS} |\n|---|---|")
     print(f"| augmented images/s, one thread | {1 / one:.0f} |")
     print(f"| batch from the pipeline | {1000 * made:.1f} ms |")
     print(f"| training step | {1000 * trained:.1f} ms ({config.batch_size / trained:.1f} images/s) |")
