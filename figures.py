@@ -113,8 +113,9 @@ def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], titl
     """
     figure = Figure(figsize=(3.1 * (1 + len(alphas)), 2.7 * len(cases) + 1.5), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(len(cases), 1 + len(alphas), squeeze=False)
-    for axis in axes.flat:
+    # The scales get a row of their own: they would push their columns out of line with the overlays.
+    axes = figure.subplots(len(cases) + 1, 1 + len(alphas), squeeze=False, height_ratios=[1] * len(cases) + [0.05])
+    for axis in (*axes[:-1].flat, axes[-1, 0]):
         axis.set_axis_off()
     for row, case in enumerate(cases):
         axes[row, 0].imshow(draw_overlay(case.image, case.prediction, case.reference))
@@ -127,8 +128,7 @@ def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], titl
             drawn = axes[row, column].imshow(alpha, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), alpha=0.65)
         grid = f"{maps.shape[1]}x{maps.shape[2]}"
         axes[0, column].set_title(f"gate at level {name.split('_')[1]}, alpha on {grid}", fontsize=9)
-        figure.colorbar(drawn, ax=axes[:, column].tolist(), orientation="horizontal", shrink=0.8, aspect=30, pad=0.01,
-                        label="alpha")  # fmt: skip
+        figure.colorbar(drawn, cax=axes[-1, column], orientation="horizontal", label="alpha")
     _legend(figure)
     return figure
 
@@ -147,7 +147,6 @@ def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float) -
         axis.axvline(best + 1, color="black", lw=0.8, ls=":")
         axis.set(title=label, xlabel="epoch")
     axes[3].axhline(baseline, color="0.3", lw=0.9, ls="-.")
-    axes[3].annotate("no lesion anywhere", (1, baseline), xytext=(2, 3), textcoords="offset points", fontsize=8)
     axes[5].set_axis_off()
     axes[5].legend(handles=[
         Line2D([], [], color="0.55", ls="--", label="training (augmented)"),
@@ -173,7 +172,7 @@ def distributions(scores: Sequence[Mapping]) -> Figure:
     lesions = [s for s in scores if s["label"] != "normal"]
     area = np.array([100 * (s["tp"] + s["fn"]) / (s["height"] * s["width"]) for s in lesions])
     dice = np.array([s["dice"] for s in lesions])
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     by_class, by_size, scatter = figure.subplots(1, 3)
     labels = [label for label in CLASS_COLOURS if any(s["label"] == label for s in lesions)]
     _boxes(by_class, {label: [s["dice"] for s in lesions if s["label"] == label] for label in labels},
@@ -195,7 +194,7 @@ def distributions(scores: Sequence[Mapping]) -> Figure:
         title="against lesion area",
     )
     scatter.xaxis.set_major_formatter("{x:g}")
-    scatter.legend(frameon=False, loc="lower right")
+    scatter.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -144,12 +144,12 @@ def draw_figures(model: keras.Model, run: Path, cases: list[figures.Case], valid
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
     middle = max(len(lesions) // 2 - 2, 0)
     chosen = lesions[:4], lesions[middle : middle + 4], lesions[-4:]
-    kind = "simulated images, " if metrics["data"] == "phantom" else ""
+    kind = "Simulated images: " if metrics["data"] == "phantom" else "Test images: "
     yield (
         "overlays",
         figures.overlay_grid(
             [c for row in chosen for c in row],
-            f"{kind}best, median and worst of {len(lesions)} test images with a lesion",
+            f"{kind}best, median and worst of {len(lesions)} images with a lesion",
             4,
             ("best", "median", "worst"),
         ),

@@ -2,7 +2,7 @@
 
     python benchmarks/leak.py --data-dir data
 
-Trains seeds x 2 networks in models/leak/ (about 4 minutes each on 2 cores; finished ones are kept) and
+Trains seeds x 2 networks in models/leak/ (about 2 minutes each on 2 cores; finished ones are kept) and
 prints a Markdown table. Intervals resample near-duplicate groups.
 """
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from metrics import bootstrap_interval
 
-RECIPE = ["--image-size", "96", "--base-filters", "8", "--epochs", "30", "--patience", "30", "--learning-rate", "2e-3"]
+RECIPE = ["--image-size", "64", "--base-filters", "8", "--epochs", "30", "--patience", "30", "--learning-rate", "2e-3"]
 
 
 @dataclass(frozen=True)
