@@ -17,7 +17,8 @@ import quiet  # noqa: F401  # isort: skip
 import numpy as np
 
 from attention_unet import build_attention_unet
-from dataset import augment, make_dataset, resize_image, resize_mask
+from augmentation import augment
+from dataset import make_dataset, resize_image, resize_mask
 from metrics import BceDiceLoss, training_metrics
 from phantoms import make_phantom
 from train_model import Config, make_optimizer, network_arguments

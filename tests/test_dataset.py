@@ -8,6 +8,7 @@ from conftest import BUSI, needs_busi
 from PIL import Image
 
 import dataset
+from augmentation import augment
 from dataset import DataError, Sample
 
 
@@ -106,7 +107,7 @@ def test_shrinking_averages():
 def test_augmentation_moves_image_and_mask_together():
     disc = cv2.circle(np.zeros((96, 96), np.uint8), (40, 50), 18, 1, -1)
     for seed in range(30):
-        image, mask = dataset.augment(disc * 255, disc, np.random.default_rng(seed))
+        image, mask = augment(disc * 255, disc, np.random.default_rng(seed))
         assert set(np.unique(mask)) <= {0, 1}
         bright = image > (int(image.max()) + int(image.min())) / 2
         assert (bright & (mask > 0)).sum() / (bright | (mask > 0)).sum() > 0.9
@@ -118,7 +119,7 @@ def test_strength_0_is_at_most_a_flip():
     mask = (image > 128).astype(np.uint8)
     seen = set()
     for seed in range(8):
-        new, new_mask = dataset.augment(image, mask, np.random.default_rng(seed), strength=0)
+        new, new_mask = augment(image, mask, np.random.default_rng(seed), strength=0)
         flipped = not np.array_equal(new_mask, mask)
         expected = image[:, ::-1] if flipped else image
         assert np.abs(new.astype(int) - expected).max() <= 1
