@@ -8,6 +8,9 @@ shown with TF_CPP_MIN_LOG_LEVEL=0.
 import os
 import sys
 
+# Otherwise TensorFlow takes all of a GPU's memory, also from the others on a shared server.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
     import tensorflow  # noqa: F401
 else:

@@ -135,11 +135,8 @@ def main(config: Config) -> float:
         pictures = read_samples(samples)
         parts, groups = make_split(config, run, samples, pictures)
         twins = len(twins_in_training(parts, groups))
-        print(
-            f"split {config.split}: "
-            + ", ".join(f"{len(members)} {part}" for part, members in parts.items())
-            + f"; test images with a near-copy in training or validation: {twins}"
-        )
+        sizes = ", ".join(f"{len(members)} {part}" for part, members in parts.items())
+        print(f"split {config.split}: {sizes} images")
         network = network_arguments(config)
         about = {"data": kind, "root": root.resolve(), "network": network, "config": asdict(config)}
         # So that predictions on pictures of another kind can be warned of.
@@ -207,7 +204,7 @@ def main(config: Config) -> float:
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
     print(f"best validation Dice in epoch {recorder.best_epoch() + 1} of {len(recorder.history)}; all files in {run}/")
-    print(result_line(kind, summary))
+    print(result_line(kind, summary, twins))
     return summary["lesions"]["dice"]
 
 
@@ -264,7 +261,7 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
 
 
-def result_line(kind: str, summary: dict) -> str:
+def result_line(kind: str, summary: dict, twins: int) -> str:
     """The one line to quote."""
     lesions = summary["lesions"]
     low, high = lesions["dice_interval"]
@@ -277,6 +274,8 @@ def result_line(kind: str, summary: dict) -> str:
             f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
             f"{summary['normals']['images']} normals"
         )
+    if twins:
+        line += f"; LEAKY: {twins} test images have a near-copy in training or validation"
     return line
 
 

@@ -37,7 +37,7 @@ def test_a_run_leaves_all_its_files(finished):
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert {"accuracy", "iou", "dice", "loss", "val_dice", "learning_rate"} <= set(rows[0])
     last = result.stdout.strip().splitlines()[-1]
-    assert last.startswith("test (phantom): lesion Dice 0.")
+    assert last.startswith("test (phantom): lesion Dice 0.") and "LEAKY" not in last
 
 
 def test_scores_are_at_the_original_resolution(finished, phantom_data):
@@ -87,6 +87,11 @@ def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
     run = tmp_path / "models" / "attention_unet"
     assert json.loads((run / "metrics.json").read_text())["data"] == "phantom"
     assert json.loads((run / "config.json").read_text())["data"] == "phantom"
+
+
+def test_a_leaky_split_says_so(phantom_data, tmp_path):
+    leaky = train(phantom_data, tmp_path, "--epochs", "1", "--split", "all-random")
+    assert_one_clear_line(leaky, "LEAKY:", "have a near-copy in training", code=0)
 
 
 def test_help_reads_like_documentation(tmp_path):
