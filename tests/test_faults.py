@@ -87,7 +87,7 @@ def fuzz(folder, phantom_data, count: int, seed: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(4000, marks=pytest.mark.slow)])
-@pytest.mark.filterwarnings("default")  # Pillow warns of odd metadata; that is not a fault of ours
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of odd metadata; that is not a fault of ours
 def test_damaged_pictures_are_loaded_or_refused_by_name(phantom_data, tmp_path, count):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcome = fuzz(tmp_path, phantom_data, count, seed=count)
@@ -98,6 +98,8 @@ def test_damaged_pictures_are_loaded_or_refused_by_name(phantom_data, tmp_path, 
 
 
 # ---------------------------------------------------------------- kills
+
+LONGER = [*SETTINGS, "--epochs", "12", "--patience", "12"]
 
 
 def check_folder(run) -> int:
@@ -117,13 +119,13 @@ def campaign(data, cwd, kills: int, seed: int) -> dict[str, int]:
     cwd.mkdir()
     reference = cwd / "reference"
     reference.mkdir()
-    assert_one_clear_line(run_script("train_model.py", "--data-dir", data, *SETTINGS, cwd=reference), code=0)
+    assert_one_clear_line(run_script("train_model.py", "--data-dir", data, *LONGER, cwd=reference), code=0)
     while count["kills"] < kills:
         folder = cwd / f"run{count['finished']}"
         folder.mkdir()
         run, progress = folder / "models" / "attention_unet", 0
         while not (run / "metrics.json").exists():
-            process = start(data, folder)
+            process = start(data, folder, LONGER)
             before = run.exists() and (run / "history.csv").exists() and (run / "history.csv").stat().st_mtime_ns
             deadline, aim = time.monotonic() + 120, rng.random()
             # A quarter of the kills fall anywhere, the rest after a new epoch was written, when files are busy.
@@ -163,13 +165,13 @@ def test_full_disk_campaign(phantom_data, tmp_path):
     faults = int(os.environ.get("DISK_FAULTS", "20"))
     reference = tmp_path / "reference"
     reference.mkdir()
-    assert_one_clear_line(run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=reference), code=0)
+    assert_one_clear_line(run_script("train_model.py", "--data-dir", phantom_data, *LONGER, cwd=reference), code=0)
     rng, failed, number = random.Random(0), 0, 0
     while failed < faults:
         folder = tmp_path / f"run{number}"
         folder.mkdir()
         run, number = folder / "models" / "attention_unet", number + 1
-        process = start(phantom_data, folder)
+        process = start(phantom_data, folder, LONGER)
         while process.poll() is None and (not (run / "history.csv").exists() or rng.random() < 0.99):
             time.sleep(0.02)
         process.kill()
@@ -179,7 +181,7 @@ def test_full_disk_campaign(phantom_data, tmp_path):
                 break
             before = runs.load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
             limit = int(10 ** rng.uniform(2.5, 5.3))
-            result = run_on_a_full_disk(phantom_data, folder, limit)
+            result = run_on_a_full_disk(phantom_data, folder, limit, LONGER)
             if result.returncode == 0:
                 break
             assert_one_clear_line(result, "File too large")
@@ -188,7 +190,7 @@ def test_full_disk_campaign(phantom_data, tmp_path):
                 after = runs.load_run(run)[0].get_weights()  # the same, or a later and better one
                 assert len(after) == len(before)
         if not (run / "metrics.json").exists():
-            again = run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=folder)
+            again = run_script("train_model.py", "--data-dir", phantom_data, *LONGER, cwd=folder)
             assert_one_clear_line(again, code=0)
         assert_equal_runs(reference / "models" / "attention_unet", run)
     print(

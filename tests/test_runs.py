@@ -158,9 +158,9 @@ def test_stored_settings_round_trip(tmp_path):
 SETTINGS = [*TINY, "--epochs", "5", "--dropout", "0.2", "--ema", "0.9"]
 
 
-def start(data, cwd):
+def start(data, cwd, settings=SETTINGS):
     """A training in the background, in a process of its own."""
-    command = [sys.executable, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *SETTINGS]
+    command = [sys.executable, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *settings]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -211,12 +211,13 @@ def test_resume_equals_no_interruption(phantom_data, tmp_path, uninterrupted, st
 
 
 def test_two_trainings_into_one_folder(phantom_data, tmp_path):
-    process = start(phantom_data, tmp_path)
+    endless = [*TINY, "--epochs", "100000", "--patience", "100000"]
+    process = start(phantom_data, tmp_path, endless)
     try:
         wait_for_epochs(process, tmp_path / "models" / "attention_unet" / "history.csv", 1)
-        second = run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=tmp_path)
+        second = run_script("train_model.py", "--data-dir", phantom_data, *endless, cwd=tmp_path)
         assert_one_clear_line(second, "another training is writing here")
-        other = run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, "--seed", "9", cwd=tmp_path)
+        other = run_script("train_model.py", "--data-dir", phantom_data, *endless, "--seed", "9", cwd=tmp_path)
         assert_one_clear_line(other, "unfinished run with another seed (0)")
     finally:
         process.kill()
@@ -241,19 +242,19 @@ def test_a_nan_loss_stops_and_keeps_the_best(phantom_data, tmp_path):
         assert all(np.isfinite(w).all() for w in runs.load_run(run)[0].get_weights())
 
 
-def run_on_a_full_disk(data, cwd, largest_file):
+def run_on_a_full_disk(data, cwd, largest_file, settings=SETTINGS):
     """Run with every write beyond `largest_file` bytes failing, as on a full disk."""
     code = (
         "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, -1)); sys.argv = sys.argv[1:];"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    command = [sys.executable, "-c", code, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *SETTINGS]
+    command = [sys.executable, "-c", code, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *settings]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("largest_file", [500, 50_000, 120_000])  # history.csv, backup.npz, best.keras fail
+@pytest.mark.parametrize("largest_file", [50_000, 120_000])  # backup.npz, best.keras fail
 def test_a_full_disk_keeps_the_best(phantom_data, tmp_path, uninterrupted, largest_file):
     run = tmp_path / "models" / "attention_unet"
     process = start(phantom_data, tmp_path)
