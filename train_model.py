@@ -53,7 +53,7 @@ class Config:
     fold: int = 0  # which fold is the test, where the split has folds
     normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
     phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
-    phantom_epochs: int = 15  # at most this many epochs then: the fallback shows that everything works
+    phantom_epochs: int = 25  # at most this many epochs then: the fallback shows that everything works
     # Network
     base_filters: int = 16  # channels of the finest level, doubled at each coarser one: 2.0 M parameters
     depth: int = 4  # number of poolings, as in the paper
@@ -67,7 +67,7 @@ class Config:
     learning_rate: float = 1e-3  # peak: 3 epochs of warm-up, then a cosine down to 0
     weight_decay: float = 1e-4  # decoupled (AdamW); 0 is plain Adam
     clip_norm: float = 1.0  # of each gradient: one odd batch cannot spoil the averages of Adam
-    ema: float = 0.99  # average of the weights over about 100 steps, used for validation and best; 0 is off
+    ema: float = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
     dice_weight: float = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: float = 1.0  # strength; 0 leaves only the left-right flip
     patience: int = 25  # epochs without a better validation Dice before training stops
@@ -257,7 +257,9 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    average = dict(use_ema=True, ema_momentum=config.ema) if config.ema else {}
+    # An average over more than two epochs would lag too far behind in a short run on few images.
+    momentum = min(config.ema, 1 - 1 / (2 * steps))
+    average = dict(use_ema=True, ema_momentum=momentum) if config.ema else {}
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
 
 

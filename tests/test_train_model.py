@@ -27,13 +27,13 @@ def test_a_run_leaves_all_its_files(finished):
     assert {p.name for p in run.iterdir()} - {".lock"} == {
         "best.keras", "config.json", "history.csv", "metrics.json", "split.json",
     }  # fmt: skip
-    assert result.stderr.strip().splitlines()[-1:] == [] or "Traceback" not in result.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["data"] == "phantom" and metrics["epochs"] == 2 and metrics["twins_in_training"] == 0
     images = json.loads((run / "split.json").read_text())["images"]
     assert {s["name"] for s in metrics["images"]} == {n for n, row in images.items() if row["part"] == "test"}
     assert {"tp", "fp", "fn", "tn", "dice", "iou", "precision", "recall", "hd95", "assd"} <= set(metrics["images"][0])
-    rows = list(csv.DictReader((run / "history.csv").open()))
+    with (run / "history.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert {"accuracy", "iou", "dice", "loss", "val_dice", "learning_rate"} <= set(rows[0])
     last = result.stdout.strip().splitlines()[-1]
@@ -67,15 +67,29 @@ def test_same_seed_same_history_other_seed_another(finished, phantom_data):
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_it_can_learn(phantom_data, tmp_path, monkeypatch):
-    """Called as folds and sweeps call it. A network that learns nothing predicts no lesion: Dice 0."""
+def test_it_can_learn(phantom_data):
+    """Loss, network, optimizer and pipeline together know four lesions by heart after a minute."""
+    from attention_unet import build_attention_unet
+    from dataset import find_samples, make_dataset, read_samples, resize_samples
+    from metrics import BceDiceLoss, training_metrics
+
+    keras.utils.set_random_seed(0)
+    samples = [s for s in find_samples(phantom_data) if s.label != "normal"][:4]
+    images, masks = resize_samples(read_samples(samples), 64)
+    model = build_attention_unet((64, 64, 1), base_filters=8, depth=3)
+    model.compile(keras.optimizers.Adam(3e-3), BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
+    data = make_dataset(images, masks, 4, training=True, strength=0)
+    model.fit(data, steps_per_epoch=40, epochs=3, verbose=0, shuffle=False)
+    assert model.evaluate(make_dataset(images, masks, 4), verbose=0, return_dict=True)["dice"] > 0.9
+
+
+def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path):
     from train_model import Config, main
 
-    monkeypatch.chdir(tmp_path)
-    small = dict(image_size=64, depth=3, base_filters=8, batch_size=4)
-    dice = main(Config(data_dir=phantom_data, epochs=25, learning_rate=3e-3, ema=0.9, **small))
-    metrics = json.loads((tmp_path / "models" / "attention_unet" / "metrics.json").read_text())
-    assert dice == metrics["summary"]["lesions"]["dice"] > 0.35
+    small = dict(image_size=32, depth=2, base_filters=2, epochs=1, models_dir=tmp_path)
+    dice = main(Config(data_dir=phantom_data, **small))
+    metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
+    assert dice == metrics["summary"]["lesions"]["dice"]
 
 
 def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
@@ -98,7 +112,7 @@ def test_help_reads_like_documentation(tmp_path):
     result = run_script("train_model.py", "--help", cwd=tmp_path)
     assert result.returncode == 0
     for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 128)"):
-        assert words in result.stdout
+        assert words in " ".join(result.stdout.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
