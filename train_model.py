@@ -4,7 +4,7 @@
     python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
-Default settings: about 30 minutes on 2 CPU cores. Then: python visualize_results.py
+Default settings on BUSI: about 35 minutes on 2 CPU cores; on phantoms 3. Then: python visualize_results.py
 """
 
 import os
@@ -60,9 +60,9 @@ class Config:
     gate_grid: Literal["coarse", "full"] = "coarse"  # where alpha is computed; coarse is the paper's
     gate_finest: bool = False  # gate the finest skip too; the paper does not
     deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
-    dropout: float = 0.0  # share of channels dropped in the two coarsest levels; augmentation regularises enough
+    dropout: float = 0.0  # share of channels dropped in the two coarsest levels; 0.2 did not help on validation
     # Training
-    epochs: int = 60  # validation Dice is flat from about epoch 40 on
+    epochs: int = 60  # validation Dice was best in epoch 43 and flat from about 20 on
     batch_size: int = 8  # larger is hardly faster on a CPU; lower it if memory runs out
     learning_rate: float = 1e-3  # peak: 3 epochs of warm-up, then a cosine down to 0
     weight_decay: float = 1e-4  # decoupled (AdamW); 0 is plain Adam
@@ -75,7 +75,7 @@ class Config:
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float = 0.5  # probability above which a pixel is lesion
-    tta: bool = False  # average the prediction with the mirrored picture's
+    tta: bool = True  # average the prediction with the mirrored picture's: 0.012 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
     # Files
     models_dir: Path = Path("models")  # where run folders are made

@@ -54,8 +54,8 @@ class Config:
     images: tuple[Path, ...] = ()  # own pictures or folders of them: predict instead of reporting
     output: Path = Path("predictions")  # where predictions on own images go
     threshold: float | None = None  # probability above which a pixel is lesion; without it the run's own
-    tta: bool | None = None  # average with the mirrored picture; without it the run's own
-    largest_component: bool | None = None  # keep only the largest lesion; without it the run's own
+    tta: bool = False  # average with the mirrored picture, also if the run did not
+    largest_component: bool = False  # keep only the largest lesion, also if the run did not
 
     def __post_init__(self):
         """Refuse values that cannot work."""
@@ -77,11 +77,11 @@ def newest_run(models_dir: Path) -> Path:
 
 def settings(config: Config, stored: dict) -> dict:
     """Post-processing to use: what the command line says, else what the run was scored with."""
-    own = stored.get("config", {})
-    defaults = {"threshold": 0.5, "tta": False, "largest_component": False}
+    own = {"threshold": 0.5, "tta": False, "largest_component": False} | stored.get("config", {})
     return {
-        key: own.get(key, default) if getattr(config, key) is None else getattr(config, key)
-        for key, default in defaults.items()
+        "threshold": own["threshold"] if config.threshold is None else config.threshold,
+        "tta": own["tta"] or config.tta,
+        "largest_component": own["largest_component"] or config.largest_component,
     }
 
 
