@@ -39,7 +39,8 @@ def scores_of(config: Config, split: str, seed: int) -> list[dict]:
     if not (run / "metrics.json").exists():
         command = [sys.executable, str(REPOSITORY / "train_model.py"), "--data-dir", str(config.data_dir), *RECIPE]
         command += ["--split", split, "--seed", str(seed), "--models-dir", str(config.models_dir), "--run", name]
-        subprocess.run(command, check=True)
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"error: the run {name} failed; what it said is above")
     parts = json.loads((run / "split.json").read_text())["images"]
     seen = {row["group"] for row in parts.values() if row["part"] != "test"}
     images = json.loads((run / "metrics.json").read_text())["images"]
