@@ -24,9 +24,15 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _path_as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is no JSON")
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all; NaN is refused, since it is no JSON."""
-    text = json.dumps(content, indent=1, allow_nan=False, default=str) + "\n"
+    text = json.dumps(content, indent=1, allow_nan=False, default=_path_as_text) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text) and None)
 
 

@@ -161,14 +161,8 @@ def main(config: Config) -> float:
             print(f"resuming {run}: {first_epoch} of {epochs} epochs are done")
         # Behind the averaging, so that best.keras gets the averaged weights.
         averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
-        train = make_dataset(
-            *data["train"],
-            config.batch_size,
-            training=True,
-            seed=config.seed,
-            strength=config.augmentation,
-            first_epoch=first_epoch,
-        )
+        stream = {"seed": config.seed, "strength": config.augmentation, "first_epoch": first_epoch}
+        train = make_dataset(*data["train"], config.batch_size, training=True, **stream)
         if not recorder.finished(epochs):
             model.fit(
                 train,
@@ -181,25 +175,21 @@ def main(config: Config) -> float:
             )
 
         model, _ = load_run(run)
+        test = parts["test"]
         scores = score_samples(
             model,
-            [samples[i] for i in parts["test"]],
-            [pictures[i] for i in parts["test"]],
-            groups[parts["test"]],
+            [samples[i] for i in test],
+            [pictures[i] for i in test],
+            groups[test],
             config.image_size,
             config.threshold,
             config.tta,
             config.largest_component,
         )
         summary = summarise(scores)
-        result = {
-            "data": kind,
-            "split": config.split,
-            "fold": config.fold,
-            "normals": config.normals,
-            "seed": config.seed,
-        }
-        result |= {"twins_in_training": twins, "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
+        shown = ("split", "fold", "normals", "seed", "threshold", "tta", "largest_component")
+        result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
+        result |= {"best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
         result |= {"parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2)}
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
