@@ -12,7 +12,7 @@ class RunError(Exception):
     """A run folder cannot be used; the message names the file and says what to do."""
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in place: `path` is never half-written."""
     temporary = path.with_name(f".writing-{path.name}")
     try:
@@ -33,7 +33,7 @@ def _path_as_text(value: object) -> str:
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all; NaN is refused, since it is no JSON."""
     text = json.dumps(content, indent=1, allow_nan=False, default=_path_as_text) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text) and None)
+    write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
 def read_json(path: Path) -> dict:

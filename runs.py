@@ -286,7 +286,7 @@ class RunRecorder(keras.callbacks.Callback):
         if self.history:
             buffer = io.BytesIO()  # in memory first: a full disk then fails on one plain write
             np.savez(buffer, **{f"v{n}": np.asarray(v) for n, v in enumerate(self._state())})
-            write_atomic(self.run / "backup.npz", lambda path: path.write_bytes(buffer.getbuffer()) and None)
+            write_atomic(self.run / "backup.npz", lambda path: path.write_bytes(buffer.getbuffer()))
 
     def on_epoch_end(self, epoch, logs=None):
         """Add a history row; save the network if it is the best; stop if none was for `patience` epochs."""
@@ -298,7 +298,7 @@ class RunRecorder(keras.callbacks.Callback):
         writer = csv.DictWriter(text, row)
         writer.writeheader()
         writer.writerows(self.history)
-        write_atomic(self.run / "history.csv", lambda path: path.write_text(text.getvalue()) and None)
+        write_atomic(self.run / "history.csv", lambda path: path.write_text(text.getvalue()))
         if self.best_epoch() == len(self.history) - 1:
             # Shares the layers but not the optimizer, which would make the file four times as large.
             network = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
