@@ -93,11 +93,15 @@ def poisoned_lambda(folder, name):
     (folder / "owned").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("damage", ["lambda", "half", "garbage", "other network", "missing"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("damage", ["lambda", "lambda in HDF5", "half", "garbage", "other network", "missing"])
 def test_foreign_weights_are_refused_and_run_nothing(run, damage):
     path = run / "best.keras"
     if damage == "lambda":
         poisoned_lambda(run, "best.keras")
+    elif damage == "lambda in HDF5":
+        poisoned_lambda(run, "evil.h5")
+        (run / "evil.h5").replace(path)
     elif damage == "half":
         path.write_bytes(path.read_bytes()[:5000])
     elif damage == "garbage":
