@@ -114,4 +114,5 @@ def appearance_limits(images: Sequence[np.ndarray]) -> dict[str, list[float]]:
 
 def unlike_training(image: np.ndarray, limits: dict[str, list[float]]) -> list[str]:
     """Names of the numbers that lie outside the training images' range; none for a familiar picture."""
-    return [key for key, value in appearance(image).items() if not limits[key][0] <= value <= limits[key][1]]
+    values = appearance(image)
+    return [key for key, (low, high) in limits.items() if key in values and not low <= values[key] <= high]

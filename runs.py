@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
@@ -26,10 +26,8 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-from attention_unet import GATE_GRIDS, build_attention_unet
 from files import RunError, read_json, write_atomic
 
-MAX_WEIGHTS_BYTES = 500_000_000
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
 
 
@@ -134,66 +132,6 @@ def lock(run: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise RunError(f"{run}: another training is writing here. Wait for it, or choose another --run.") from None
-
-
-# ---------------------------------------------------------------- rebuild
-
-
-def _check_network(path: Path, network: object) -> dict:
-    """The allow-list: only these keys, only these types and sizes, can reach the builder."""
-    checks: dict[str, Callable[[object], bool]] = {
-        "input_shape": lambda v: (
-            isinstance(v, list) and len(v) == 3 and all(type(n) is int and 0 < n <= 4096 for n in v)
-        ),
-        "base_filters": lambda v: type(v) is int and 0 < v <= 256,
-        "depth": lambda v: type(v) is int and 0 < v <= 8,
-        "gate_grid": lambda v: v in GATE_GRIDS,
-        "gate_finest": lambda v: type(v) is bool,
-        "deep_supervision": lambda v: type(v) is bool,
-        "dropout": lambda v: type(v) in (int, float) and 0 <= v < 1,
-    }
-    if not isinstance(network, dict):
-        raise RunError(f'{path}: has no "network" object.')
-    for key, value in network.items():
-        if key not in checks:
-            raise RunError(f"{path}: network key {key!r} is not known. Was the run made by a newer version?")
-        if not checks[key](value):
-            raise RunError(f"{path}: network key {key!r} cannot be {value!r}.")
-    if missing := set(checks) - set(network):
-        raise RunError(f"{path}: network key {min(missing)!r} is missing.")
-    return {**network, "input_shape": tuple(network["input_shape"])}
-
-
-def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
-    """Rebuild a run's network and load its weights. No code from any file is run.
-
-    Args:
-        run: the run's folder.
-        weights: the file in it.
-
-    Returns:
-        The network, and config.json.
-
-    Raises:
-        RunError: a file is missing, damaged, or does not fit the network.
-    """
-    config = read_json(run / "config.json")
-    network = _check_network(run / "config.json", config.get("network"))
-    path = run / weights
-    try:
-        if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise RunError(f"{path}: larger than {MAX_WEIGHTS_BYTES // 10**6} MB. Refused.")
-        model = build_attention_unet(**network)
-        model.load_weights(path)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file. Has the run finished its first epoch?") from None
-    except RunError:
-        raise
-    except Exception as error:  # zipfile, h5py and Keras each raise their own for a damaged file
-        raise RunError(
-            f"{path}: cannot be loaded into the network of config.json ({str(error).splitlines()[0][:200]})."
-        ) from error
-    return model, config
 
 
 # ---------------------------------------------------------------- record and resume

@@ -29,7 +29,8 @@ from files import RunError, write_json
 from metrics import BceDiceLoss, summarise, training_metrics
 from phantoms import write_phantoms
 from predict import appearance_limits, score_samples
-from runs import RunRecorder, environment, load_run, lock, open_run
+from rebuild import load_run
+from runs import RunRecorder, environment, lock, open_run
 from splits import (
     Normals,
     SplitKind,

@@ -27,7 +27,8 @@ from files import RunError, read_json
 from metrics import summarise
 from own_images import predict_images
 from predict import predict_probability, score_samples, to_mask
-from runs import load_run, read_history
+from rebuild import load_run
+from runs import read_history
 from splits import load_split
 
 COLUMNS = (

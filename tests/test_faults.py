@@ -18,7 +18,7 @@ from PIL import Image
 from test_runs import SETTINGS, assert_equal_runs, run_on_a_full_disk, start
 
 import dataset
-import runs
+import rebuild
 from dataset import DataError
 
 # ---------------------------------------------------------------- damaged files
@@ -108,7 +108,7 @@ def check_folder(run) -> int:
     rows = list(csv.DictReader(history.open())) if history.exists() else []
     assert [int(row["epoch"]) for row in rows] == list(range(len(rows)))
     if len(rows) > 1:  # the first row is written before the first best network
-        runs.load_run(run)
+        rebuild.load_run(run)
     return len(rows)
 
 
@@ -179,7 +179,7 @@ def test_full_disk_campaign(phantom_data, tmp_path):
         for _ in range(4):
             if (run / "metrics.json").exists():
                 break
-            before = runs.load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
+            before = rebuild.load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
             limit = int(10 ** rng.uniform(2.5, 5.3))
             result = run_on_a_full_disk(phantom_data, folder, limit, LONGER)
             if result.returncode == 0:
@@ -187,7 +187,7 @@ def test_full_disk_campaign(phantom_data, tmp_path):
             assert_one_clear_line(result, "File too large")
             failed += 1
             if before is not None:
-                after = runs.load_run(run)[0].get_weights()  # the same, or a later and better one
+                after = rebuild.load_run(run)[0].get_weights()  # the same, or a later and better one
                 assert len(after) == len(before)
         if not (run / "metrics.json").exists():
             again = run_script("train_model.py", "--data-dir", phantom_data, *LONGER, cwd=folder)

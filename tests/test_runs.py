@@ -15,6 +15,7 @@ import pytest
 from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
 
 import files
+import rebuild
 import runs
 from attention_unet import build_attention_unet
 from files import RunError
@@ -53,7 +54,7 @@ def test_a_failed_write_keeps_the_good_file(tmp_path):
 
 
 def test_a_run_is_rebuilt_from_its_config(run):
-    model, config = runs.load_run(run)
+    model, config = rebuild.load_run(run)
     saved = keras.saving.load_model(run / "best.keras")
     x = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 1)).astype(np.float32)
     assert np.array_equal(model(x), saved(x))
@@ -70,19 +71,31 @@ def test_a_run_is_rebuilt_from_its_config(run):
         ({"depth": 10**6}, "'depth' cannot be"),
         ({"gate_grid": ["coarse"]}, "'gate_grid' cannot be"),
         ({"dropout": float("inf")}, "'dropout' cannot be"),
+        ({"base_filters": 256, "depth": 8}, "more than 2048 channels"),
     ],
 )
 def test_config_keys_and_types_are_checked(run, change, words):
     (run / "config.json").write_text(json.dumps({"network": {**NETWORK, **change}}))
     with pytest.raises(RunError, match=words):
-        runs.load_run(run)
+        rebuild.load_run(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": {"threshold": "0.5"}}, {"config": {"tta": 1}}, {"config": 3}, {"appearance": {"grain": 3}},
+     {"appearance": {"grain": ["a", "b"]}}],
+)  # fmt: skip
+def test_what_a_report_reads_is_checked_too(run, change):
+    (run / "config.json").write_text(json.dumps({"network": NETWORK} | change))
+    with pytest.raises(RunError, match="wrong type"):
+        rebuild.load_run(run)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"network": 3}', '{"network": {}}', "[" * 100_000])
 def test_damaged_config(run, text):
     (run / "config.json").write_text(text)
     with pytest.raises(RunError, match="config.json"):
-        runs.load_run(run)
+        rebuild.load_run(run)
 
 
 def poisoned_lambda(folder, name):
@@ -111,7 +124,7 @@ def test_foreign_weights_are_refused_and_run_nothing(run, damage):
     else:
         path.unlink()
     with pytest.raises(RunError, match="best.keras"):
-        runs.load_run(run)
+        rebuild.load_run(run)
     assert not (run / "owned").exists()
 
 
@@ -188,7 +201,7 @@ def assert_equal_runs(a, b):
     assert (a / "history.csv").read_bytes() == (b / "history.csv").read_bytes()
     with zipfile.ZipFile(a / "best.keras") as one, zipfile.ZipFile(b / "best.keras") as other:
         assert one.testzip() is None and other.testzip() is None
-    weights = [runs.load_run(run)[0].get_weights() for run in (a, b)]
+    weights = [rebuild.load_run(run)[0].get_weights() for run in (a, b)]
     assert all(np.array_equal(x, y) for x, y in zip(*weights, strict=True))
     summaries = [json.loads((run / "metrics.json").read_text())["summary"] for run in (a, b)]
     assert summaries[0] == summaries[1]
@@ -243,7 +256,7 @@ def test_a_nan_loss_stops_and_keeps_the_best(phantom_data, tmp_path):
     assert_one_clear_line(result, "the loss became", "--learning-rate")
     run = tmp_path / "models" / "attention_unet"
     if (run / "best.keras").exists():
-        assert all(np.isfinite(w).all() for w in runs.load_run(run)[0].get_weights())
+        assert all(np.isfinite(w).all() for w in rebuild.load_run(run)[0].get_weights())
 
 
 def run_on_a_full_disk(data, cwd, largest_file, settings=SETTINGS):
@@ -265,11 +278,11 @@ def test_a_full_disk_keeps_the_best(phantom_data, tmp_path, uninterrupted, large
     wait_for_epochs(process, run / "history.csv", 2)
     process.kill()
     process.communicate()
-    before = runs.load_run(run)[0].get_weights()
+    before = rebuild.load_run(run)[0].get_weights()
     result = run_on_a_full_disk(phantom_data, tmp_path, largest_file)
     if result.returncode:  # no later epoch may have been a new best: then 120 kB is enough
         assert_one_clear_line(result, "File too large", "Free some space")
-    after = runs.load_run(run)[0].get_weights()
+    after = rebuild.load_run(run)[0].get_weights()
     if largest_file < 120_000:
         assert result.returncode == 1
         assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
@@ -300,4 +313,4 @@ def test_patience_and_best_are_read_from_the_history(tmp_path):
 def test_shutil_is_not_needed_to_copy_a_run(run, tmp_path_factory):
     """A run folder holds no absolute path: it works where it is copied to."""
     copy = shutil.copytree(run, tmp_path_factory.mktemp("copy é") / "run")
-    assert runs.load_run(copy)[1]["network"] == NETWORK
+    assert rebuild.load_run(copy)[1]["network"] == NETWORK
