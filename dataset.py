@@ -134,7 +134,12 @@ def read_gray(path: Path) -> np.ndarray:
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith(("I", "F")):  # 16 bits: Pillow's own conversion clips at 255
                 values = np.asarray(picture, np.float32)
-                return (values / (65535 if values.max(initial=0) > 255 else 255) * 255).clip(0, 255).astype(np.uint8)
+                return (
+                    (values / (65535 if values.max(initial=0) > 255 else 255) * 255)
+                    .round()
+                    .clip(0, 255)
+                    .astype(np.uint8)
+                )
             return np.asarray(picture.convert("L"))
     except DataError:
         raise

@@ -49,7 +49,7 @@ def test_no_mask_file_is_no_lesion():
 
 def test_16_bit_pictures_are_scaled_not_clipped(tmp_path):
     path = save(tmp_path / "deep.png", np.array([[0, 32768, 65535]], np.uint16))
-    assert dataset.read_gray(path).tolist() == [[0, 127, 255]]
+    assert dataset.read_gray(path).tolist() == [[0, 128, 255]]
 
 
 def test_exif_rotation_is_applied(tmp_path):

@@ -105,7 +105,7 @@ LONGER = [*SETTINGS, "--epochs", "12", "--patience", "12"]
 def check_folder(run) -> int:
     """What must hold after a kill at any moment; returns the number of history rows."""
     history = run / "history.csv"
-    rows = list(csv.DictReader(history.open())) if history.exists() else []
+    rows = list(csv.DictReader(history.read_text().splitlines())) if history.exists() else []
     assert [int(row["epoch"]) for row in rows] == list(range(len(rows)))
     if len(rows) > 1:  # the first row is written before the first best network
         rebuild.load_run(run)

@@ -155,9 +155,8 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
     assert_one_clear_line(
         result, "broken.png: cannot be read", "6 predictions", "1 files skipped", "noise.png looks unlike"
     )
-    rows = {
-        row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())
-    }
+    with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8") as lines:
+        rows = {row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader(lines)}
     assert set(rows) == {"a.png", "a.jpg", "colour.bmp", "deep.tiff", "noise.png", "malignant (2).png"}
     for name in ("a.png", "colour.bmp", "deep.tiff"):
         assert rows[name]["area_px"] == rows["a.png"]["area_px"]
