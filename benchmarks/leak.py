@@ -9,6 +9,7 @@ prints a Markdown table. Intervals resample near-duplicate groups.
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def scores_of(config: Config, split: str, seed: int) -> list[dict]:
     parts = json.loads((run / "split.json").read_text())["images"]
     seen = {row["group"] for row in parts.values() if row["part"] != "test"}
     images = json.loads((run / "metrics.json").read_text())["images"]
-    return [{**s, "twin": s["group"] in seen} for s in images if s["label"] != "normal"]
+    size = Counter(row["group"] for row in parts.values())
+    about = [{**s, "seen": s["group"] in seen, "copied": size[s["group"]] > 1} for s in images]
+    return [s for s in about if s["label"] != "normal"]
 
 
 def row(title: str, scores: list[dict], seed_means: list[float] | None = None) -> str:
@@ -65,9 +68,12 @@ def main(config: Config) -> None:
     for split, title in (("grouped", "grouped split (default)"), ("all-random", "random split (leaks)")):
         pooled = [s for scores in runs[split] for s in scores]
         lines.append(row(title, pooled, [float(np.mean([s["dice"] for s in scores])) for scores in runs[split]]))
-    random = [s for scores in runs["all-random"] for s in scores]
-    lines.append(row("random split, images with a near-copy in training", [s for s in random if s["twin"]]))
-    lines.append(row("random split, images without one", [s for s in random if not s["twin"]]))
+    grouped, random = ([s for scores in runs[split] for s in scores] for split in ("grouped", "all-random"))
+    # Images that have copies are not like the others, so they are compared with themselves.
+    lines.append(row("images with near-copies: grouped, none seen in training", [s for s in grouped if s["copied"]]))
+    lines.append(row("images with near-copies: random, one seen in training", [s for s in random if s["seen"]]))
+    lines.append(row("images without: grouped", [s for s in grouped if not s["copied"]]))
+    lines.append(row("images without: random", [s for s in random if not s["copied"]]))
     print("\n".join(lines))
 
 

@@ -175,10 +175,22 @@ def test_stored_settings_round_trip(tmp_path):
 SETTINGS = [*TINY, "--epochs", "5", "--dropout", "0.2", "--ema", "0.9"]
 
 
+def run_behind(code, data, settings):
+    """Command that runs `code`, then the training, in one process."""
+    code += "; import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return [sys.executable, "-c", code, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *settings]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
 def start(data, cwd, settings=SETTINGS):
     """A training in the background, in a process of its own."""
-    command = [sys.executable, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *settings]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A shell's background jobs, and so their children, ignore Ctrl-C; this one must not.
+    command = run_behind("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)", data, settings)
+    return subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for_epochs(process, history, epochs):
@@ -262,13 +274,11 @@ def test_a_nan_loss_stops_and_keeps_the_best(phantom_data, tmp_path):
 def run_on_a_full_disk(data, cwd, largest_file, settings=SETTINGS):
     """Run with every write beyond `largest_file` bytes failing, as on a full disk."""
     code = (
-        "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, -1)); sys.argv = sys.argv[1:];"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, -1))"
     )
-    command = [sys.executable, "-c", code, str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *settings]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    command = run_behind(code, data, settings)
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("largest_file", [50_000, 120_000])  # backup.npz, best.keras fail
