@@ -41,7 +41,7 @@ def main() -> None:
     images = np.stack([resize_image(image, size) for image, _ in pictures])
     masks = np.stack([resize_mask(m[0].astype(np.uint8), size) for _, m in pictures])
     model = build_attention_unet(**network_arguments(config))
-    model.compile(make_optimizer(config, 10, STEPS), BceDiceLoss(), training_metrics(), jit_compile=False)
+    model.compile(make_optimizer(config, 10, STEPS), BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
     stream = iter(make_dataset(images, masks, config.batch_size, training=True))
     batch = next(stream)
     model.train_on_batch(*batch)
