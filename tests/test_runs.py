@@ -320,7 +320,7 @@ def test_patience_and_best_are_read_from_the_history(tmp_path):
     assert recorder.best_epoch() is None and recorder.finished(1)
 
 
-def test_shutil_is_not_needed_to_copy_a_run(run, tmp_path_factory):
+def test_a_run_works_where_it_is_copied_to(run, tmp_path_factory):
     """A run folder holds no absolute path: it works where it is copied to."""
     copy = shutil.copytree(run, tmp_path_factory.mktemp("copy é") / "run")
     assert rebuild.load_run(copy)[1]["network"] == NETWORK
