@@ -10,6 +10,38 @@ import keras
 from keras import layers
 
 GATE_GRIDS = ("coarse", "full")
+# Channels and repeats of the seven stages.
+ENCODERS = {
+    "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    "efficientnet_lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
+}
+ENCODER_DEPTH = 5  # their poolings
+
+
+@keras.saving.register_keras_serializable("attention_unet")
+class BatchNormalization(layers.BatchNormalization):
+    """Keras' layer on TensorFlow's fused operation: the same numbers, 2 to 5 times faster on a CPU.
+
+    Keras 3 computes moments, scale and offset one after the other. Other backends get Keras' own code.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """(B, H, W, C) -> the same shape."""
+        if keras.backend.backend() != "tensorflow" or mask is not None or len(inputs.shape) != 4:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        training = bool(training) and self.trainable
+        statistics = {} if training else {"mean": self.moving_mean, "variance": self.moving_variance}
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=training, **statistics
+        )
+        if training:
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
+            variance *= (count - 1) / count  # the operation returns the unbiased one, Keras keeps the other
+            for kept, seen in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                kept.assign(kept * self.momentum + seen * (1 - self.momentum))
+        return outputs
 
 
 def conv_block(x, filters: int, name: str, dropout: float = 0.0):
@@ -19,7 +51,7 @@ def conv_block(x, filters: int, name: str, dropout: float = 0.0):
         x = layers.Conv2D(
             filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{i}"
         )(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
+        x = BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return layers.SpatialDropout2D(dropout, name=f"{name}_dropout")(x) if dropout else x
 
@@ -53,7 +85,61 @@ def attention_gate(x, g, name: str, grid: str = "coarse"):
         alpha = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_alpha_up")(alpha)
     gated = layers.Multiply(name=f"{name}_multiply")([x, alpha])
     w = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_w")(gated)
-    return layers.BatchNormalization(momentum=0.9, name=f"{name}_w_bn")(w)
+    return BatchNormalization(momentum=0.9, name=f"{name}_w_bn")(w)
+
+
+# ---------------------------------------------------------------- pretrained encoder
+
+
+def efficientnet_lite(x, name: str):
+    """EfficientNet-Lite (Tan and Le 2019, arXiv:1905.11946, without squeeze-and-excitation, ReLU6) as an encoder.
+
+    Layer names are those of keras.applications; `pretrained.py` fills them with ImageNet weights.
+
+    Args:
+        x: (B, H, W, 1), grey values 0 to 255; H and W multiples of 32.
+        name: a key of `ENCODERS`.
+
+    Returns:
+        Skips of strides 2, 4, 8 and 16, finest first, and the features of stride 32.
+    """
+    # The three colours are normalised alike, so one channel and a summed stem equal a repeated grey.
+    x = layers.Rescaling(1 / 128, offset=-127 / 128, name="encoder_rescale")(x)
+    x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(x)
+    x = layers.ReLU(6, name="stem_relu")(_encoder_norm(x, "stem_bn"))
+    skips = []
+    stages = zip(*ENCODERS[name], (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), strict=True)
+    for stage, (channels, repeats, kernel, stride) in enumerate(stages, start=1):
+        if stage in (2, 3, 4, 6):  # what the next stride would lose
+            skips.append(x)
+        for repeat in range(repeats):
+            x = _inverted_bottleneck(
+                x, channels, kernel, 1 if repeat else stride, 1 if stage == 1 else 6, f"block{stage}{'abcdef'[repeat]}"
+            )
+    return skips, x
+
+
+def _encoder_norm(x, name: str):
+    # Keras' default momentum of 0.99 would hardly leave ImageNet's statistics in 60 steps an epoch.
+    return BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
+
+
+def _inverted_bottleneck(x, filters: int, kernel: int, stride: int, expand: int, name: str):
+    """1x1 expansion, depthwise convolution, linear 1x1 projection, and a residual where the shapes allow."""
+    inputs = x
+    if expand > 1:
+        x = layers.Conv2D(x.shape[-1] * expand, 1, use_bias=False, name=f"{name}_expand_conv")(x)
+        x = layers.ReLU(6, name=f"{name}_expand_relu")(_encoder_norm(x, f"{name}_expand_bn"))
+    x = layers.DepthwiseConv2D(kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_dwconv")(x)
+    x = layers.ReLU(6, name=f"{name}_relu")(_encoder_norm(x, f"{name}_bn"))
+    x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv")(x)
+    x = _encoder_norm(x, f"{name}_project_bn")
+    if stride == 1 and inputs.shape[-1] == filters:
+        x = layers.Add(name=f"{name}_add")([x, inputs])
+    return x
+
+
+# ---------------------------------------------------------------- network
 
 
 def build_attention_unet(
@@ -64,6 +150,7 @@ def build_attention_unet(
     gate_finest: bool = False,
     deep_supervision: bool = False,
     dropout: float = 0.0,
+    encoder: str = "none",
 ) -> keras.Model:
     """Build the network.
 
@@ -78,6 +165,8 @@ def build_attention_unet(
         deep_supervision: fuse 1x1-convolved outputs of every decoder level into the prediction
             (the official code's `dsv`: one loss on the fused map, not one loss a level).
         dropout: share of channels dropped at the end of the two coarsest encoder levels.
+        encoder: "none" for the paper's own, or a key of `ENCODERS` under the same gates and decoder, with
+            random weights (`pretrained.load_pretrained` fills them); its depth is always 5.
 
     Returns:
         A functional model (B, H, W, channels) -> lesion probability (B, H, W, 1), float32. Level 1
@@ -87,6 +176,10 @@ def build_attention_unet(
         ValueError: an argument is out of range; the message holds the number.
     """
     height, width, _ = input_shape
+    if encoder != "none":
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder must be none or one of {tuple(ENCODERS)}, got {encoder!r}")
+        depth = ENCODER_DEPTH
     if depth < 1 or base_filters < 1:
         raise ValueError(f"depth and base_filters must be at least 1, got {depth} and {base_filters}")
     if height % 2**depth or width % 2**depth or min(height, width) < 2 ** (depth + 1):
@@ -100,16 +193,22 @@ def build_attention_unet(
     inputs = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / 255, name="rescale")(inputs)
 
-    skips = []
-    for level in range(1, depth + 1):
-        x = conv_block(x, base_filters * 2 ** (level - 1), f"encoder_{level}", dropout if level == depth else 0.0)
-        skips.append(x)
-        x = layers.MaxPooling2D(2, name=f"pool_{level}")(x)
-    x = conv_block(x, base_filters * 2**depth, "bottleneck", dropout)
+    if encoder == "none":
+        skips = []
+        for level in range(1, depth + 1):
+            x = conv_block(x, base_filters * 2 ** (level - 1), f"encoder_{level}", dropout if level == depth else 0.0)
+            skips.append(x)
+            x = layers.MaxPooling2D(2, name=f"pool_{level}")(x)
+        x = conv_block(x, base_filters * 2**depth, "bottleneck", dropout)
+    else:
+        # These encoders begin with a stride, so the finest skip needs a small branch of its own.
+        skips = [conv_block(x, base_filters, "encoder_1")]
+        coarser, x = efficientnet_lite(inputs, encoder)
+        skips += coarser
 
     # The official code passes the bottleneck through a 1x1 convolution before it gates anything.
     g = layers.Conv2D(base_filters * 2**depth, 1, use_bias=False, name="gating_conv")(x)
-    g = layers.ReLU(name="gating_relu")(layers.BatchNormalization(momentum=0.9, name="gating_bn")(g))
+    g = layers.ReLU(name="gating_relu")(BatchNormalization(momentum=0.9, name="gating_bn")(g))
 
     decoded = []
     for level in range(depth, 0, -1):

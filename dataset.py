@@ -20,6 +20,7 @@ CLASSES = ("benign", "malignant", "normal")
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
 PHANTOM_MARKER = "phantoms.json"  # written by phantoms.py: these pictures are simulated
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # a header can promise any size: refuse before decoding
 
 _IMAGE_NAME = re.compile(r"^(?P<name>.+?)(?P<mask>_mask(_\d+)?)?\.png$", re.IGNORECASE)
@@ -33,7 +34,7 @@ class Sample(NamedTuple):
     """One image with every mask that belongs to it."""
 
     name: str  # "benign (4)"
-    label: str  # one of CLASSES
+    label: str  # one of CLASSES; "lesion" or "normal" in a folder without classes
     image: Path
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
 
@@ -110,6 +111,30 @@ def find_samples(root: Path) -> list[Sample]:
     expected = tuple(sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
     if not (root / PHANTOM_MARKER).exists() and (images, masks) != expected:
         print(f"note: {root} holds {images} images and {masks} masks; BUSI has {expected[0]} and {expected[1]}.")
+    return samples
+
+
+def find_pairs(folder: Path) -> list[Sample]:
+    """Samples of the other common layout: images/ and masks/ with files of one name, of any suffix.
+
+    An image whose mask is empty, or that has none, is "normal", any other "lesion".
+
+    Raises:
+        DataError: a mask has no image, a file cannot be read, or there is no lesion.
+    """
+    images, masks = (
+        {path.stem: path for path in sorted((folder / part).iterdir()) if path.suffix.lower() in SUFFIXES}
+        for part in ("images", "masks")
+    )
+    if lonely := sorted(set(masks) - set(images)):
+        raise DataError(f"{masks[lonely[0]]}: mask without an image of that name. Add the image, or remove the mask.")
+    samples = []
+    for name in sorted(images, key=_natural):
+        paths = (masks[name],) if name in masks else ()
+        lesion = paths and read_mask(paths, read_gray(images[name]).shape).any()
+        samples.append(Sample(name, "lesion" if lesion else "normal", images[name], paths))
+    if not any(s.label == "lesion" for s in samples):
+        raise DataError(f"{folder}: images/ holds no image whose mask in masks/ shows a lesion.")
     return samples
 
 

@@ -225,12 +225,14 @@ def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds:
     return dict(zip(("dice", "iou", "sensitivity", "false_positive_area"), np.array(rows).T, strict=True))
 
 
-def calibration(probability, reference, validation_probability, validation_reference) -> Figure:
-    """Reliability diagram of the test images, and their scores against the threshold; arrays (N, S, S)."""
+def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float) -> Figure:
+    """Reliability diagram of the test images, and their scores against the threshold; arrays (N, S, S).
+
+    `threshold` is the run's own, drawn as a line."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
     mean, observed, count, error = reliability(probability, reference)
-    lesion = probability > 0.5
+    lesion = probability > threshold
     inside = reliability(probability[lesion], reference[lesion])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
     diagram.plot(mean[count > 0], observed[count > 0], "o-", color="black")
@@ -239,14 +241,13 @@ def calibration(probability, reference, validation_probability, validation_refer
     diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",
                  transform=diagram.transAxes)  # fmt: skip
     thresholds = np.linspace(0.05, 0.95, 19)
-    chosen = thresholds[threshold_curves(validation_probability, validation_reference, thresholds)["dice"].argmax()]
     test = threshold_curves(probability, reference, thresholds)
     for key, style, label in (("dice", "-", "Dice"), ("iou", "--", "IoU"), ("sensitivity", ":", "sensitivity")):
         sweep.plot(thresholds, test[key], color="black", ls=style, label=label)
     if np.isfinite(test["false_positive_area"]).all():
         sweep.plot(thresholds, test["false_positive_area"], color=CLASS_COLOURS["normal"], lw=2.5,
                    label="false-positive area\non normals")  # fmt: skip
-    sweep.axvline(chosen, color="black", lw=0.8)
-    sweep.set(xlabel="threshold", ylim=(0, 1), title=f"test scores; validation would choose {chosen:.2f}")
+    sweep.axvline(threshold, color="black", lw=0.8)
+    sweep.set(xlabel="threshold", ylim=(0, 1), title=f"test scores; the run uses {threshold:.2f}")
     sweep.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -195,6 +195,24 @@ def _means(scores: Sequence[Mapping]) -> dict:
     return out
 
 
+def result_line(kind: str, summary: dict, twins: int) -> str:
+    """The one line to quote, from what `summarise` returns; `twins` is the number of leaked test images."""
+    lesions = summary["lesions"]
+    low, high = lesions["dice_interval"]
+    line = (
+        f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed"
+    )
+    if "normals" in summary:
+        line += (
+            f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
+            f"{summary['normals']['images']} normals"
+        )
+    if twins:
+        line += f"; LEAKY: {twins} test images have a near-copy in training or validation"
+    return line
+
+
 def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") -> dict:
     """Paired comparison of two runs on the lesion images that both scored.
 

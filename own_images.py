@@ -4,7 +4,7 @@ import csv
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,11 +12,11 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from dataset import DataError, read_gray, resize_image
+from dataset import SUFFIXES, DataError, read_gray
+from decision import Decision, to_mask
 from figures import draw_overlay
-from predict import predict_probability, to_mask, unlike_training
+from predict import predict_pictures, unlike_training
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 BATCH = 16  # pictures in memory at a time
 
 
@@ -30,7 +30,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], output: Path, use: dict) -> int:
+def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], output: Path, decision: Decision) -> int:
     """Overlay, mask and probability of each picture, and one CSV; a bad file is named and skipped.
 
     Args:
@@ -38,7 +38,7 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         stored: the run's config.json.
         paths: files and folders.
         output: folder for the results.
-        use: threshold, tta and largest_component.
+        decision: how a probability becomes a mask.
 
     Returns:
         1 if a file was skipped, else 0.
@@ -46,7 +46,6 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
     Raises:
         DataError: there is no picture at all.
     """
-    size = stored["network"]["input_shape"][0]
     files = list_images(paths)
     names = unique_names(files)
     output.mkdir(parents=True, exist_ok=True)
@@ -58,25 +57,31 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         except DataError as error:
             return str(error)
 
+    chunks = [slice(start, start + BATCH) for start in range(0, len(files), BATCH)]
+    writing: list[Future] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(files), desc="predicting", unit="image") as progress,
     ):
-        for start in range(0, len(files), BATCH):
-            chunk = slice(start, start + BATCH)
-            pictures = list(pool.map(read, files[chunk]))
+        reading = [pool.submit(read, path) for path in files[chunks[0]]]
+        for chunk, following in zip(chunks, [*chunks[1:], slice(0)], strict=True):
+            pictures = [job.result() for job in reading]
+            # While the network is busy, the next pictures are read and the last results drawn.
+            reading = [pool.submit(read, path) for path in files[following]]
             problems += [p for p in pictures if isinstance(p, str)]
             good = [
                 (f, n, p)
                 for f, n, p in zip(files[chunk], names[chunk], pictures, strict=True)
                 if not isinstance(p, str)
             ]
-            if good:
-                small = np.stack([resize_image(p, (size, size)) for _, _, p in good])
-                probability = predict_probability(model, small, use["tta"], BATCH)
-                jobs = [(*g, p, use, stored.get("appearance"), output) for g, p in zip(good, probability, strict=True)]
-                rows += pool.map(lambda job: write_prediction(*job), jobs)
+            probability = predict_pictures(model, [p for _, _, p in good], decision) if good else ()
+            rows += [job.result() for job in writing]  # no more than two batches are in memory
+            writing = [
+                pool.submit(write_prediction, *g, p, decision, stored.get("appearance"), output)
+                for g, p in zip(good, probability, strict=True)
+            ]
             progress.update(len(pictures))
+        rows += [job.result() for job in writing]
     if rows:
         with (output / "predictions.csv").open("w", newline="", encoding="utf-8") as lines:
             writer = csv.DictWriter(lines, rows[0])
@@ -103,10 +108,16 @@ def unique_names(files: Sequence[Path]) -> list[str]:
 
 
 def write_prediction(
-    path: Path, name: str, image: np.ndarray, probability: np.ndarray, use: dict, limits: dict | None, output: Path
+    path: Path,
+    name: str,
+    image: np.ndarray,
+    probability: np.ndarray,
+    decision: Decision,
+    limits: dict | None,
+    output: Path,
 ) -> dict:
     """Three PNG files of one picture, and its row of predictions.csv."""
-    mask = to_mask(probability, image.shape, use["threshold"], use["largest_component"])
+    mask = to_mask(probability, image.shape, decision)
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     pictures = {
         "overlay": draw_overlay(image, mask)[..., ::-1],

@@ -1,4 +1,4 @@
-"""From a network and pictures of any size to lesion masks and their scores."""
+"""From a network and pictures of any size to lesion probabilities and scores."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import Sample, resize_image
+from decision import Decision, calibrated, to_mask
 from metrics import score_image
 
 
@@ -30,46 +31,36 @@ def predict_probability(model: keras.Model, images: np.ndarray, tta: bool = Fals
     return probability
 
 
-def to_mask(
-    probability: np.ndarray, shape: tuple[int, int], threshold: float = 0.5, largest_component: bool = False
-) -> np.ndarray:
-    """Binary mask (H, W) bool at the original size from a probability map of any size.
-
-    The probability is enlarged, not the mask: the outline stays smooth.
-    """
-    mask = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR) > threshold
-    if largest_component and mask.any():
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-        mask = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-    return mask
+def predict_pictures(model: keras.Model, images: Sequence[np.ndarray], decision: Decision) -> np.ndarray:
+    """Calibrated lesion probability of pictures of any size, at the network's size: (N, S, S) float32."""
+    size = model.input_shape[1:3]
+    return calibrated(
+        predict_probability(model, np.stack([resize_image(i, size) for i in images]), decision.tta), decision
+    )
 
 
 def score_samples(
-    model: keras.Model,
+    probabilities: np.ndarray,
     samples: Sequence[Sample],
     pictures: Sequence[tuple[np.ndarray, np.ndarray]],
     groups: Sequence[int],
-    image_size: int,
-    threshold: float = 0.5,
-    tta: bool = False,
-    largest_component: bool = False,
+    decision: Decision,
 ) -> list[dict]:
-    """Score a network image by image, each at its original resolution.
+    """Score predictions image by image, each at its original resolution.
 
     Args:
+        probabilities: what `predict_pictures` returns for the images.
         samples: BUSI images.
         pictures: image and mask of each, as `read_sample` returns them.
         groups: near-duplicate group of each.
+        decision: how a probability becomes a mask.
 
     Returns:
         One dict an image: name, label, group, height, width, diagonal, and the scores of `score_image`.
     """
-    size = (image_size, image_size)
-    probabilities = predict_probability(model, np.stack([resize_image(image, size) for image, _ in pictures]), tta)
     scores = []
     progress = tqdm(samples, desc="scoring", unit="image", leave=False)
     for sample, (image, reference), group, probability in zip(progress, pictures, groups, probabilities, strict=True):
-        mask = to_mask(probability, image.shape, threshold, largest_component)
         scores.append(
             {
                 "name": sample.name,
@@ -78,7 +69,7 @@ def score_samples(
                 "height": image.shape[0],
                 "width": image.shape[1],
                 "diagonal": float(np.hypot(*image.shape)),
-                **score_image(reference, mask),
+                **score_image(reference, to_mask(probability, image.shape, decision)),
             }
         )
     return scores

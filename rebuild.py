@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from attention_unet import GATE_GRIDS, build_attention_unet
+from attention_unet import ENCODERS, GATE_GRIDS, build_attention_unet
 from files import RunError, read_json
 
 MAX_WEIGHTS_BYTES, MAX_CHANNELS = 500_000_000, 2048
@@ -24,6 +24,7 @@ def _check_network(path: Path, network: object) -> dict:
         "gate_finest": lambda v: type(v) is bool,
         "deep_supervision": lambda v: type(v) is bool,
         "dropout": lambda v: type(v) in (int, float) and 0 <= v < 1,
+        "encoder": lambda v: v in ("none", *ENCODERS),
     }
     if not isinstance(network, dict):
         raise RunError(f'{path}: has no "network" object.')
@@ -45,17 +46,12 @@ def _check_use(path: Path, config: dict) -> None:
     def number(value: object) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
 
-    used = config.get("config", {})
     limits = config.get("appearance", {})
-    good = (
-        isinstance(used, dict)
-        and number(used.get("threshold", 0.5))
-        and all(type(used.get(key, False)) is bool for key in ("tta", "largest_component"))
-        and isinstance(limits, dict)
-        and all(isinstance(v, list) and len(v) == 2 and all(map(number, v)) for v in limits.values())
+    good = isinstance(limits, dict) and all(
+        isinstance(v, list) and len(v) == 2 and all(map(number, v)) for v in limits.values()
     )
     if not good:
-        raise RunError(f'{path}: "config" or "appearance" holds a value of the wrong type.')
+        raise RunError(f'{path}: "appearance" holds a value of the wrong type.')
 
 
 def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:

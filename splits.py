@@ -26,6 +26,7 @@ from dataset import CLASSES, DataError, Sample
 LISTS = Path(__file__).parent / "data" / "splits"
 PARTS = ("train", "val", "test")
 SplitKind = Literal["grouped", "grouped-cv", "p1-1", "p1-2", "p1-3", "curated", "all-random"]
+FOLDS = {"grouped-cv": 5, "curated": 4}  # of the other kinds, one
 Normals = Literal["both", "train", "test", "none"]
 
 # Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
@@ -160,7 +161,7 @@ def split_samples(
     Raises:
         DataError: the fold does not exist, an image of a public list is missing, or a part is empty.
     """
-    folds_of = {"grouped-cv": 5, "curated": 4}.get(kind, 1)
+    folds_of = FOLDS.get(kind, 1)
     if not 0 <= fold < folds_of:
         raise DataError(f"split {kind} has fold {'0' if folds_of == 1 else f'0 to {folds_of - 1}'}, not {fold}.")
     largest = max((sum(s.label == label for s in samples) for label in CLASSES), default=0)
@@ -215,7 +216,8 @@ def twins_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> list[i
 # ---------------------------------------------------------------- split.json
 
 
-def _sha256(sample: Sample) -> str:
+def sample_hash(sample: Sample) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of image and masks; the names do not matter."""
     digest = hashlib.sha256()
     for path in (sample.image, *sample.masks):
         digest.update(path.read_bytes())
@@ -225,7 +227,7 @@ def _sha256(sample: Sample) -> str:
 def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str, list[int]], **about) -> dict:
     """What `split.json` holds: how the split was made, then part, group and hash of every image in it."""
     images = {
-        samples[i].name: {"part": name, "group": int(groups[i]), "sha256": _sha256(samples[i])}
+        samples[i].name: {"part": name, "group": int(groups[i]), "sha256": sample_hash(samples[i])}
         for name, members in parts.items()
         for i in members
     }
@@ -245,7 +247,7 @@ def load_split(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[in
         raise DataError(f"{path}: is not a split.json ({type(error).__name__}: {error}).") from None
     index = {s.name: i for i, s in enumerate(samples)}
     missing = [name for name in rows if name not in index]
-    changed = [name for name, (_, _, sha) in rows.items() if name in index and _sha256(samples[index[name]]) != sha]
+    changed = [name for name, (_, _, sha) in rows.items() if name in index and sample_hash(samples[index[name]]) != sha]
     if missing or changed:
         first = (missing or changed)[0]
         raise DataError(

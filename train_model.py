@@ -22,13 +22,15 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from attention_unet import build_attention_unet
+from attention_unet import ENCODER_DEPTH, build_attention_unet
 from dataset import DataError, Sample, data_kind, find_samples, make_dataset, read_samples, resize_samples
+from decision import Decision, choose_decision, save_decision
 from download import find_data
 from files import RunError, write_json
-from metrics import BceDiceLoss, summarise, training_metrics
+from metrics import BceDiceLoss, result_line, summarise, training_metrics
 from phantoms import write_phantoms
-from predict import appearance_limits, score_samples
+from predict import appearance_limits, predict_pictures, score_samples
+from pretrained import load_pretrained
 from rebuild import load_run
 from runs import RunRecorder, environment, lock, open_run
 from splits import (
@@ -56,8 +58,10 @@ class Config:
     phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
     phantom_epochs: int = 25  # at most this many epochs then: the fallback shows that everything works
     # Network
+    encoder: Literal["none", "efficientnet_lite0", "efficientnet_lite2"] = "none"  # none is the paper's own
+    pretrained: bool = True  # an encoder starts from its ImageNet weights; without, from random ones
     base_filters: int = 16  # channels of the finest level, doubled at each coarser one: 2.0 M parameters
-    depth: int = 4  # number of poolings, as in the paper
+    depth: int = 4  # number of poolings, as in the paper; an encoder always has 5
     gate_grid: Literal["coarse", "full"] = "coarse"  # where alpha is computed; coarse is the paper's
     gate_finest: bool = False  # gate the finest skip too; the paper does not
     deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
@@ -75,7 +79,7 @@ class Config:
     seed: int = 0  # of the split, the weights, the order, the augmentation and the phantoms
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
-    threshold: float = 0.5  # probability above which a pixel is lesion
+    threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
     tta: bool = True  # average the prediction with the mirrored picture's: 0.012 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
     # Files
@@ -100,14 +104,16 @@ class Config:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
-        limits = {"dropout": 0.9, "ema": 0.9999, "threshold": 1.0, "augmentation": 3.0, "weight_decay": 1.0}
+        limits = {"dropout": 0.9, "ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0}
+        limits |= {"threshold": 1.0} if self.threshold is not None else {}
         for name, top in limits.items():
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"--{name.replace('_', '-')} must be between 0 and {top}, got {getattr(self, name)}")
-        if self.image_size % 2**self.depth or self.image_size < 2 ** (self.depth + 1):
+        depth = self.depth if self.encoder == "none" else ENCODER_DEPTH
+        if self.image_size % 2**depth or self.image_size < 2 ** (depth + 1):
             raise ValueError(
-                f"--image-size must be a multiple of {2**self.depth} (2**depth) from "
-                f"{2 ** (self.depth + 1)} on, got {self.image_size}"
+                f"--image-size must be a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on, "
+                f"got {self.image_size}"
             )
         if self.seed < 0 or self.fold < 0 or self.dice_weight < 0:
             raise ValueError("--seed, --fold and --dice-weight must not be negative")
@@ -149,6 +155,8 @@ def main(config: Config) -> float:
         }
         steps = -(-len(parts["train"]) // config.batch_size)
         model = build_attention_unet(**network)
+        if config.encoder != "none" and config.pretrained:
+            load_pretrained(model, config.encoder)
         model.compile(
             optimizer=make_optimizer(config, epochs, steps),
             loss=BceDiceLoss(config.dice_weight),
@@ -176,20 +184,17 @@ def main(config: Config) -> float:
             )
 
         model, _ = load_run(run)
+        decision = choose_on_validation(config, model, [pictures[i] for i in parts["val"]])
+        save_decision(run / "decision.json", decision)
         test = parts["test"]
+        probabilities = predict_pictures(model, [pictures[i][0] for i in test], decision)
         scores = score_samples(
-            model,
-            [samples[i] for i in test],
-            [pictures[i] for i in test],
-            groups[test],
-            config.image_size,
-            config.threshold,
-            config.tta,
-            config.largest_component,
+            probabilities, [samples[i] for i in test], [pictures[i] for i in test], groups[test], decision
         )
         summary = summarise(scores)
-        shown = ("split", "fold", "normals", "seed", "threshold", "tta", "largest_component")
+        shown = ("split", "fold", "normals", "seed")
         result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
+        result |= {"decision": asdict(decision)}
         result |= {"best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
         result |= {"parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2)}
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
@@ -234,7 +239,7 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
 
 def network_arguments(config: Config) -> dict:
     """Arguments of `build_attention_unet`; config.json keeps them, so that a run can be rebuilt."""
-    names = ("base_filters", "depth", "gate_grid", "gate_finest", "deep_supervision", "dropout")
+    names = ("base_filters", "depth", "gate_grid", "gate_finest", "deep_supervision", "dropout", "encoder")
     size = config.image_size
     return {"input_shape": (size, size, 1)} | {name: getattr(config, name) for name in names}
 
@@ -254,22 +259,11 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
 
 
-def result_line(kind: str, summary: dict, twins: int) -> str:
-    """The one line to quote."""
-    lesions = summary["lesions"]
-    low, high = lesions["dice_interval"]
-    line = (
-        f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
-        f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed"
-    )
-    if "normals" in summary:
-        line += (
-            f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
-            f"{summary['normals']['images']} normals"
-        )
-    if twins:
-        line += f"; LEAKY: {twins} test images have a near-copy in training or validation"
-    return line
+def choose_on_validation(config: Config, model: keras.Model, pictures: list) -> Decision:
+    """How this network's probabilities become masks; no test image is looked at."""
+    given = Decision(tta=config.tta, largest_component=config.largest_component)
+    probabilities = predict_pictures(model, [image for image, _ in pictures], given)
+    return choose_decision(probabilities, [mask for _, mask in pictures], given, config.threshold)
 
 
 class Terminated(KeyboardInterrupt):

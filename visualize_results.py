@@ -8,7 +8,7 @@ python visualize_results.py --images scan.png folder/      # predict on your own
 import base64
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import quiet  # noqa: F401  # isort: skip
@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 import figures
 from dataset import CLASSES, DataError, find_samples, read_samples, resize_image, resize_mask
+from decision import Decision, load_decision, to_mask
 from download import find_data
 from files import RunError, read_json
 from metrics import summarise
 from own_images import predict_images
-from predict import predict_probability, score_samples, to_mask
+from predict import predict_pictures, score_samples
 from rebuild import load_run
 from runs import read_history
 from splits import load_split
@@ -76,14 +77,16 @@ def newest_run(models_dir: Path) -> Path:
     return finished[-1].parent
 
 
-def settings(config: Config, stored: dict) -> dict:
-    """Post-processing to use: what the command line says, else what the run was scored with."""
-    own = {"threshold": 0.5, "tta": False, "largest_component": False} | stored.get("config", {})
-    return {
-        "threshold": own["threshold"] if config.threshold is None else config.threshold,
-        "tta": own["tta"] or config.tta,
-        "largest_component": own["largest_component"] or config.largest_component,
-    }
+def decision_for(config: Config, run: Path) -> Decision:
+    """The run's own decision, with what the command line changes."""
+    own = load_decision(run / "decision.json")
+    threshold = own.threshold if config.threshold is None else config.threshold
+    return replace(
+        own,
+        threshold=threshold,
+        tta=own.tta or config.tta,
+        largest_component=own.largest_component or config.largest_component,
+    )
 
 
 def main(config: Config) -> int:
@@ -95,14 +98,15 @@ def main(config: Config) -> int:
     run = config.run or newest_run(config.models_dir)
     model, stored = load_run(run)
     if config.images:
-        return predict_images(model, stored, config.images, config.output, settings(config, stored))
+        return predict_images(model, stored, config.images, config.output, decision_for(config, run))
     metrics = read_json(run / "metrics.json")
     root = find_data(config.data_dir) if config.data_dir else Path(stored.get("root", "data"))
     if not root.is_dir():
         raise DataError(f"{root}: the run's data is not there any more. Say where it is with --data-dir.")
-    cases, validation = load_cases(model, stored, run, root, config, metrics)
+    decision = decision_for(config, run)
+    cases, background = load_cases(model, run, root, decision, metrics)
     (run / "figures").mkdir(exist_ok=True)
-    drawn = dict(draw_figures(model, run, cases, validation, metrics))
+    drawn = dict(draw_figures(model, run, cases, background, decision.threshold, metrics))
     for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
         figure.savefig(run / "figures" / f"{name}.png", dpi=110)
     write_report(run, cases, stored, metrics, list(drawn))
@@ -110,37 +114,36 @@ def main(config: Config) -> int:
     return 0
 
 
-def load_cases(model: keras.Model, stored: dict, run: Path, root: Path, config: Config, metrics: dict):
-    """Predict on the run's test and validation images; take the scores from metrics.json, or score anew where
-    the command line asks for another threshold or post-processing."""
+def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, metrics: dict):
+    """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision.
+
+    Returns:
+        The test images with all that is drawn of them, and the share of background in the validation masks.
+    """
     samples = find_samples(root)
     parts, groups = load_split(run / "split.json", samples)
-    use = settings(config, stored)
-    size = stored["network"]["input_shape"][0]
-    pictures = {part: read_samples([samples[i] for i in parts[part]]) for part in ("val", "test")}
-    probability = {
-        part: predict_probability(
-            model, np.stack([resize_image(image, (size, size)) for image, _ in pairs]), use["tta"]
-        )
-        for part, pairs in pictures.items()
-    }
     test = [samples[i] for i in parts["test"]]
-    if use == settings(Config(), stored):
+    pictures = read_samples(test)
+    probabilities = predict_pictures(model, [image for image, _ in pictures], decision)
+    if decision == load_decision(run / "decision.json"):
         by_name = {score["name"]: score for score in metrics["images"]}
         scores = [by_name[sample.name] for sample in test]
     else:
-        scores = score_samples(model, test, pictures["test"], [groups[s.name] for s in test], size, **use)
+        scores = score_samples(probabilities, test, pictures, [groups[s.name] for s in test], decision)
         metrics["images"], metrics["summary"] = scores, summarise(scores)
-        print(f"scored anew with {use}: lesion Dice {metrics['summary']['lesions']['dice']:.3f}")
+        print(f"scored anew with {decision}: lesion Dice {metrics['summary']['lesions']['dice']:.3f}")
     cases = [
-        figures.Case(score, image, reference, to_mask(p, image.shape, use["threshold"], use["largest_component"]), p)
-        for score, (image, reference), p in zip(scores, pictures["test"], probability["test"], strict=True)
+        figures.Case(score, image, reference, to_mask(p, image.shape, decision), p)
+        for score, (image, reference), p in zip(scores, pictures, probabilities, strict=True)
     ]
-    validation = probability["val"], np.stack([resize_mask(mask, (size, size)) for _, mask in pictures["val"]])
-    return cases, validation
+    size = probabilities.shape[1:]
+    validation = [resize_mask(mask, size).mean() for _, mask in read_samples([samples[i] for i in parts["val"]])]
+    return cases, 1 - float(np.mean(validation))
 
 
-def draw_figures(model: keras.Model, run: Path, cases: list[figures.Case], validation: tuple, metrics: dict):
+def draw_figures(
+    model: keras.Model, run: Path, cases: list[figures.Case], background: float, threshold: float, metrics: dict
+):
     """Names and figures of a run."""
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
     middle = max(len(lesions) // 2 - 2, 0)
@@ -176,11 +179,11 @@ def draw_figures(model: keras.Model, run: Path, cases: list[figures.Case], valid
     )
     history = read_history(run / "history.csv")
     if history:
-        yield "curves", figures.curves(history, metrics["best_epoch"], 1 - float(validation[1].mean()))
+        yield "curves", figures.curves(history, metrics["best_epoch"], background)
     yield "distributions", figures.distributions([c.score for c in cases])
     probability = np.stack([c.probability for c in cases])
     reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), probability.shape[1:]) for c in cases])
-    yield "calibration", figures.calibration(probability, reference, *validation)
+    yield "calibration", figures.calibration(probability, reference, threshold)
 
 
 def attention(model: keras.Model, cases: Sequence[figures.Case]) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from attention_unet import build_attention_unet
 from files import RunError
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gate_grid": "coarse", "gate_finest": False,
-           "deep_supervision": False, "dropout": 0.0}  # fmt: skip
+           "deep_supervision": False, "dropout": 0.0, "encoder": "none"}  # fmt: skip
 
 
 @pytest.fixture
@@ -70,6 +70,7 @@ def test_a_run_is_rebuilt_from_its_config(run):
         ({"input_shape": [10**9, 32, 1]}, "'input_shape' cannot be"),
         ({"depth": 10**6}, "'depth' cannot be"),
         ({"gate_grid": ["coarse"]}, "'gate_grid' cannot be"),
+        ({"encoder": "resnet; rm -rf"}, "'encoder' cannot be"),
         ({"dropout": float("inf")}, "'dropout' cannot be"),
         ({"base_filters": 256, "depth": 8}, "more than 2048 channels"),
     ],
@@ -81,10 +82,8 @@ def test_config_keys_and_types_are_checked(run, change, words):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"config": {"threshold": "0.5"}}, {"config": {"tta": 1}}, {"config": 3}, {"appearance": {"grain": 3}},
-     {"appearance": {"grain": ["a", "b"]}}],
-)  # fmt: skip
+    "change", [{"appearance": 3}, {"appearance": {"grain": 3}}, {"appearance": {"grain": ["a", "b"]}}]
+)
 def test_what_a_report_reads_is_checked_too(run, change):
     (run / "config.json").write_text(json.dumps({"network": NETWORK} | change))
     with pytest.raises(RunError, match="wrong type"):

@@ -25,7 +25,7 @@ def test_a_run_leaves_all_its_files(finished):
     assert_one_clear_line(result, code=0)
     run = cwd / "models" / "attention_unet"
     assert {p.name for p in run.iterdir()} - {".lock"} == {
-        "best.keras", "config.json", "history.csv", "metrics.json", "split.json",
+        "best.keras", "config.json", "decision.json", "history.csv", "metrics.json", "split.json",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["data"] == "phantom" and metrics["epochs"] == 2 and metrics["twins_in_training"] == 0

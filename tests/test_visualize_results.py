@@ -12,6 +12,7 @@ import figures
 import own_images
 import predict
 from dataset import DataError
+from decision import Decision
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_another_threshold_is_scored_by_the_same_code(reported, trained, phantom
     copy = trained / "models" / "copy"
     shutil.copytree(reported, copy)
     everything = run_script("visualize_results.py", "--run", copy, "--threshold", "0", cwd=trained)
-    assert_one_clear_line(everything, "scored anew with {'threshold': 0.0", code=0)
+    assert_one_clear_line(everything, "scored anew with", "threshold=0.0", code=0)
     metrics = json.loads((copy / "metrics.json").read_text())
     lesions = [s for s in metrics["images"] if s["label"] != "normal"]
     share = [(s["tp"] + s["fn"]) / (s["height"] * s["width"]) for s in lesions]
@@ -177,8 +178,8 @@ def test_no_image_at_all(trained, tmp_path):
 def test_table_row_by_hand(tmp_path):
     image, probability = np.zeros((40, 60), np.uint8), np.zeros((20, 30), np.float32)
     probability[5:10, 10:20] = 0.75
-    use = {"threshold": 0.3, "tta": False, "largest_component": False}
-    row = own_images.write_prediction(tmp_path / "x.png", "x", image, probability, use, None, tmp_path)
+    rule = Decision(threshold=0.3)
+    row = own_images.write_prediction(tmp_path / "x.png", "x", image, probability, rule, None, tmp_path)
     assert row["lesions"] == 1
     assert (row["box_x"], row["box_y"], row["box_width"], row["box_height"]) == (20, 10, 20, 10)
     assert row["area_px"] == pytest.approx(200, abs=4) and 0.5 < row["mean_probability"] <= 0.75
@@ -192,16 +193,7 @@ def test_names_are_kept_apart(tmp_path):
         own_images.list_images([])
 
 
-# ---------------------------------------------------------------- from probability to mask
-
-
-def test_largest_component_and_size():
-    probability = np.zeros((8, 8), np.float32)
-    probability[0, 0] = probability[4:7, 4:7] = 1
-    both, one = (predict.to_mask(probability, (8, 8), largest_component=keep) for keep in (False, True))
-    assert both.sum() == 10 and one.sum() == 9 and not one[0, 0]
-    assert predict.to_mask(probability, (16, 24)).shape == (16, 24)
-    assert not predict.to_mask(probability * 0, (8, 8), largest_component=True).any()
+# ---------------------------------------------------------------- prediction
 
 
 class Brightness:

@@ -1,0 +1,277 @@
+"""How fast is a training step, and a prediction? Ours beside the pilot network, PyTorch and MONAI.
+
+    python benchmarks/step.py                               # ours and the pilot
+    pip install torch==2.13.0 monai && python benchmarks/step.py --output step.json
+
+Every configuration is a process of its own, which waits while another is measured; they take turns, so
+that a slow moment of the machine meets all of them. Run it on an idle machine.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import numpy as np
+import tyro
+
+# name: (library, image size, batch, mixed bfloat16, compiled, network)
+CONFIGURATIONS = {
+    "ours": ("keras", None, 8, False, False, "default"),
+    "ours, bfloat16": ("keras", None, 8, True, False, "default"),
+    "ours at 256": ("keras", 256, 8, False, False, "default"),
+    "pilot": ("keras", 256, 8, False, False, "pilot"),
+    "pilot, bfloat16": ("keras", 256, 8, True, False, "pilot"),
+    "same as ours, PyTorch": ("torch", None, 8, False, False, "default"),
+    "same as ours, PyTorch bfloat16": ("torch", None, 8, True, False, "default"),
+    "same as ours, PyTorch compiled": ("torch", None, 8, False, True, "default"),
+    "same as ours, PyTorch bfloat16 compiled": ("torch", None, 8, True, True, "default"),
+    "MONAI AttentionUnet": ("torch", None, 8, False, False, "monai"),
+    "MONAI AttentionUnet, bfloat16 compiled": ("torch", None, 8, True, True, "monai"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    repeats: int = 5  # turns of each configuration; the median is reported
+    seconds: float = 4.0  # length of one turn
+    only: tuple[str, ...] = ()  # names of configurations; without it all that are installed
+    output: Path | None = None  # write the figures as JSON too
+
+
+def main(config: Config) -> None:
+    """Print a table."""
+    names = [n for n in config.only or CONFIGURATIONS if runs_here(n)]
+    workers = {name: Worker(name) for name in names}
+    rates = {name: {"train": [], "predict": [], "ceiling": []} for name in names}
+    for _ in range(config.repeats):
+        for name, worker in workers.items():
+            for what in rates[name]:
+                rates[name][what].append(worker.ask(what, config.seconds))
+    rows = {}
+    for name, worker in workers.items():
+        about = worker.ask("about", 0)
+        row = {what: statistics.median(values) for what, values in rates[name].items()}
+        row["train_spread"] = [min(rates[name]["train"]), max(rates[name]["train"])]
+        rows[name] = {**about, **row}
+        worker.close()
+    print(table(rows))
+    if config.output:
+        packages = ("tensorflow", "keras", "torch", "monai")
+        versions = {p: version(p) for p in packages if find_spec(p)}
+        about = {"date": str(date.today()), "machine": platform.platform(), "cores": os.cpu_count()}
+        config.output.write_text(json.dumps({**about, "versions": versions, "rows": rows}, indent=1) + "\n")
+
+
+def runs_here(name: str) -> bool:
+    """Whether the library of a configuration is installed; says so if not."""
+    library, *_, network = CONFIGURATIONS[name]
+    needed = [p for p, used in (("torch", library == "torch"), ("monai", network == "monai")) if used]
+    for package in needed:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            print(f"left out: {name} ({package} is not installed)", file=sys.stderr)
+            return False
+    return True
+
+
+def table(rows: dict) -> str:
+    """Markdown."""
+    lines = [
+        "| configuration | size | parameters, M | GMAC | training images/s | least to most | GFLOP/s, of the matrix "
+        "product | prediction images/s | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        achieved = 6 * row["gmac"] * row["train"]  # forward and backward are three times two operations
+        low, high = row["train_spread"]
+        share = 100 * achieved / row["ceiling"]
+        lines.append(
+            f"| {name} | {row['size']} | {row['parameters'] / 1e6:.2f} | {row['gmac']:.2f} | {row['train']:.1f} | "
+            f"{low:.1f} to {high:.1f} | {achieved:.0f}, {share:.0f} % of {row['ceiling']:.0f} | "
+            f"{row['predict']:.1f} | {row['peak']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- one process a configuration
+
+
+class Worker:
+    """A process that holds one network and works when asked."""
+
+    def __init__(self, name: str):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "KMP_BLOCKTIME": "0", "OMP_WAIT_POLICY": "passive"},  # waiting costs the others nothing
+        )  # fmt: skip
+        self.ask("about", 0)  # has built and compiled
+
+    def ask(self, what: str, seconds: float):
+        """Images/s of "train" or "predict", GFLOP/s of "ceiling", or "about"."""
+        self.process.stdin.write(json.dumps([what, seconds]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def work(name: str) -> None:
+    """The worker's side: build, then answer on standard output."""
+    library, size, batch, bfloat16, compiled, network = CONFIGURATIONS[name]
+    size = size or default_size()
+    build = build_keras if library == "keras" else build_torch
+    calls, about = build(size, batch, bfloat16, compiled, network)
+    for _ in range(2):
+        calls["train"](), calls["predict"]()
+    about |= {"size": size, "gmac": multiply_adds(network, size) / 1e9}
+    for line in sys.stdin:
+        what, seconds = json.loads(line)
+        if what == "about":
+            # ru_maxrss is in KiB on Linux, in bytes on macOS
+            scale = 2**20 if sys.platform == "darwin" else 2**10
+            answer = about | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+        else:
+            per_call = calls["operations"] / 1e9 if what == "ceiling" else batch
+            answer = per_call * rate(calls[what], seconds)
+        print(json.dumps(answer), flush=True)
+
+
+def rate(call, seconds: float) -> float:
+    """Calls a second."""
+    call()
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds or count < 2:
+        call()
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def default_size() -> int:
+    """Image size of train_model.py."""
+    from train_model import Config as Training
+
+    return Training().image_size
+
+
+def keras_network(network: str, size: int):
+    """The default of train_model.py, or the pilot: full-resolution gates on every skip."""
+    from attention_unet import build_attention_unet
+    from train_model import Config as Training
+    from train_model import network_arguments
+
+    arguments = network_arguments(Training()) | {"input_shape": (size, size, 1)}
+    if network == "pilot":
+        arguments |= {"encoder": "none", "base_filters": 16, "gate_grid": "full", "gate_finest": True}
+    return build_attention_unet(**arguments)
+
+
+def multiply_adds(network: str, size: int) -> float:
+    """Multiply-adds of one forward image, counted over the convolutions of the Keras network; MONAI's by its twin."""
+    import keras
+
+    total = 0
+    for layer in keras_network("default" if network == "monai" else network, size).layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            height, width = layer.output.shape[1:3]
+            total += height * width * int(np.prod(layer.kernel.shape))
+    return float(total)
+
+
+def build_keras(size: int, batch: int, bfloat16: bool, compiled: bool, network: str):
+    """Calls of a Keras network."""
+    import quiet  # noqa: F401  # isort: skip
+
+    import keras
+    import tensorflow as tf
+
+    from metrics import BceDiceLoss, training_metrics
+    from train_model import Config as Training
+    from train_model import make_optimizer
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
+    model = keras_network(network, size)
+    model.compile(make_optimizer(Training(), 10, 70), BceDiceLoss(), metrics=training_metrics(), jit_compile=compiled)
+    x, y = np.random.default_rng(0).uniform(0, 255, (batch, size, size, 1)).astype(np.float32), None
+    y = (x > 200).astype(np.float32)
+    side = 2048
+    a = tf.random.normal((side, side), dtype=tf.bfloat16 if bfloat16 else tf.float32)
+    calls = {
+        "train": lambda: model.train_on_batch(x, y),
+        "predict": lambda: model.predict_on_batch(x),
+        "ceiling": lambda: (a @ a)[0, 0].numpy(),
+        "operations": 2 * side**3,
+    }
+    return calls, {"parameters": model.count_params()}
+
+
+def build_torch(size: int, batch: int, bfloat16: bool, compiled: bool, network: str):
+    """Calls of a PyTorch network, trained with the same loss, optimizer, clipping and weight averaging."""
+    import torch
+    from torch.nn import functional as F
+
+    if network == "monai":
+        from monai.networks.nets import AttentionUnet
+
+        model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
+    else:
+        from torch_attention_unet import AttentionUNet
+
+        model = AttentionUNet()
+    model = model.to(memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    x = torch.rand(batch, 1, size, size).mul(255).to(memory_format=torch.channels_last)
+    y = (x > 200).float()
+
+    def train() -> None:
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = forward(x)
+        logits = logits.float()
+        p = torch.sigmoid(logits)
+        dice = (2 * (p * y).sum((1, 2, 3)) + 1) / ((p + y).sum((1, 2, 3)) + 1)
+        loss = F.binary_cross_entropy_with_logits(logits, y) + (1 - dice).mean()
+        loss.backward()
+        for parameter in model.parameters():  # Keras' clipnorm is each variable's own
+            torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        float(loss.detach())
+
+    def predict() -> None:
+        model.eval()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            float(forward(x).sum())
+
+    side = 2048
+    a = torch.randn(side, side, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    calls = {"train": train, "predict": predict, "ceiling": lambda: float((a @ a)[0, 0]), "operations": 2 * side**3}
+    return calls, {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(sys.argv[2])
+    else:
+        main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,66 @@
+"""The project's Attention U-Net in PyTorch, layer for layer, for benchmarks/step.py."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    """As Keras: epsilon 1e-3, momentum 0.9 (PyTorch counts it the other way round)."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
+
+
+def block(inputs: int, filters: int) -> nn.Sequential:
+    """Two 3x3 convolutions, each with batch normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, filters, 3, padding=1, bias=False), norm(filters), nn.ReLU(inplace=True),
+        nn.Conv2d(filters, filters, 3, padding=1, bias=False), norm(filters), nn.ReLU(inplace=True),
+    )  # fmt: skip
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Bilinear upsampling by 2."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class Gate(nn.Module):
+    """Additive attention gate on the grid of the gating signal."""
+
+    def __init__(self, channels: int, gating: int):
+        super().__init__()
+        inter = max(channels // 2, 1)
+        self.theta = nn.Conv2d(channels, inter, 2, stride=2, bias=False)
+        self.phi = nn.Conv2d(gating, inter, 1)
+        self.psi = nn.Conv2d(inter, 1, 1)
+        self.w = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), norm(channels))
+
+    def forward(self, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """Gated skip."""
+        alpha = torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g))))
+        return self.w(x * double(alpha))
+
+
+class AttentionUNet(nn.Module):
+    """`build_attention_unet` at its defaults; (B, 1, H, W) grey values 0 to 255 -> logits."""
+
+    def __init__(self, base_filters: int = 16, depth: int = 4):
+        super().__init__()
+        widths = [base_filters * 2**k for k in range(depth + 1)]
+        self.encoders = nn.ModuleList([block(a, b) for a, b in zip([1, *widths[:-1]], widths, strict=True)])
+        self.gating = nn.Sequential(nn.Conv2d(widths[-1], widths[-1], 1, bias=False), norm(widths[-1]), nn.ReLU())
+        self.gates = nn.ModuleList([Gate(widths[k], widths[k + 1]) for k in range(1, depth)])
+        self.ups = nn.ModuleList([nn.Conv2d(widths[k + 1], widths[k], 1, bias=False) for k in range(depth)])
+        self.decoders = nn.ModuleList([block(2 * widths[k], widths[k]) for k in range(depth)])
+        self.lesion = nn.Conv2d(base_filters, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, (B, 1, H, W)."""
+        x, skips = x / 255, []
+        for k, encoder in enumerate(self.encoders):
+            x = encoder(F.max_pool2d(x, 2) if k else x)
+            skips.append(x)
+        g = self.gating(skips.pop())
+        for k in reversed(range(len(self.decoders))):
+            skip = self.gates[k - 1](skips[k], g) if k else skips[0]
+            g = x = self.decoders[k](torch.cat([skip, double(self.ups[k](x))], dim=1))
+        return self.lesion(x)

@@ -1,0 +1,145 @@
+"""From the network's probabilities to a mask: the rule, and how it is chosen on validation images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy import optimize
+
+from files import RunError, read_json, write_json
+
+THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
+PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
+DICE_TO_SPARE = 0.005  # lesion Dice that may be given up for fewer false positives
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a probability map becomes a binary mask. Kept in a run's decision.json."""
+
+    scale: float = 1.0  # calibration: logit -> scale * logit + offset (Platt 1999)
+    offset: float = 0.0
+    threshold: float = 0.5  # calibrated probability above which a pixel is lesion
+    min_peak: float = 0.0  # a component whose highest probability is below this is dropped
+    largest_component: bool = False  # keep only the largest component
+    tta: bool = False  # the probability is the mean of the picture's and its mirror image's
+
+    def __post_init__(self):
+        """Refuse what cannot come from `choose_decision`, or from a user."""
+        for key, value in asdict(self).items():
+            kinds = (bool,) if key in ("largest_component", "tta") else (int, float)
+            if type(value) not in kinds or not -20 <= value <= 20:
+                raise ValueError(f"{key} cannot be {value!r}")
+        if not (0 <= self.threshold <= 1 and 0 <= self.min_peak <= 1 and self.scale > 0):
+            raise ValueError("threshold and min_peak must be between 0 and 1, scale greater than 0")
+
+
+def save_decision(path: Path, decision: Decision) -> None:
+    """Write decision.json."""
+    write_json(path, asdict(decision))
+
+
+def load_decision(path: Path) -> Decision:
+    """Read decision.json; keys, types and ranges are checked.
+
+    Raises:
+        RunError: the file is missing or holds something else.
+    """
+    try:
+        return Decision(**read_json(path))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path}: {error}.") from None
+
+
+def calibrated(probability: np.ndarray, decision: Decision) -> np.ndarray:
+    """Probabilities of any shape after the decision's calibration, float32."""
+    if decision.scale == 1 and decision.offset == 0:
+        return probability
+    logit = decision.scale * _logit(probability) + decision.offset
+    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    inside = np.clip(probability, 1e-6, 1 - 1e-6)
+    return np.log(inside / (1 - inside))
+
+
+def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision) -> np.ndarray:
+    """Binary mask (H, W) bool at the original size from a calibrated probability map of any size.
+
+    The probability is enlarged, not the mask: the outline stays smooth.
+    """
+    full = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    mask = full > decision.threshold
+    if mask.any() and (decision.min_peak > decision.threshold or decision.largest_component):
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+        peaks = np.array([0.0] + [full[labels == k].max() for k in range(1, count)])
+        keep = peaks >= decision.min_peak
+        if decision.largest_component:
+            keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+        keep[0] = False
+        mask = keep[labels]
+    return mask
+
+
+# ---------------------------------------------------------------- chosen on validation
+
+
+def choose_decision(
+    probabilities: np.ndarray, masks: Sequence[np.ndarray], given: Decision, threshold: float | None
+) -> Decision:
+    """Calibration, threshold and least peak from validation images.
+
+    Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the
+    lesion images; the least peak is the highest that costs at most `DICE_TO_SPARE` of it, so that as
+    few normals as possible have a false positive.
+
+    Args:
+        probabilities: (N, S, S), as the network gives them.
+        masks: references at their original sizes, (H, W) in {0, 1}.
+        given: the other settings.
+        threshold: not None: keep this one, and the probabilities and components as they are.
+
+    Returns:
+        `given` with the chosen numbers.
+    """
+    if threshold is not None:
+        return replace(given, threshold=threshold)
+    size = probabilities.shape[1:]
+    reference = np.stack([cv2.resize(m, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for m in masks])
+    scale, offset = fit_calibration(probabilities, reference)
+    given = replace(given, scale=scale, offset=offset)
+    maps = calibrated(probabilities, given)
+    lesions = [(p, m) for p, m in zip(maps, masks, strict=True) if m.any()]
+
+    def dice(decision: Decision) -> float:
+        return float(np.mean([_dice(to_mask(p, m.shape, decision), m) for p, m in lesions]))
+
+    scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
+    given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))
+    for peak in PEAKS[::-1]:
+        candidate = replace(given, min_peak=float(peak))
+        if dice(candidate) >= max(scores) - DICE_TO_SPARE:
+            return candidate
+    return given
+
+
+def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Scale and offset of the logits that minimise the cross-entropy (Platt 1999); both (N, S, S)."""
+    logit, target = _logit(probability).ravel().astype(np.float64), reference.ravel().astype(np.float64)
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        z = np.exp(parameters[0]) * logit + parameters[1]
+        error = 1 / (1 + np.exp(-z)) - target
+        gradient = np.array([np.mean(error * logit) * np.exp(parameters[0]), np.mean(error)])
+        return float(np.mean(np.logaddexp(0, z) - target * z)), gradient
+
+    # The scale is kept positive and within reason: on a few images the optimum can lie at infinity.
+    best = optimize.minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 2), (-10, 10)])
+    return float(np.exp(best.x[0])), float(best.x[1])
+
+
+def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
+    return 2 * np.count_nonzero(mask & (reference > 0)) / (np.count_nonzero(mask) + np.count_nonzero(reference))

