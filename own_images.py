@@ -15,9 +15,7 @@ from tqdm import tqdm
 from dataset import SUFFIXES, DataError, read_gray
 from decision import Decision, to_mask
 from figures import draw_overlay
-from predict import predict_pictures, unlike_training
-
-BATCH = 16  # pictures in memory at a time
+from predict import BATCH, predict_pictures, unlike_training
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -57,7 +55,8 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         except DataError as error:
             return str(error)
 
-    chunks = [slice(start, start + BATCH) for start in range(0, len(files), BATCH)]
+    batch = min(BATCH, len(files))
+    chunks = [slice(start, start + batch) for start in range(0, len(files), batch)]
     writing: list[Future] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -74,7 +73,7 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
                 for f, n, p in zip(files[chunk], names[chunk], pictures, strict=True)
                 if not isinstance(p, str)
             ]
-            probability = predict_pictures(model, [p for _, _, p in good], decision) if good else ()
+            probability = predict_pictures(model, [p for _, _, p in good], decision, batch) if good else ()
             rows += [job.result() for job in writing]  # no more than two batches are in memory
             writing = [
                 pool.submit(write_prediction, *g, p, decision, stored.get("appearance"), output)
@@ -116,17 +115,18 @@ def write_prediction(
     limits: dict | None,
     output: Path,
 ) -> dict:
-    """Three PNG files of one picture, and its row of predictions.csv."""
+    """Three files for one picture, and its row of predictions.csv."""
     mask = to_mask(probability, image.shape, decision)
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    # The overlay is to be looked at and not measured: JPEG is 3 times faster to write and 8 times smaller.
     pictures = {
-        "overlay": draw_overlay(image, mask)[..., ::-1],
-        "mask": mask.astype(np.uint8) * 255,
-        "probability": (full * 255).round().astype(np.uint8),
+        "overlay.jpg": draw_overlay(image, mask)[..., ::-1],
+        "mask.png": mask.astype(np.uint8) * 255,
+        "probability.png": (full * 255).round().astype(np.uint8),
     }
     for kind, pixels in pictures.items():
         # imwrite cannot open a non-ASCII path on Windows.
-        (output / f"{name}_{kind}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        (output / f"{name}_{kind}").write_bytes(cv2.imencode(Path(kind).suffix, pixels)[1].tobytes())
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return {
         "file": str(path),

@@ -11,8 +11,12 @@ from dataset import Sample, resize_image
 from decision import Decision, calibrated, to_mask
 from metrics import score_image
 
+BATCH = 16
 
-def predict_probability(model: keras.Model, images: np.ndarray, tta: bool = False, batch_size: int = 16) -> np.ndarray:
+
+def predict_probability(
+    model: keras.Model, images: np.ndarray, tta: bool = False, batch_size: int = BATCH
+) -> np.ndarray:
     """Lesion probability of each picture.
 
     Args:
@@ -23,20 +27,23 @@ def predict_probability(model: keras.Model, images: np.ndarray, tta: bool = Fals
     Returns:
         (N, S, S) float32.
     """
-    x = images[..., None].astype(np.float32)
+    # Full batches only: a last one of another size would be traced anew, which takes longer than to compute it.
+    x = np.zeros((-(-len(images) // batch_size) * batch_size, *images.shape[1:], 1), np.float32)
+    x[: len(images), ..., 0] = images
     probability = model.predict(x, batch_size=batch_size, verbose=0)[..., 0]
     if tta:
         mirrored = model.predict(x[:, :, ::-1], batch_size=batch_size, verbose=0)[..., 0]
         probability = (probability + mirrored[:, :, ::-1]) / 2
-    return probability
+    return probability[: len(images)]
 
 
-def predict_pictures(model: keras.Model, images: Sequence[np.ndarray], decision: Decision) -> np.ndarray:
+def predict_pictures(
+    model: keras.Model, images: Sequence[np.ndarray], decision: Decision, batch_size: int = BATCH
+) -> np.ndarray:
     """Calibrated lesion probability of pictures of any size, at the network's size: (N, S, S) float32."""
     size = model.input_shape[1:3]
-    return calibrated(
-        predict_probability(model, np.stack([resize_image(i, size) for i in images]), decision.tta), decision
-    )
+    small = np.stack([resize_image(image, size) for image in images])
+    return calibrated(predict_probability(model, small, decision.tta, batch_size), decision)
 
 
 def score_samples(

@@ -32,6 +32,7 @@ from rebuild import load_run
 from runs import read_history
 from splits import load_split
 
+SHIPPED = "attention_unet_busi"  # a network trained on BUSI comes with the repository; models/README.md
 COLUMNS = (
     ("name", "image"),
     ("label", "class"),
@@ -66,15 +67,20 @@ class Config:
 
 
 def newest_run(models_dir: Path) -> Path:
-    """Folder of the run that was finished last.
+    """Folder of the run that was finished last; without one, of the network that comes with the repository.
 
     Raises:
-        RunError: there is none.
+        RunError: there is neither.
     """
     finished = sorted(models_dir.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    if not finished:
+    runs = [path.parent for path in finished if path.parent.name != SHIPPED]
+    if runs:
+        return runs[-1]
+    shipped = Path(__file__).parent / "models" / SHIPPED
+    if not (shipped / "metrics.json").exists():
         raise RunError(f"{models_dir}: no finished run here. First: python train_model.py")
-    return finished[-1].parent
+    print(f"no finished run in {models_dir}: using the network that comes with the repository, {shipped}")
+    return shipped
 
 
 def decision_for(config: Config, run: Path) -> Decision:
@@ -102,7 +108,7 @@ def main(config: Config) -> int:
     metrics = read_json(run / "metrics.json")
     root = find_data(config.data_dir) if config.data_dir else Path(stored.get("root", "data"))
     if not root.is_dir():
-        raise DataError(f"{root}: the run's data is not there any more. Say where it is with --data-dir.")
+        raise DataError(f"{root}: the run's data is not here. Say where it is with --data-dir.")
     decision = decision_for(config, run)
     cases, background = load_cases(model, run, root, decision, metrics)
     (run / "figures").mkdir(exist_ok=True)

@@ -21,7 +21,8 @@ sys.path.insert(0, str(REPOSITORY))
 
 from metrics import bootstrap_interval
 
-RECIPE = ["--image-size", "64", "--base-filters", "8", "--epochs", "30", "--patience", "30", "--learning-rate", "2e-3"]
+RECIPE = ["--encoder", "none", "--image-size", "64", "--base-filters", "8", "--epochs", "30", "--patience", "30"]
+RECIPE += ["--learning-rate", "2e-3", "--threshold", "0.5"]
 
 
 @dataclass(frozen=True)

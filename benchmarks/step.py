@@ -27,17 +27,17 @@ sys.path.insert(0, str(REPOSITORY))
 import numpy as np
 import tyro
 
-# name: (library, image size, batch, mixed bfloat16, compiled, network)
+# name: (library, image size, batch, mixed bfloat16, compiled, network); without a size, that of train_model.py
 CONFIGURATIONS = {
-    "ours": ("keras", None, 8, False, False, "default"),
-    "ours, bfloat16": ("keras", None, 8, True, False, "default"),
-    "ours at 256": ("keras", 256, 8, False, False, "default"),
+    "default": ("keras", None, 8, False, False, "default"),
+    "from scratch": ("keras", None, 8, False, False, "scratch"),
+    "from scratch, bfloat16": ("keras", None, 8, True, False, "scratch"),
+    "from scratch, PyTorch": ("torch", None, 8, False, False, "scratch"),
+    "from scratch, PyTorch bfloat16": ("torch", None, 8, True, False, "scratch"),
+    "from scratch, PyTorch compiled": ("torch", None, 8, False, True, "scratch"),
+    "from scratch, PyTorch bfloat16 compiled": ("torch", None, 8, True, True, "scratch"),
     "pilot": ("keras", 256, 8, False, False, "pilot"),
     "pilot, bfloat16": ("keras", 256, 8, True, False, "pilot"),
-    "same as ours, PyTorch": ("torch", None, 8, False, False, "default"),
-    "same as ours, PyTorch bfloat16": ("torch", None, 8, True, False, "default"),
-    "same as ours, PyTorch compiled": ("torch", None, 8, False, True, "default"),
-    "same as ours, PyTorch bfloat16 compiled": ("torch", None, 8, True, True, "default"),
     "MONAI AttentionUnet": ("torch", None, 8, False, False, "monai"),
     "MONAI AttentionUnet, bfloat16 compiled": ("torch", None, 8, True, True, "monai"),
 }
@@ -173,23 +173,56 @@ def default_size() -> int:
 
 
 def keras_network(network: str, size: int):
-    """The default of train_model.py, or the pilot: full-resolution gates on every skip."""
+    """The default of train_model.py, the same from scratch, or the pilot."""
     from attention_unet import build_attention_unet
     from train_model import Config as Training
     from train_model import network_arguments
 
-    arguments = network_arguments(Training()) | {"input_shape": (size, size, 1)}
     if network == "pilot":
-        arguments |= {"encoder": "none", "base_filters": 16, "gate_grid": "full", "gate_finest": True}
+        return build_pilot(size)
+    arguments = network_arguments(Training()) | {"input_shape": (size, size, 1)}
+    if network == "scratch":
+        arguments |= {"encoder": "none", "base_filters": 16}
     return build_attention_unet(**arguments)
 
 
+def build_pilot(size: int, base_filters: int = 16, depth: int = 4):
+    """What the project began with: full-resolution gates on every skip, a 3x3 convolution after upsampling, and
+    Keras' own batch normalisation."""
+    import keras
+    from keras import layers
+
+    def convolution(x, filters: int):
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+    def gate(x, g):
+        inter = x.shape[-1] // 2
+        q = layers.ReLU()(layers.Add()([layers.Conv2D(inter, 1)(x), layers.Conv2D(inter, 1)(g)]))
+        return layers.Multiply()([x, layers.Conv2D(1, 1, activation="sigmoid", dtype="float32")(q)])
+
+    inputs = keras.Input((size, size, 1))
+    x, skips = layers.Rescaling(1 / 255)(inputs), []
+    for level in range(depth):
+        x = convolution(convolution(x, base_filters * 2**level), base_filters * 2**level)
+        skips.append(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = convolution(convolution(x, base_filters * 2**depth), base_filters * 2**depth)
+    for level in reversed(range(depth)):
+        x = convolution(layers.UpSampling2D(2, interpolation="bilinear")(x), base_filters * 2**level)
+        x = layers.Concatenate()([gate(skips[level], x), x])
+        x = convolution(convolution(x, base_filters * 2**level), base_filters * 2**level)
+    return keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid", dtype="float32")(x))
+
+
 def multiply_adds(network: str, size: int) -> float:
-    """Multiply-adds of one forward image, counted over the convolutions of the Keras network; MONAI's by its twin."""
+    """Multiply-adds of one forward image, counted over the convolutions of the Keras network; 0 for MONAI's."""
+    if network == "monai":
+        return 0.0
     import keras
 
     total = 0
-    for layer in keras_network("default" if network == "monai" else network, size).layers:
+    for layer in keras_network(network, size).layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             height, width = layer.output.shape[1:3]
             total += height * width * int(np.prod(layer.kernel.shape))

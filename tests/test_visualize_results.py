@@ -3,6 +3,7 @@ import json
 import shutil
 
 import cv2
+import keras
 import numpy as np
 import pytest
 from conftest import TINY, assert_one_clear_line, run_script
@@ -166,7 +167,7 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
         expected = cv2.imread(str(single), 0).shape if stem.startswith("mal") else grey.shape
         assert mask.shape == expected and set(np.unique(mask)) <= {0, 255}
         assert cv2.imread(str(tmp_path / "out" / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED).shape == expected
-        assert (tmp_path / "out" / f"{stem}_overlay.png").exists()
+        assert (tmp_path / "out" / f"{stem}_overlay.jpg").exists()
     assert not rows["malignant (2).png"]["warning"]
 
 
@@ -209,6 +210,24 @@ def test_tta_averages_with_the_mirrored_picture():
     plain = predict.predict_probability(Brightness(), image)
     averaged = predict.predict_probability(Brightness(), image, tta=True)
     assert np.allclose(plain[0, 0], [1, 0.75, 0.5, 0.25, 0]) and np.allclose(averaged, 0.5)
+
+
+def test_pictures_of_any_size_and_number_are_traced_once():
+    traces = []
+
+    class Traced(keras.layers.Layer):
+        def call(self, x):
+            traces.append(x.shape)
+            return x / 255
+
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, Traced()(inputs))
+    traces.clear()
+    for count, height in ((5, 20), (4, 8), (3, 31)):
+        images = [np.full((height, 12), 51 * k, np.uint8) for k in range(count)]
+        maps = predict.predict_pictures(model, images, Decision(tta=True), batch_size=4)
+        assert maps.shape == (count, 8, 8) and np.allclose(maps[:, 0, 0], 0.2 * np.arange(count), atol=1e-3)
+    assert len(traces) == 1, traces
 
 
 def test_familiar_pictures_pass_and_others_do_not(phantom_data):
