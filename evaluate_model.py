@@ -110,13 +110,15 @@ def predict_mean(config: Config, images: list[np.ndarray]) -> tuple[np.ndarray, 
     for run in config.run:
         model, _ = load_run(run)
         own = load_decision(run / "decision.json")
+        if config.threshold is not None:
+            own = replace(own, threshold=config.threshold, min_peak=0.0)
         decisions.append(replace(own, tta=own.tta or config.tta))
         maps.append(predict_pictures(model, images, decisions[-1]))
     side = max(m.shape[1] for m in maps)
     mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
     # The maps are calibrated already, so the rule has no calibration of its own.
     rule = Decision(
-        threshold=float(np.mean([d.threshold for d in decisions])) if config.threshold is None else config.threshold,
+        threshold=float(np.mean([d.threshold for d in decisions])),
         min_peak=float(np.mean([d.min_peak for d in decisions])),
         largest_component=config.largest_component or all(d.largest_component for d in decisions),
         tta=all(d.tta for d in decisions),

@@ -246,15 +246,20 @@ def network_arguments(config: Config) -> dict:
     return {"input_shape": (size, size, 1)} | {name: getattr(config, name) for name in names}
 
 
-def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.Optimizer:
-    """Adam with decoupled weight decay, warm-up and cosine decay, clipping and weight averaging."""
+def make_schedule(config: Config, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Warm-up over three epochs, then a cosine down to 0."""
     warmup = min(3, epochs // 2) * steps
-    rate = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else config.learning_rate,
         max(epochs * steps - warmup, 1),
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
+
+
+def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.Optimizer:
+    """Adam with decoupled weight decay, the schedule, clipping and weight averaging."""
+    rate = make_schedule(config, epochs, steps)
     # An average over more than two epochs would lag too far behind in a short run on few images.
     momentum = min(config.ema, 1 - 1 / (2 * steps))
     average = dict(use_ema=True, ema_momentum=momentum) if config.ema else {}

@@ -86,13 +86,9 @@ def newest_run(models_dir: Path) -> Path:
 def decision_for(config: Config, run: Path) -> Decision:
     """The run's own decision, with what the command line changes."""
     own = load_decision(run / "decision.json")
-    threshold = own.threshold if config.threshold is None else config.threshold
-    return replace(
-        own,
-        threshold=threshold,
-        tta=own.tta or config.tta,
-        largest_component=own.largest_component or config.largest_component,
-    )
+    if config.threshold is not None:
+        own = replace(own, threshold=config.threshold, min_peak=0.0)  # the least peak was chosen for the other one
+    return replace(own, tta=own.tta or config.tta, largest_component=own.largest_component or config.largest_component)
 
 
 def main(config: Config) -> int:

@@ -259,47 +259,25 @@ def build_keras(size: int, batch: int, bfloat16: bool, compiled: bool, network: 
 def build_torch(size: int, batch: int, bfloat16: bool, compiled: bool, network: str):
     """Calls of a PyTorch network, trained with the same loss, optimizer, clipping and weight averaging."""
     import torch
-    from torch.nn import functional as F
+    from torch_attention_unet import AttentionUNet, Trainer
 
     if network == "monai":
         from monai.networks.nets import AttentionUnet
 
         model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
     else:
-        from torch_attention_unet import AttentionUNet
-
         model = AttentionUNet()
-    model = model.to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
-    forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
-    x = torch.rand(batch, 1, size, size).mul(255).to(memory_format=torch.channels_last)
+    trainer = Trainer(model, lambda step: 1e-3, 0.99, bfloat16, compiled)
+    x = torch.rand(batch, 1, size, size).mul(255)
     y = (x > 200).float()
-
-    def train() -> None:
-        model.train()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            logits = forward(x)
-        logits = logits.float()
-        p = torch.sigmoid(logits)
-        dice = (2 * (p * y).sum((1, 2, 3)) + 1) / ((p + y).sum((1, 2, 3)) + 1)
-        loss = F.binary_cross_entropy_with_logits(logits, y) + (1 - dice).mean()
-        loss.backward()
-        for parameter in model.parameters():  # Keras' clipnorm is each variable's own
-            torch.nn.utils.clip_grad_norm_([parameter], 1.0)
-        optimizer.step()
-        average.update_parameters(model)
-        float(loss.detach())
-
-    def predict() -> None:
-        model.eval()
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            float(forward(x).sum())
-
     side = 2048
     a = torch.randn(side, side, dtype=torch.bfloat16 if bfloat16 else torch.float32)
-    calls = {"train": train, "predict": predict, "ceiling": lambda: float((a @ a)[0, 0]), "operations": 2 * side**3}
+    calls = {
+        "train": lambda: trainer.train(x, y),
+        "predict": lambda: float(trainer.predict(x).sum()),
+        "ceiling": lambda: float((a @ a)[0, 0]),
+        "operations": 2 * side**3,
+    }
     return calls, {"parameters": sum(p.numel() for p in model.parameters())}
 
 

@@ -1,4 +1,6 @@
-"""The project's Attention U-Net in PyTorch, layer for layer, for benchmarks/step.py."""
+"""The project's Attention U-Net from scratch in PyTorch, layer for layer, and its training step, for the benchmarks."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -64,3 +66,47 @@ class AttentionUNet(nn.Module):
             skip = self.gates[k - 1](skips[k], g) if k else skips[0]
             g = x = self.decoders[k](torch.cat([skip, double(self.ups[k](x))], dim=1))
         return self.lesion(x)
+
+
+class Trainer:
+    """The loss, optimizer, clipping and weight averaging of train_model.py around a PyTorch network.
+
+    `rate` gives the learning rate of a step. Images and masks are (B, 1, H, W) float32.
+    """
+
+    def __init__(self, model: nn.Module, rate: Callable[[int], float], momentum: float, bfloat16: bool, compiled: bool):
+        self.model = model.to(memory_format=torch.channels_last)
+        # Batch statistics are kept as they are, as Keras does; only trained weights are averaged.
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(momentum)
+        )
+        self.forward = torch.compile(self.model) if compiled else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1.0, weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
+        self.bfloat16 = bfloat16
+
+    def train(self, images: torch.Tensor, masks: torch.Tensor) -> float:
+        """One step; returns the loss."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            logits = self.forward(images.to(memory_format=torch.channels_last))
+        logits = logits.float()
+        p = torch.sigmoid(logits)
+        dice = (2 * (p * masks).sum((1, 2, 3)) + 1) / ((p + masks).sum((1, 2, 3)) + 1)
+        loss = F.binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
+        loss.backward()
+        for parameter in self.model.parameters():  # Keras' clipnorm is each variable's own
+            torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        return float(loss.detach())
+
+    @torch.inference_mode()
+    def predict(self, images: torch.Tensor, averaged: bool = False) -> torch.Tensor:
+        """Probabilities, (B, 1, H, W)."""
+        network = self.average.module if averaged else self.forward
+        network.eval()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            return torch.sigmoid(network(images.to(memory_format=torch.channels_last)).float())

@@ -31,7 +31,7 @@ def test_a_component_without_a_sure_pixel_is_dropped():
 
 def test_calibration_finds_what_was_done_to_the_logits():
     rng = np.random.default_rng(0)
-    true = rng.uniform(0.02, 0.98, (20, 40, 40))
+    true = rng.uniform(0.02, 0.98, (60, 80, 80))
     reference = (rng.random(true.shape) < true).astype(np.uint8)
     logit = np.log(true / (1 - true))
     overconfident = (1 / (1 + np.exp(-(3 * logit + 1)))).astype(np.float32)

@@ -1,19 +1,22 @@
 import csv
 import json
+import os
 import shutil
 
 import cv2
 import keras
 import numpy as np
 import pytest
-from conftest import TINY, assert_one_clear_line, run_script
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
 from PIL import Image
 
 import figures
 import own_images
 import predict
+import visualize_results
 from dataset import DataError
 from decision import Decision
+from files import RunError
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,26 @@ def test_another_threshold_is_scored_by_the_same_code(reported, trained, phantom
     shutil.rmtree(copy)
 
 
-def test_without_a_run_it_says_what_to_do(tmp_path):
-    assert_one_clear_line(run_script("visualize_results.py", cwd=tmp_path), "First: python train_model.py")
+def test_the_newest_run_or_the_shipped_network(tmp_path, monkeypatch):
+    for name in ("old", "new", visualize_results.SHIPPED):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").touch()
+    os.utime(tmp_path / "old" / "metrics.json", (0, 0))
+    assert visualize_results.newest_run(tmp_path).name == "new"
+    shipped = visualize_results.newest_run(tmp_path / "none")
+    assert shipped == REPOSITORY / "models" / visualize_results.SHIPPED
+    monkeypatch.setattr(visualize_results, "SHIPPED", "nothing")
+    with pytest.raises(RunError, match="First: python train_model"):
+        visualize_results.newest_run(tmp_path / "none")
+
+
+def test_the_shipped_network_predicts_in_a_fresh_clone(phantom_data, tmp_path):
+    image = phantom_data / "malignant" / "malignant (1).png"
+    result = run_script("visualize_results.py", "--images", image, cwd=tmp_path)
+    assert_one_clear_line(result, "comes with the repository", "1 predictions in predictions", code=0)
+    assert (tmp_path / "predictions" / "malignant (1)_mask.png").exists()
+    size = sum(path.stat().st_size for path in (REPOSITORY / "models" / visualize_results.SHIPPED).glob("*.keras"))
+    assert size < 20 * 2**20
 
 
 def test_changed_data_is_refused(reported, trained, broken_data):

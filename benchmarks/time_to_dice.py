@@ -1,0 +1,138 @@
+"""How long until the network is good? Ours beside MONAI's AttentionUnet, on the same images.
+
+    pip install torch==2.13.0 monai && python benchmarks/time_to_dice.py --data-dir FOLDER
+
+Split p1-1, lesions only; both get the same batches, augmentation, loss, optimizer, schedule and weight
+averaging, at the same size. They take turns, an epoch each, so that a slow moment of the machine meets both;
+the clock of each runs only in its own turn. Run it on an idle machine; it takes an hour.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+import quiet  # noqa: F401  # isort: skip
+
+import keras
+import numpy as np
+import torch
+import tyro
+from monai.networks.nets import AttentionUnet
+from torch_attention_unet import Trainer
+
+from attention_unet import build_attention_unet
+from dataset import find_samples, make_dataset, read_samples, resize_samples
+from download import find_data
+from metrics import BceDiceLoss
+from pretrained import load_pretrained
+from splits import split_samples
+from train_model import Config as Training
+from train_model import make_optimizer, network_arguments
+
+GOALS = (0.60, 0.70, 0.75)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train on."""
+
+    data_dir: Path  # folder with BUSI
+    epochs: int = 25  # of each network
+    encoder: str = "efficientnet_lite0"  # ours; "none" is the network from scratch
+    bfloat16: bool = True  # of MONAI's network, with torch.compile: its fastest setting
+    output: Path | None = None  # write the curves as JSON too
+
+
+class Ours:
+    """Our network, an epoch at a time."""
+
+    def __init__(self, training: Training, epochs: int, steps: int):
+        self.model = build_attention_unet(**network_arguments(training))
+        if training.encoder != "none":
+            load_pretrained(self.model, training.encoder)
+        optimizer = make_optimizer(training, epochs, steps)
+        self.model.compile(optimizer, BceDiceLoss(training.dice_weight), jit_compile=False)
+        self.averaging = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+
+    def epoch(self, batches, number: int, steps: int) -> None:
+        """Train."""
+        self.model.fit(
+            batches, initial_epoch=number, epochs=number + 1, steps_per_epoch=steps, verbose=0, shuffle=False
+        )
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities with the averaged weights."""
+        self.averaging.set_model(self.model)
+        self.averaging._swap_variables()
+        probability = self.model.predict(images[..., None].astype(np.float32), batch_size=16, verbose=0)[..., 0]
+        self.averaging._swap_variables()
+        return probability
+
+
+class Theirs:
+    """MONAI's network, an epoch at a time."""
+
+    def __init__(self, training: Training, epochs: int, steps: int, bfloat16: bool):
+        rate = make_optimizer(training, epochs, steps)._learning_rate
+        model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
+        momentum = min(training.ema, 1 - 1 / (2 * steps))
+        self.trainer = Trainer(model, lambda step: float(rate(step)), momentum, bfloat16, compiled=bfloat16)
+
+    def epoch(self, batches, number: int, steps: int) -> None:
+        """Train."""
+        for _, (images, masks) in zip(range(steps), batches, strict=False):
+            self.trainer.train(*(torch.from_numpy(a.numpy()).permute(0, 3, 1, 2) for a in (images / 255, masks)))
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities with the averaged weights."""
+        x = torch.from_numpy(images.astype(np.float32) / 255)[:, None]
+        return torch.cat([self.trainer.predict(part, averaged=True) for part in x.split(16)])[:, 0].numpy()
+
+
+def main(config: Config) -> None:
+    """Print a table."""
+    training = replace(Training(), encoder=config.encoder, split="p1-1", normals="none")
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
+    samples = find_samples(find_data(config.data_dir))
+    pictures = read_samples(samples)
+    parts = split_samples(samples, np.arange(len(samples)), "p1-1", normals="none")
+    train, val = (resize_samples([pictures[i] for i in parts[p]], training.image_size) for p in ("train", "val"))
+    steps = -(-len(train[0]) // training.batch_size)
+    ours = Ours(training, config.epochs, steps)
+    theirs = Theirs(training, config.epochs, steps, config.bfloat16)
+    networks = {"ours": ours, "MONAI AttentionUnet": theirs}
+    minutes, curves = dict.fromkeys(networks, 0.0), {name: [] for name in networks}
+    for epoch in range(config.epochs):
+        for name, network in networks.items():
+            batches = make_dataset(*train, training.batch_size, training=True, first_epoch=epoch)
+            started = time.perf_counter()
+            network.epoch(batches, epoch, steps)
+            dice = mean_dice(network.predict(val[0]), val[1])
+            minutes[name] += (time.perf_counter() - started) / 60
+            curves[name].append((minutes[name], dice))
+            print(f"epoch {epoch + 1}: {name} {dice:.3f} after {minutes[name]:.1f} min", flush=True)
+    print(
+        "\n| minutes until validation Dice | "
+        + " | ".join(f"{g:.2f}" for g in GOALS)
+        + " | best |\n|---|---|---|---|---|"
+    )
+    for name, curve in curves.items():
+        reached = [next((f"{t:.1f}" for t, dice in curve if dice >= goal), "not reached") for goal in GOALS]
+        print(f"| {name} | " + " | ".join(reached) + f" | {max(d for _, d in curve):.3f} |")
+    if config.output:
+        config.output.write_text(json.dumps(curves) + "\n")
+
+
+def mean_dice(probability: np.ndarray, masks: np.ndarray) -> float:
+    """Mean Dice at 0.5."""
+    p, r = probability > 0.5, masks > 0
+    return float(np.mean(2 * (p & r).sum((1, 2)) / (p.sum((1, 2)) + r.sum((1, 2)))))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
