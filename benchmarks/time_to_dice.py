@@ -31,7 +31,7 @@ from metrics import BceDiceLoss
 from pretrained import load_pretrained
 from splits import split_samples
 from train_model import Config as Training
-from train_model import make_optimizer, network_arguments
+from train_model import make_optimizer, make_schedule, network_arguments
 
 GOALS = (0.60, 0.70, 0.75)
 
@@ -61,23 +61,25 @@ class Ours:
     def epoch(self, batches, number: int, steps: int) -> None:
         """Train."""
         self.model.fit(
-            batches, initial_epoch=number, epochs=number + 1, steps_per_epoch=steps, verbose=0, shuffle=False
+            batches,
+            initial_epoch=number,
+            epochs=number + 1,
+            steps_per_epoch=steps,
+            callbacks=[self.averaging],  # leaves the averaged weights in the model until the next epoch begins
+            verbose=0,
+            shuffle=False,
         )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities with the averaged weights."""
-        self.averaging.set_model(self.model)
-        self.averaging._swap_variables()
-        probability = self.model.predict(images[..., None].astype(np.float32), batch_size=16, verbose=0)[..., 0]
-        self.averaging._swap_variables()
-        return probability
+        return self.model.predict(images[..., None].astype(np.float32), batch_size=16, verbose=0)[..., 0]
 
 
 class Theirs:
     """MONAI's network, an epoch at a time."""
 
     def __init__(self, training: Training, epochs: int, steps: int, bfloat16: bool):
-        rate = make_optimizer(training, epochs, steps)._learning_rate
+        rate = make_schedule(training, epochs, steps)
         model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
         momentum = min(training.ema, 1 - 1 / (2 * steps))
         self.trainer = Trainer(model, lambda step: float(rate(step)), momentum, bfloat16, compiled=bfloat16)
@@ -116,11 +118,8 @@ def main(config: Config) -> None:
             minutes[name] += (time.perf_counter() - started) / 60
             curves[name].append((minutes[name], dice))
             print(f"epoch {epoch + 1}: {name} {dice:.3f} after {minutes[name]:.1f} min", flush=True)
-    print(
-        "\n| minutes until validation Dice | "
-        + " | ".join(f"{g:.2f}" for g in GOALS)
-        + " | best |\n|---|---|---|---|---|"
-    )
+    goals = " | ".join(f"{goal:.2f}" for goal in GOALS)
+    print(f"\n| minutes until validation Dice | {goals} | best |\n|---|---|---|---|---|")
     for name, curve in curves.items():
         reached = [next((f"{t:.1f}" for t, dice in curve if dice >= goal), "not reached") for goal in GOALS]
         print(f"| {name} | " + " | ".join(reached) + f" | {max(d for _, d in curve):.3f} |")
