@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import optimize
 
 from files import RunError, read_json, write_json
 
@@ -74,10 +74,12 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision)
     mask = full > decision.threshold
     if mask.any() and (decision.min_peak > decision.threshold or decision.largest_component):
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-        keep = ndimage.maximum(full, labels, range(count)) >= decision.min_peak
+        keep = np.zeros(count, bool)
+        for k, (x, y, width, height, _) in enumerate(stats[1:], start=1):
+            box = slice(y, y + height), slice(x, x + width)
+            keep[k] = full[box][labels[box] == k].max() >= decision.min_peak
         if decision.largest_component:
             keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-        keep[0] = False
         mask = keep[labels]
     return mask
 

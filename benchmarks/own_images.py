@@ -1,0 +1,91 @@
+"""What does prediction on own pictures cost beside the network? 100 pictures of 600x500, five times.
+
+python benchmarks/own_images.py --run models/attention_unet
+"""
+
+import contextlib
+import io
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+import quiet  # noqa: F401  # isort: skip
+
+import cv2
+import tyro
+
+import own_images
+from dataset import read_gray
+from decision import load_decision
+from phantoms import make_phantom
+from predict import predict_pictures
+from rebuild import load_run
+
+PICTURES, REPEATS = 100, 5
+
+
+def seconds(work) -> float:
+    """Wall time of one call, which prints nothing."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+
+def peak() -> float:
+    """Largest memory so far, in MiB (Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main(run: Path) -> None:
+    """Print a table.
+
+    Args:
+        run: folder of a finished run.
+    """
+    model, stored = load_run(run)
+    decision = load_decision(run / "decision.json")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, output = Path(temporary) / "in", Path(temporary) / "out"
+        folder.mkdir()
+        for i in range(PICTURES):
+            cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(make_phantom("benign", i)[0], (600, 500)))
+        files = sorted(folder.iterdir())
+        images = [read_gray(file) for file in files]
+        maps = predict_pictures(model, images, decision)  # traces and warms up
+        output.mkdir()
+
+        def draw() -> None:
+            for file, image, probability in zip(files, images, maps, strict=True):
+                own_images.write_prediction(
+                    file, file.stem, image, probability, decision, stored.get("appearance"), output
+                )
+
+        work = {
+            "reading, one thread": lambda: [read_gray(file) for file in files],
+            "network": lambda: predict_pictures(model, images, decision),
+            "drawing and writing, one thread": draw,
+            "all of it, as the script does it": lambda: own_images.predict_images(
+                model, stored, [folder], output, decision
+            ),
+        }
+        times = {name: [] for name in work}
+        for _ in range(REPEATS):
+            for name, call in work.items():
+                times[name].append(seconds(call))
+        before = peak()
+        five = seconds(lambda: own_images.predict_images(model, stored, [folder] * 5, output, decision))
+        print(f"| {PICTURES} pictures of 600x500 | seconds, median of {REPEATS} |\n|---|---|")
+        for name, values in times.items():
+            print(f"| {name} | {statistics.median(values):.2f} |")
+        print(f"| all of it, {5 * PICTURES} pictures | {five:.2f} |")
+        print(f"| peak memory, MiB, at {PICTURES} and at {5 * PICTURES} | {before:.0f}, {peak():.0f} |")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
