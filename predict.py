@@ -30,11 +30,14 @@ def predict_probability(
     # Full batches only: a last one of another size would be traced anew, which takes longer than to compute it.
     x = np.zeros((-(-len(images) // batch_size) * batch_size, *images.shape[1:], 1), np.float32)
     x[: len(images), ..., 0] = images
-    probability = model.predict(x, batch_size=batch_size, verbose=0)[..., 0]
-    if tta:
-        mirrored = model.predict(x[:, :, ::-1], batch_size=batch_size, verbose=0)[..., 0]
-        probability = (probability + mirrored[:, :, ::-1]) / 2
-    return probability[: len(images)]
+    batches = []
+    for start in range(0, len(x), batch_size):
+        batch = x[start : start + batch_size]
+        probability = model.predict_on_batch(batch)  # `predict` takes longer to begin than a batch to compute
+        if tta:
+            probability = (probability + model.predict_on_batch(batch[:, :, ::-1])[:, :, ::-1]) / 2
+        batches.append(probability[..., 0])
+    return np.concatenate(batches)[: len(images)]
 
 
 def predict_pictures(
