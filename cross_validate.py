@@ -194,7 +194,7 @@ def table(result: dict) -> str:
     lines.append(
         f"\n{lesions['images']} lesion images together: Dice {lesions['dice']:.3f} (95 % {low:.3f} to {high:.3f})"
     )
-    if twins := sum(len(row["twins_in_training"]) for row in result["runs"].values()):
+    if twins := sum(row["twins_in_training"] for row in result["runs"].values()):
         lines.append(f"LEAKY: {twins} test images have a near-copy in training or validation")
     return "\n".join(lines)
 

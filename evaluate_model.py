@@ -24,7 +24,7 @@ from metrics import result_line, summarise
 from predict import predict_pictures, score_samples
 from rebuild import load_run
 from runs import environment
-from splits import group_pairs, near_duplicates, sample_hash
+from splits import file_hash, group_pairs, near_duplicates
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ def find_images(folder: Path) -> tuple[list[Sample], str]:
 
 
 def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
-    """Whether any run has each sample in training or validation, by the content of its files, not its name."""
+    """Whether any run has each sample in training or validation, by what its image holds, not by its name."""
     used = set()
     for run in runs:
         images = read_json(run / "split.json").get("images")
         try:
-            used |= {row["sha256"] for row in images.values() if row["part"] != "test"}
+            used |= {row["image_sha256"] for row in images.values() if row["part"] != "test"}
         except (AttributeError, KeyError, TypeError):
             raise RunError(f"{run / 'split.json'}: is not a split.json.") from None
-    return [sample_hash(sample) in used for sample in samples]
+    return [file_hash(sample.image) in used for sample in samples]
 
 
 def predict_mean(config: Config, images: list[np.ndarray]) -> tuple[np.ndarray, Decision]:

@@ -216,18 +216,26 @@ def twins_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> list[i
 # ---------------------------------------------------------------- split.json
 
 
-def sample_hash(sample: Sample) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of image and masks; the names do not matter."""
+def file_hash(*paths: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of what the files hold; their names do not matter."""
     digest = hashlib.sha256()
-    for path in (sample.image, *sample.masks):
+    for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str, list[int]], **about) -> dict:
-    """What `split.json` holds: how the split was made, then part, group and hash of every image in it."""
+    """What `split.json` holds: how the split was made, then part, group and hashes of every image in it.
+
+    `sha256` is that of image and masks together, `image_sha256` of the image alone.
+    """
     images = {
-        samples[i].name: {"part": name, "group": int(groups[i]), "sha256": sample_hash(samples[i])}
+        samples[i].name: {
+            "part": name,
+            "group": int(groups[i]),
+            "sha256": file_hash(samples[i].image, *samples[i].masks),
+            "image_sha256": file_hash(samples[i].image),
+        }
         for name, members in parts.items()
         for i in members
     }
@@ -247,7 +255,8 @@ def load_split(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[in
         raise DataError(f"{path}: is not a split.json ({type(error).__name__}: {error}).") from None
     index = {s.name: i for i, s in enumerate(samples)}
     missing = [name for name in rows if name not in index]
-    changed = [name for name, (_, _, sha) in rows.items() if name in index and sample_hash(samples[index[name]]) != sha]
+    there = {name: samples[index[name]] for name in rows if name in index}
+    changed = [name for name, s in there.items() if file_hash(s.image, *s.masks) != rows[name][2]]
     if missing or changed:
         first = (missing or changed)[0]
         raise DataError(

@@ -53,10 +53,8 @@ def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_p
 
 def test_folds_as_ray_tasks(phantom_data, tmp_path):
     pytest.importorskip("ray")
-    result = run_script(
-        "cross_validate.py", "--name", "cv", "--splits", "grouped", "--ray", "local", "--data-dir", phantom_data,
-        cwd=tmp_path,
-    )  # fmt: skip
+    where = ["--name", "cv", "--splits", "grouped", "--ray", "local", "--data-dir", phantom_data]
+    result = run_script("cross_validate.py", *where, *FLAGS, cwd=tmp_path)
     assert_one_clear_line(result, "| grouped-fold0-seed0 |", code=0)
     files = {p.name for p in (tmp_path / "models" / "cv" / "grouped-fold0-seed0").iterdir()}
     assert files == set(cross_validate.RESULTS)
