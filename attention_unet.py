@@ -1,4 +1,4 @@
-"""Attention U-Net (Oktay et al. 2018, arXiv:1804.03999), from stock Keras layers.
+"""Attention U-Net (Oktay et al. 2018, arXiv:1804.03999), in Keras.
 
 A U-Net whose skip connections pass through attention gates: a gate looks at the skip (x) and at
 the coarser level (the gating signal g), and scales x by one attention coefficient alpha in [0, 1]
