@@ -94,7 +94,7 @@ def choose_decision(
 
     Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the
     lesion images; the least peak is the highest that costs at most `DICE_TO_SPARE` of it, so that as
-    few normals as possible have a false positive.
+    few normals as possible have a false positive, and 0 where there are no normals.
 
     Args:
         probabilities: (N, S, S), as the network gives them.
@@ -117,6 +117,8 @@ def choose_decision(
 
     scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
     given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))
+    if len(lesions) == len(maps):  # no normal to spare a false positive: Dice would be given up for nothing
+        return given
     for peak in PEAKS[::-1]:
         candidate = replace(given, min_peak=float(peak))
         if dice(candidate) >= max(scores) - DICE_TO_SPARE:

@@ -52,6 +52,8 @@ def test_threshold_and_peak_come_from_the_given_images():
     chosen = choose_decision(maps, masks, Decision(tta=True), None)
     sure = calibrated(maps, chosen)
     assert chosen.tta and [to_mask(p, (16, 16), chosen).sum() for p in sure] == [64, 64, 64, 0]
+    # Without normals there is nothing to gain from dropping components.
+    assert chosen.min_peak > 0 == choose_decision(maps[:3], masks[:3], Decision(), None).min_peak
     # A threshold that the user gave is kept, and nothing else is touched.
     assert choose_decision(maps, masks, Decision(), 0.6) == replace(Decision(), threshold=0.6)
 
