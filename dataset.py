@@ -114,30 +114,6 @@ def find_samples(root: Path) -> list[Sample]:
     return samples
 
 
-def find_pairs(folder: Path) -> list[Sample]:
-    """Samples of the other common layout: images/ and masks/ with files of one name, of any suffix.
-
-    An image whose mask is empty, or that has none, is "normal", any other "lesion".
-
-    Raises:
-        DataError: a mask has no image, a file cannot be read, or there is no lesion.
-    """
-    images, masks = (
-        {path.stem: path for path in sorted((folder / part).iterdir()) if path.suffix.lower() in SUFFIXES}
-        for part in ("images", "masks")
-    )
-    if lonely := sorted(set(masks) - set(images)):
-        raise DataError(f"{masks[lonely[0]]}: mask without an image of that name. Add the image, or remove the mask.")
-    samples = []
-    for name in sorted(images, key=_natural):
-        paths = (masks[name],) if name in masks else ()
-        lesion = paths and read_mask(paths, read_gray(images[name]).shape).any()
-        samples.append(Sample(name, "lesion" if lesion else "normal", images[name], paths))
-    if not any(s.label == "lesion" for s in samples):
-        raise DataError(f"{folder}: images/ holds no image whose mask in masks/ shows a lesion.")
-    return samples
-
-
 # ---------------------------------------------------------------- read
 
 

@@ -7,6 +7,7 @@ from conftest import TINY, assert_one_clear_line, run_script
 from PIL import Image
 
 import dataset
+import evaluate_model
 from dataset import DataError
 from phantoms import write_phantoms
 
@@ -72,7 +73,6 @@ def test_other_layout_and_mean_of_two(runs, tmp_path):
 
 
 def test_the_mean_is_a_mean(monkeypatch):
-    import evaluate_model
     from decision import Decision
 
     maps = iter([np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)])
@@ -91,4 +91,4 @@ def test_a_mask_without_an_image(tmp_path):
         (tmp_path / folder).mkdir()
     Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "masks" / "a.png")
     with pytest.raises(DataError, match=r"a\.png: mask without an image"):
-        dataset.find_pairs(tmp_path)
+        evaluate_model.find_pairs(tmp_path)
