@@ -164,7 +164,7 @@ def build_attention_unet(
             low-level and not yet worth filtering).
         deep_supervision: fuse 1x1-convolved outputs of every decoder level into the prediction
             (the official code's `dsv`: one loss on the fused map, not one loss a level).
-        dropout: share of channels dropped at the end of the two coarsest encoder levels.
+        dropout: share of channels dropped at the end of the two coarsest levels of encoder "none".
         encoder: "none" for the paper's own, or a key of `ENCODERS` under the same gates and decoder, with
             random weights (`pretrained.load_pretrained` fills them); its depth is always 5.
 

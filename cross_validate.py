@@ -1,7 +1,7 @@
 """Train one configuration on every fold and seed, one process a run, and put the scores into one table.
 
 python cross_validate.py --data-dir data/                                # 5 grouped folds of the default
-python cross_validate.py --name p1 --splits p1-1 p1-2 p1-3 --normals none --epochs 40
+python cross_validate.py --name p1 --splits p1-1 p1-2 p1-3 --normals none
 python cross_validate.py --seeds 0 1 2 --ray auto                        # the same on a Ray cluster
 
 Every flag that is not listed below goes to train_model.py. Stopped, it goes on where it was: the same
@@ -169,11 +169,12 @@ def collect(folder: Path, names: list[str]) -> dict:
         except (KeyError, TypeError) as error:
             raise RunError(f"{folder / name / 'metrics.json'}: is damaged ({error}). Remove the folder.") from None
         runs[name] = row
-    scores = [k for k, v in row.items() if k not in ("data", "parameters", "twins_in_training") and v is not None]
+    scores = [key for key in row if key not in ("data", "parameters", "twins_in_training")]
     values = {key: [row[key] for row in runs.values() if row[key] is not None] for key in scores}
     spread = {
         key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
         for key, v in values.items()
+        if v  # a score may be undefined in every run, but not in the last alone
     }
     return {"mean": spread, "runs": runs, "together": summarise(images), "images": images}
 

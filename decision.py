@@ -137,7 +137,8 @@ def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[flo
         gradient = np.array([np.mean(error * logit) * np.exp(parameters[0]), np.mean(error)])
         return float(np.mean(np.logaddexp(0, z) - target * z)), gradient
 
-    # The scale is kept positive and within reason: on a few images the optimum can lie at infinity.
+    # Bounded, which scikit-learn's LogisticRegression is not: an untrained network can have a negative slope,
+    # which would turn lesion into background, and on a few images the optimum can lie at infinity.
     best = optimize.minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 2), (-10, 10)])
     return float(np.exp(best.x[0])), float(best.x[1])
 

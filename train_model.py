@@ -67,7 +67,7 @@ class Config:
     gate_grid: Literal["coarse", "full"] = "coarse"  # where alpha is computed; coarse is the paper's
     gate_finest: bool = False  # gate the finest skip too; the paper does not
     deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
-    dropout: float = 0.0  # share of channels dropped in the two coarsest levels; 0.2 did not help on validation
+    dropout: float = 0.0  # share of channels dropped in the two coarsest levels of encoder none; 0.2 did not help
     # Training
     epochs: int = 25  # validation Dice was flat from epoch 12 on; from scratch take 60
     batch_size: int = 8  # larger is hardly faster on a CPU; lower it if memory runs out

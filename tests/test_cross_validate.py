@@ -34,6 +34,17 @@ def test_table_by_hand(tmp_path):
     assert "| fold1 | 0.8 | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
 
 
+def test_a_score_that_the_last_run_lacks_is_kept(tmp_path):
+    for name in ("fold0", "fold1"):
+        made(tmp_path / name)
+    path = tmp_path / "fold1" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["summary"]["normals"]
+    path.write_text(json.dumps(metrics))
+    result = cross_validate.collect(tmp_path, ["fold0", "fold1"])
+    assert result["mean"]["normals_with_false_positive"] == {"mean": 0.25, "sd": 0.0}
+
+
 def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_path):
     command = ["cross_validate.py", "--name", "cv", "--splits", "curated", "--data-dir", phantom_data, *FLAGS]
     # Phantoms have not the published names: each of the four folds fails, each is named, with what it said.
