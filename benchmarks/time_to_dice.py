@@ -1,16 +1,18 @@
-"""How long until the network is good? Ours beside MONAI's AttentionUnet, on the same images.
+"""How long until the network is good? Ours beside MONAI's AttentionUnet and the pilot network, on the same images.
 
     pip install torch==2.13.0 monai && python benchmarks/time_to_dice.py --data-dir FOLDER
 
 Split p1-1, lesions only; both get the same batches, augmentation, loss, optimizer, schedule and weight
 averaging, at the same size. They take turns, an epoch each, so that a slow moment of the machine meets both;
-the clock of each runs only in its own turn. Run it on an idle machine; it takes an hour.
+the clock of each runs only in its own turn. Run it on an idle machine; it takes an hour. Each runs at its fastest:
+ours in float32, MONAI's and the pilot in bfloat16, MONAI's compiled.
 """
 
 import json
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 import tyro
 from monai.networks.nets import AttentionUnet
+from step import build_pilot
 from torch_attention_unet import Trainer
 
 from attention_unet import build_attention_unet
@@ -43,17 +46,22 @@ class Config:
     data_dir: Path  # folder with BUSI
     epochs: int = 25  # of each network
     encoder: str = "efficientnet_lite0"  # ours; "none" is the network from scratch
-    bfloat16: bool = True  # of MONAI's network, with torch.compile: its fastest setting
+    networks: tuple[str, ...] = ("ours", "MONAI AttentionUnet", "pilot")  # who takes part
     output: Path | None = None  # write the curves as JSON too
 
 
 class Ours:
-    """Our network, an epoch at a time."""
+    """Our network, or the pilot, an epoch at a time."""
 
-    def __init__(self, training: Training, epochs: int, steps: int):
-        self.model = build_attention_unet(**network_arguments(training))
-        if training.encoder != "none":
-            load_pretrained(self.model, training.encoder)
+    def __init__(self, training: Training, epochs: int, steps: int, pilot: bool = False):
+        if pilot:
+            keras.mixed_precision.set_global_policy("mixed_bfloat16")
+            self.model = build_pilot(training.image_size)
+            keras.mixed_precision.set_global_policy("float32")
+        else:
+            self.model = build_attention_unet(**network_arguments(training))
+            if training.encoder != "none":
+                load_pretrained(self.model, training.encoder)
         optimizer = make_optimizer(training, epochs, steps)
         self.model.compile(optimizer, BceDiceLoss(training.dice_weight), jit_compile=False)
         self.averaging = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
@@ -78,11 +86,11 @@ class Ours:
 class Theirs:
     """MONAI's network, an epoch at a time."""
 
-    def __init__(self, training: Training, epochs: int, steps: int, bfloat16: bool):
+    def __init__(self, training: Training, epochs: int, steps: int):
         rate = make_schedule(training, epochs, steps)
         model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
         momentum = min(training.ema, 1 - 1 / (2 * steps))
-        self.trainer = Trainer(model, lambda step: float(rate(step)), momentum, bfloat16, compiled=bfloat16)
+        self.trainer = Trainer(model, lambda step: float(rate(step)), momentum, bfloat16=True, compiled=True)
 
     def epoch(self, batches, number: int, steps: int) -> None:
         """Train."""
@@ -105,9 +113,8 @@ def main(config: Config) -> None:
     parts = split_samples(samples, np.arange(len(samples)), "p1-1", normals="none")
     train, val = (resize_samples([pictures[i] for i in parts[p]], training.image_size) for p in ("train", "val"))
     steps = -(-len(train[0]) // training.batch_size)
-    ours = Ours(training, config.epochs, steps)
-    theirs = Theirs(training, config.epochs, steps, config.bfloat16)
-    networks = {"ours": ours, "MONAI AttentionUnet": theirs}
+    build = {"ours": Ours, "MONAI AttentionUnet": Theirs, "pilot": partial(Ours, pilot=True)}
+    networks = {name: build[name](training, config.epochs, steps) for name in config.networks}
     minutes, curves = dict.fromkeys(networks, 0.0), {name: [] for name in networks}
     for epoch in range(config.epochs):
         for name, network in networks.items():
