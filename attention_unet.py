@@ -44,12 +44,21 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
 
-def conv_block(x, filters: int, name: str, dropout: float = 0.0):
-    """Two 3x3 convolutions, each with batch normalisation and ReLU: (B, H, W, C) -> (B, H, W, filters)."""
+def conv_block(x, filters: int, name: str, dropout: float = 0.0, dtype: str | None = None):
+    """Two 3x3 convolutions, each with batch normalisation and ReLU: (B, H, W, C) -> (B, H, W, filters).
+
+    `dtype` is the policy of the convolutions alone; the normalisation casts back to its own.
+    """
     for i in (1, 2):
         # The normalisation has an offset of its own, so the convolution needs no bias.
         x = layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{i}"
+            filters,
+            3,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            dtype=dtype,
+            name=f"{name}_conv{i}",
         )(x)
         x = BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
@@ -151,6 +160,7 @@ def build_attention_unet(
     deep_supervision: bool = False,
     dropout: float = 0.0,
     encoder: str = "none",
+    convolutions: str | None = None,
 ) -> keras.Model:
     """Build the network.
 
@@ -167,6 +177,8 @@ def build_attention_unet(
         dropout: share of channels dropped at the end of the two coarsest levels of encoder "none".
         encoder: "none" for the paper's own, or a key of `ENCODERS` under the same gates and decoder, with
             random weights (`pretrained.load_pretrained` fills them); its depth is always 5.
+        convolutions: dtype policy of the 3x3 convolutions of encoder "none" and of the decoder; without it
+            Keras' global one. Weights are float32 under "mixed_bfloat16" too, and fit either.
 
     Returns:
         A functional model (B, H, W, channels) -> lesion probability (B, H, W, 1), float32. Level 1
@@ -196,13 +208,14 @@ def build_attention_unet(
     if encoder == "none":
         skips = []
         for level in range(1, depth + 1):
-            x = conv_block(x, base_filters * 2 ** (level - 1), f"encoder_{level}", dropout if level == depth else 0.0)
+            share = dropout if level == depth else 0.0
+            x = conv_block(x, base_filters * 2 ** (level - 1), f"encoder_{level}", share, convolutions)
             skips.append(x)
             x = layers.MaxPooling2D(2, name=f"pool_{level}")(x)
-        x = conv_block(x, base_filters * 2**depth, "bottleneck", dropout)
+        x = conv_block(x, base_filters * 2**depth, "bottleneck", dropout, convolutions)
     else:
         # These encoders begin with a stride, so the finest skip needs a small branch of its own.
-        skips = [conv_block(x, base_filters, "encoder_1")]
+        skips = [conv_block(x, base_filters, "encoder_1", dtype=convolutions)]
         coarser, x = efficientnet_lite(inputs, encoder)
         skips += coarser
 
@@ -220,7 +233,7 @@ def build_attention_unet(
         x = layers.Conv2D(skip.shape[-1], 1, use_bias=False, name=f"up_{level}_conv")(x)
         x = layers.UpSampling2D(2, interpolation="bilinear", name=f"up_{level}")(x)
         x = layers.Concatenate(name=f"concat_{level}")([skip, x])
-        g = x = conv_block(x, base_filters * 2 ** (level - 1), f"decoder_{level}")
+        g = x = conv_block(x, base_filters * 2 ** (level - 1), f"decoder_{level}", dtype=convolutions)
         decoded.append(x)
 
     if deep_supervision:

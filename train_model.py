@@ -23,12 +23,14 @@ import tensorflow as tf
 import tyro
 
 from attention_unet import ENCODER_DEPTH, build_attention_unet
+from averaging import AveragingAdamW
 from dataset import DataError, Sample, data_kind, find_samples, make_dataset, read_samples, resize_samples
 from decision import Decision, choose_decision, save_decision
 from download import find_data
 from files import RunError, write_json
 from metrics import BceDiceLoss, result_line, summarise, training_metrics
 from phantoms import write_phantoms
+from precision import Precision, convolution_policy
 from predict import appearance_limits, predict_pictures, predict_probability, score_samples
 from pretrained import load_pretrained
 from rebuild import load_run
@@ -67,6 +69,7 @@ class Config:
     gate_grid: Literal["coarse", "full"] = "coarse"  # where alpha is computed; coarse is the paper's
     gate_finest: bool = False  # gate the finest skip too; the paper does not
     deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
+    precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 14 % faster
     dropout: float = 0.0  # share of channels dropped in the two coarsest levels of encoder none; 0.2 did not help
     # Training
     epochs: int = 25  # validation Dice was flat from epoch 12 on; from scratch take 60
@@ -138,7 +141,9 @@ def main(config: Config) -> float:
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
-        print(f"training on {len(tf.config.list_physical_devices('GPU')) or 'no'} GPU, {os.cpu_count()} CPU cores")
+        gpus = len(tf.config.list_physical_devices("GPU"))
+        convolutions = convolution_policy(config.precision, gpus)
+        print(f"training on {gpus or 'no'} GPU, {os.cpu_count()} CPU cores, convolutions in {convolutions}")
         root, kind, epochs = find_or_draw(config)
         samples = find_samples(root)
         pictures = read_samples(samples)
@@ -148,6 +153,7 @@ def main(config: Config) -> float:
         print(f"split {config.split}: {sizes} images")
         network = network_arguments(config)
         about = {"data": kind, "root": root.resolve(), "network": network, "config": asdict(config)}
+        about["convolutions"] = convolutions  # in training; predictions are made in float32 on any machine
         # So that predictions on pictures of another kind can be warned of.
         about["appearance"] = appearance_limits([pictures[i][0] for i in parts["train"]])
         write_json(run / "config.json", about)
@@ -156,7 +162,7 @@ def main(config: Config) -> float:
             part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")
         }
         steps = -(-len(parts["train"]) // config.batch_size)
-        model = build_attention_unet(**network)
+        model = build_attention_unet(**network, convolutions=convolutions)
         if config.encoder != "none" and config.pretrained:
             load_pretrained(model, config.encoder)
         model.compile(
@@ -264,27 +270,6 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
     momentum = min(config.ema, 1 - 1 / (2 * steps))
     average = dict(use_ema=True, ema_momentum=momentum) if config.ema else {}
     return AveragingAdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
-
-
-class AveragingAdamW(keras.optimizers.AdamW):
-    """AdamW whose weight average is short at first: after t steps, momentum is at most (1 + t) / (10 + t).
-
-    The rule of TensorFlow's `ExponentialMovingAverage(num_updates=t)`. A long average from the first step on
-    is of weights that no longer fit the batch statistics: validation stays at 0 for up to six epochs.
-    """
-
-    @property
-    def ema_momentum(self):
-        """Momentum of this step; `_update_model_variables_moving_average` reads it."""
-        steps = keras.ops.cast(self.iterations, "float32")
-        return keras.ops.minimum(self.longest, (1 + steps) / (10 + steps))
-
-    @ema_momentum.setter
-    def ema_momentum(self, value: float):
-        self.longest = value
-
-    def get_config(self):
-        return {**super().get_config(), "ema_momentum": self.longest}
 
 
 def choose_on_validation(config: Config, model: keras.Model, images: np.ndarray, masks: np.ndarray) -> Decision:

@@ -27,21 +27,22 @@ sys.path.insert(0, str(REPOSITORY))
 import numpy as np
 import tyro
 
-# name: (library, image size, batch, mixed bfloat16, compiled, network); without a size, that of train_model.py
+# name: (library, image size, batch, precision, compiled, network); without a size, that of train_model.py
 CONFIGURATIONS = {
-    "default": ("keras", None, 8, False, False, "default"),
-    "default, bfloat16": ("keras", None, 8, True, False, "default"),
-    "default, PyTorch": ("torch", None, 8, False, False, "default"),
-    "default, PyTorch bfloat16": ("torch", None, 8, True, False, "default"),
-    "default, PyTorch compiled": ("torch", None, 8, False, True, "default"),
-    "default, PyTorch bfloat16 compiled": ("torch", None, 8, True, True, "default"),
-    "from scratch": ("keras", 128, 8, False, False, "scratch"),
-    "from scratch, PyTorch compiled": ("torch", 128, 8, False, True, "scratch"),
-    "from scratch, PyTorch bfloat16 compiled": ("torch", 128, 8, True, True, "scratch"),
-    "pilot": ("keras", 256, 8, False, False, "pilot"),
-    "pilot, bfloat16": ("keras", 256, 8, True, False, "pilot"),
-    "MONAI AttentionUnet": ("torch", None, 8, False, False, "monai"),
-    "MONAI AttentionUnet, bfloat16 compiled": ("torch", None, 8, True, True, "monai"),
+    "default": ("keras", None, 8, "auto", False, "default"),
+    "default, float32": ("keras", None, 8, "float32", False, "default"),
+    "default, all bfloat16": ("keras", None, 8, "bfloat16", False, "default"),
+    "default, PyTorch": ("torch", None, 8, "float32", False, "default"),
+    "default, PyTorch bfloat16": ("torch", None, 8, "bfloat16", False, "default"),
+    "default, PyTorch compiled": ("torch", None, 8, "float32", True, "default"),
+    "default, PyTorch bfloat16 compiled": ("torch", None, 8, "bfloat16", True, "default"),
+    "from scratch": ("keras", 128, 8, "auto", False, "scratch"),
+    "from scratch, PyTorch bfloat16": ("torch", 128, 8, "bfloat16", False, "scratch"),
+    "from scratch, PyTorch bfloat16 compiled": ("torch", 128, 8, "bfloat16", True, "scratch"),
+    "pilot": ("keras", 256, 8, "float32", False, "pilot"),
+    "pilot, bfloat16": ("keras", 256, 8, "bfloat16", False, "pilot"),
+    "MONAI AttentionUnet": ("torch", None, 8, "float32", False, "monai"),
+    "MONAI AttentionUnet, bfloat16 compiled": ("torch", None, 8, "bfloat16", True, "monai"),
 }
 
 
@@ -138,10 +139,10 @@ class Worker:
 
 def work(name: str) -> None:
     """The worker's side: build, then answer on standard output."""
-    library, size, batch, bfloat16, compiled, network = CONFIGURATIONS[name]
+    library, size, batch, precision, compiled, network = CONFIGURATIONS[name]
     size = size or default_size()
     build = build_keras if library == "keras" else build_torch
-    calls, about = build(size, batch, bfloat16, compiled, network)
+    calls, about = build(size, batch, precision, compiled, network)
     for _ in range(2):
         calls["train"](), calls["predict"]()
     about |= {"size": size, "gmac": multiply_adds(network, size) / 1e9}
@@ -174,7 +175,7 @@ def default_size() -> int:
     return Training().image_size
 
 
-def keras_network(network: str, size: int):
+def keras_network(network: str, size: int, convolutions: str | None = None):
     """The default of train_model.py, the same from scratch, or the pilot."""
     from attention_unet import build_attention_unet
     from train_model import Config as Training
@@ -185,7 +186,7 @@ def keras_network(network: str, size: int):
     arguments = network_arguments(Training()) | {"input_shape": (size, size, 1)}
     if network == "scratch":
         arguments |= {"encoder": "none", "base_filters": 16}
-    return build_attention_unet(**arguments)
+    return build_attention_unet(**arguments, convolutions=convolutions)
 
 
 def build_pilot(size: int, base_filters: int = 16, depth: int = 4):
@@ -231,7 +232,7 @@ def multiply_adds(network: str, size: int) -> float:
     return float(total)
 
 
-def build_keras(size: int, batch: int, bfloat16: bool, compiled: bool, network: str):
+def build_keras(size: int, batch: int, precision: str, compiled: bool, network: str):
     """Calls of a Keras network."""
     import quiet  # noqa: F401  # isort: skip
 
@@ -239,11 +240,13 @@ def build_keras(size: int, batch: int, bfloat16: bool, compiled: bool, network: 
     import tensorflow as tf
 
     from metrics import BceDiceLoss, training_metrics
+    from precision import convolution_policy
     from train_model import Config as Training
     from train_model import make_optimizer
 
+    bfloat16 = precision == "bfloat16"
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
-    model = keras_network(network, size)
+    model = keras_network(network, size, convolution_policy("auto", 0) if precision == "auto" else None)
     model.compile(make_optimizer(Training(), 10, 70), BceDiceLoss(), metrics=training_metrics(), jit_compile=compiled)
     x, y = np.random.default_rng(0).uniform(0, 255, (batch, size, size, 1)).astype(np.float32), None
     y = (x > 200).astype(np.float32)
@@ -258,7 +261,7 @@ def build_keras(size: int, batch: int, bfloat16: bool, compiled: bool, network: 
     return calls, {"parameters": model.count_params()}
 
 
-def build_torch(size: int, batch: int, bfloat16: bool, compiled: bool, network: str):
+def build_torch(size: int, batch: int, precision: str, compiled: bool, network: str):
     """Calls of a PyTorch network, trained with the same loss, optimizer, clipping and weight averaging."""
     import torch
     from torch_attention_unet import AttentionUNet, Trainer
@@ -272,6 +275,7 @@ def build_torch(size: int, batch: int, bfloat16: bool, compiled: bool, network: 
 
         default = Training()
         model = AttentionUNet(default.base_filters, default.encoder) if network == "default" else AttentionUNet(16)
+    bfloat16 = precision == "bfloat16"
     trainer = Trainer(model, lambda step: 1e-3, 0.99, bfloat16, compiled)
     x = torch.rand(batch, 1, size, size).mul(255)
     y = (x > 200).float()

@@ -5,7 +5,7 @@
 Split p1-1, lesions only; both get the same batches, augmentation, loss, optimizer, schedule and weight
 averaging, at the same size. They take turns, an epoch each, so that a slow moment of the machine meets both;
 the clock of each runs only in its own turn. Run it on an idle machine; it takes an hour. Each runs at its fastest:
-ours in float32, MONAI's and the pilot in bfloat16, MONAI's compiled.
+ours as train_model.py does, MONAI's and the pilot in bfloat16, MONAI's compiled.
 """
 
 import json
@@ -31,6 +31,7 @@ from attention_unet import build_attention_unet
 from dataset import find_samples, make_dataset, read_samples, resize_samples
 from download import find_data
 from metrics import BceDiceLoss
+from precision import convolution_policy
 from pretrained import load_pretrained
 from splits import split_samples
 from train_model import Config as Training
@@ -59,7 +60,8 @@ class Ours:
             self.model = build_pilot(training.image_size)
             keras.mixed_precision.set_global_policy("float32")
         else:
-            self.model = build_attention_unet(**network_arguments(training))
+            policy = convolution_policy(training.precision, gpus=0)
+            self.model = build_attention_unet(**network_arguments(training), convolutions=policy)
             if training.encoder != "none":
                 load_pretrained(self.model, training.encoder)
         optimizer = make_optimizer(training, epochs, steps)

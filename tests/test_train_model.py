@@ -13,7 +13,6 @@ from conftest import TINY, assert_one_clear_line, run_script
 import rebuild
 from attention_unet import build_attention_unet
 from pretrained import load_pretrained
-from train_model import AveragingAdamW
 
 
 def train(data, cwd, *more):
@@ -90,21 +89,6 @@ def test_it_can_learn(phantom_data):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use where Linux says it")
-def test_the_weight_average_is_short_at_first():
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
-    optimizer = AveragingAdamW(0.1, use_ema=True, ema_momentum=0.25)
-    model.compile(optimizer, "mse", jit_compile=False)
-    kept = []
-    for _ in range(5):
-        model.train_on_batch(np.ones((1, 1)), np.ones((1, 1)))
-        kept.append((float(model.layers[0].kernel[0, 0]), float(optimizer._model_variables_moving_average[0][0, 0])))
-    average = kept[0][0]
-    # 2/11, 3/12, then 4/13 is over the limit
-    for momentum, (weight, seen) in zip([0.0, 2 / 11, 3 / 12, 0.25, 0.25], kept, strict=True):
-        average = momentum * average + (1 - momentum) * weight
-        assert seen == pytest.approx(average, abs=1e-6)
-
-
 def test_memory_does_not_grow_over_epochs(tmp_path):
     """Sixty short epochs with all that a run writes."""
     from dataset import make_dataset
