@@ -161,6 +161,9 @@ def main(config: Config) -> float:
         data = {
             part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")
         }
+        test = parts["test"]
+        unseen = [pictures[i] for i in test]
+        del pictures  # the others at their full size: 400 MiB that training can do without
         steps = -(-len(parts["train"]) // config.batch_size)
         model = build_attention_unet(**network, convolutions=convolutions)
         if config.encoder != "none" and config.pretrained:
@@ -194,11 +197,8 @@ def main(config: Config) -> float:
         model, _ = load_run(run)
         decision = choose_on_validation(config, model, *data["val"])
         save_decision(run / "decision.json", decision)
-        test = parts["test"]
-        probabilities = predict_pictures(model, [pictures[i][0] for i in test], decision)
-        scores = score_samples(
-            probabilities, [samples[i] for i in test], [pictures[i] for i in test], groups[test], decision
-        )
+        probabilities = predict_pictures(model, [image for image, _ in unseen], decision)
+        scores = score_samples(probabilities, [samples[i] for i in test], unseen, groups[test], decision)
         summary = summarise(scores)
         shown = ("split", "fold", "normals", "seed")
         result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}

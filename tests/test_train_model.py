@@ -157,7 +157,7 @@ def test_a_leaky_split_says_so(phantom_data, tmp_path):
 def test_help_reads_like_documentation(tmp_path):
     result = run_script("train_model.py", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 192)"):
+    for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 224)"):
         assert words in " ".join(result.stdout.replace("│", " ").split())
 
 
