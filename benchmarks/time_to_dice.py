@@ -3,10 +3,11 @@
     pip install torch==2.13.0 monai && python benchmarks/time_to_dice.py --data-dir FOLDER
 
 Split p1-1, lesions only, scored on the 195 images of its public validation list. train_model.py keeps those for the
-test and this chooses nothing by them; its own 65 validation images are too few to tell 0.75 from 0.70. All get the same batches, augmentation, loss, optimizer, schedule and weight
-averaging, at the same size. They take turns, an epoch each, so that a slow moment of the machine meets both;
-the clock of each runs only in its own turn. Run it on an idle machine; it takes an hour. Each runs at its fastest:
-ours as train_model.py does, MONAI's and the pilot in bfloat16, MONAI's compiled.
+test, and nothing is chosen by them here; its own 65 validation images are too few to tell 0.75 from 0.70. All get the
+same batches, augmentation, loss, optimizer, schedule and weight averaging, at the same size. They take turns, an epoch
+each, so that a slow moment of the machine meets all; the clock of each runs only in its own turn. Run it on an idle
+machine; it takes an hour. Each runs at its fastest: ours as train_model.py does, MONAI's and the pilot in bfloat16,
+MONAI's compiled.
 """
 
 import json
