@@ -4,7 +4,7 @@
     python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
-Default settings on BUSI: about 15 minutes on 2 CPU cores; on phantoms 3. Then: python visualize_results.py
+Default settings on BUSI: about 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
 """
 
 import os
