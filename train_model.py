@@ -32,6 +32,7 @@ from metrics import BceDiceLoss, result_line, summarise, training_metrics
 from phantoms import write_phantoms
 from precision import Precision, convolution_policy
 from predict import appearance_limits, predict_pictures, predict_probability, score_samples
+from presence import fit_presence, gate_by_presence, save_presence
 from pretrained import load_pretrained
 from rebuild import load_run
 from runs import RunRecorder, environment, lock, open_run
@@ -85,6 +86,7 @@ class Config:
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
+    presence: bool = True  # empty mask where the features of the whole picture show no lesion; see presence.py
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
     # Files
@@ -194,7 +196,12 @@ def main(config: Config) -> float:
                 shuffle=False,
             )
 
-        model, _ = load_run(run)
+        model, _ = load_run(run, gated=False)
+        if config.presence and config.threshold is None:
+            presence = fit_presence(model, data["train"], data["val"], config.tta)
+            if presence is not None:
+                save_presence(run / "presence.json", presence)
+                model = gate_by_presence(model, presence)
         decision = choose_on_validation(config, model, *data["val"])
         save_decision(run / "decision.json", decision)
         probabilities = predict_pictures(model, [image for image, _ in unseen], decision)

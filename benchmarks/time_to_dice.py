@@ -51,6 +51,7 @@ class Config:
     epochs: int = Training.epochs  # of each network
     encoder: str = "efficientnet_lite0"  # ours; "none" is the network from scratch
     networks: tuple[str, ...] = ("ours", "MONAI AttentionUnet", "pilot")  # who takes part
+    score_every: int = 1  # epochs between two scorings; the last is always scored
     to_the_end: bool = False  # train all epochs: what is the best Dice of each?
     output: Path | None = None  # write the curves as JSON too
 
@@ -131,6 +132,8 @@ def main(config: Config) -> None:
             started = time.perf_counter()
             network.epoch(batches, epoch, steps)
             minutes[name] += (time.perf_counter() - started) / 60
+            if (epoch + 1) % config.score_every and epoch + 1 < config.epochs:
+                continue
             mirrored = network.predict(val[0][:, :, ::-1])[:, :, ::-1]
             dice = mean_dice((network.predict(val[0]) + mirrored) / 2, val[1])
             curves[name].append((minutes[name], dice))
