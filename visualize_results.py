@@ -57,6 +57,7 @@ class Config:
     images: tuple[Path, ...] = ()  # own pictures or folders of them: predict instead of reporting
     output: Path = Path("predictions")  # where predictions on own images go
     threshold: float | None = None  # probability above which a pixel is lesion; without it the run's own
+    presence: bool = True  # empty masks of pictures in which the run sees no lesion; off shows what it would mark
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
 
@@ -98,7 +99,7 @@ def main(config: Config) -> int:
         1 if one of the own images could not be read, else 0.
     """
     run = config.run or newest_run(config.models_dir)
-    model, stored = load_run(run)
+    model, stored = load_run(run, gated=config.presence)
     if config.images:
         return predict_images(model, stored, config.images, config.output, decision_for(config, run))
     metrics = read_json(run / "metrics.json")
@@ -106,7 +107,8 @@ def main(config: Config) -> int:
     if not root.is_dir():
         raise DataError(f"{root}: the run's data is not here. Say where it is with --data-dir.")
     decision = decision_for(config, run)
-    cases, background = load_cases(model, run, root, decision, metrics)
+    as_scored = config.presence and decision == load_decision(run / "decision.json")
+    cases, background = load_cases(model, run, root, decision, metrics, as_scored)
     (run / "figures").mkdir(exist_ok=True)
     drawn = dict(draw_figures(model, run, cases, background, decision.threshold, metrics))
     for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
@@ -116,8 +118,8 @@ def main(config: Config) -> int:
     return 0
 
 
-def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, metrics: dict):
-    """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision.
+def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, metrics: dict, as_scored: bool):
+    """Predict on the run's test images, with the scores of metrics.json, or new ones if these masks are others.
 
     Returns:
         The test images with all that is drawn of them, and the share of background in the validation masks.
@@ -127,7 +129,7 @@ def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, me
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     probabilities = predict_pictures(model, [image for image, _ in pictures], decision)
-    if decision == load_decision(run / "decision.json"):
+    if as_scored:
         by_name = {score["name"]: score for score in metrics["images"]}
         scores = [by_name[sample.name] for sample in test]
     else:

@@ -10,6 +10,7 @@ import dataset
 import evaluate_model
 from dataset import DataError
 from phantoms import write_phantoms
+from presence import Presence, save_presence
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,15 @@ def test_unseen_images_score_as_in_training(runs, phantom_data, tmp_path):
         for path in (tmp_path / "evaluation.json", runs[0] / "metrics.json")
     )
     assert new == old
+
+
+def test_the_presence_can_be_switched_off(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    save_presence(run / "presence.json", Presence((0.0,) * 4, -1.0))  # no picture holds a lesion
+    images = [np.random.default_rng(0).integers(0, 255, (50, 60), np.uint8)]
+    for presence in (True, False):
+        config = evaluate_model.Config(run=(run,), data_dir=tmp_path, presence=presence)
+        assert (evaluate_model.predict_mean(config, images)[0].max() > 0.001) == (not presence)
 
 
 def test_a_renamed_image_is_still_known(runs, broken_data, tmp_path):
