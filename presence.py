@@ -1,8 +1,8 @@
 """Is there a lesion in the picture at all? Asked of the trained network's own features, before its mask counts.
 
-A network that marks pixels marks some in every second normal picture. Its features know better: a logistic
-regression on the coarsest skip connection, averaged over the picture, tells normals from others. It is fitted on
-the training images once the network is trained, and its threshold is chosen on the validation images.
+A network that marks pixels marks some in every second normal picture (docs/experiments.md). Its features know
+better: a logistic regression on the coarsest skip connection, averaged over the picture, tells normals from others. It
+is fitted on the training images once the network is trained; its threshold is chosen on the validation images.
 """
 
 import math
@@ -21,6 +21,7 @@ from predict import predict_probability
 INVERSE_REGULARISATION = 0.01  # strong: a hundred features, a hundred normals
 DICE_TO_SPARE = 0.005  # lesion Dice that may be given up for fewer normals with a mask
 MAX_FEATURES = 4096
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def gate_by_presence(model: keras.Model, presence: Presence) -> keras.Model:
 # ---------------------------------------------------------------- fitted after training
 
 
-def fit_presence(model: keras.Model, train: tuple, val: tuple, tta: bool) -> Presence | None:
+def fit_presence(model: keras.Model, train: Arrays, val: Arrays, tta: bool) -> Presence | None:
     """Fit on training images, threshold from validation images.
 
     The threshold is the one that leaves the fewest normals with a mask at no more than `DICE_TO_SPARE` of the lesion
