@@ -86,7 +86,7 @@ def test_the_mean_is_a_mean(monkeypatch):
     from decision import Decision
 
     maps = iter([np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)])
-    monkeypatch.setattr(evaluate_model, "load_run", lambda run: (None, None))
+    monkeypatch.setattr(evaluate_model, "load_run", lambda run, gated: (None, None))
     rules = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
     monkeypatch.setattr(evaluate_model, "load_decision", lambda path: rules[path.parent.name])
     monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(maps))

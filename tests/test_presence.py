@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from test_runs import NETWORK, run  # noqa: F401  # a fixture
@@ -10,6 +11,7 @@ import presence
 import rebuild
 from attention_unet import build_attention_unet
 from files import RunError
+from predict import predict_probability
 from presence import Presence
 
 
@@ -25,6 +27,7 @@ def pictures(count, lesions):
 
 def eager_network():
     """A network that marks every pixel of every picture."""
+    keras.utils.set_random_seed(0)
     model = build_attention_unet((32, 32, 1), base_filters=4, depth=2)
     model.get_layer("lesion").set_weights([np.zeros((1, 1, 4, 1)), np.array([3.0])])
     return model
@@ -35,10 +38,9 @@ def test_normals_are_silenced_and_lesions_kept(tta):
     model = eager_network()
     found = presence.fit_presence(model, pictures(40, 20), pictures(12, 6), tta)
     images, _ = pictures(10, 5)
-    x = images[..., None].astype(np.float32)
-    plain, gated = model(x).numpy(), presence.gate_by_presence(model, found)(x).numpy()
-    assert np.array_equal(gated[:5], plain[:5])
-    assert not gated[5:].any()
+    plain, gated = (predict_probability(m, images, tta) for m in (model, presence.gate_by_presence(model, found)))
+    assert np.array_equal(gated[:5], plain[:5]) and (plain > 0.5).all()
+    assert not (gated[5:] > 0.5).any()
 
 
 @pytest.mark.parametrize("lesions", [0, 12])
@@ -48,10 +50,9 @@ def test_nothing_is_fitted_without_both_kinds(lesions):
 
 
 def test_the_gate_is_a_weighted_sum_of_the_averaged_skip():
+    keras.utils.set_random_seed(0)
     model = build_attention_unet((32, 32, 1), base_filters=2, depth=2)
     images = np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
-    import keras
-
     skip = keras.Model(model.input, model.get_layer("encoder_2_relu2").output)(images).numpy()
     weights = np.array([1.0, -2.0, 0.5, 0.0])
     sums = skip.mean((1, 2)) @ weights
