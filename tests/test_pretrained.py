@@ -10,7 +10,7 @@ from keras import ops
 from sklearn.datasets import load_sample_image
 
 import pretrained
-from attention_unet import ENCODERS, build_attention_unet
+from attention_unet import APPLICATIONS, ENCODERS, application, build_attention_unet
 from files import RunError
 
 installed = {name for name in ENCODERS if pretrained.find_checkpoint(name)}
@@ -92,3 +92,42 @@ def test_an_encoder_sits_under_the_same_gates():
         build_attention_unet((64, 64, 1), 2, encoder="vgg")
     with pytest.raises(ValueError, match="multiple of 32"):
         build_attention_unet((48, 48, 1), 2, encoder="efficientnet_lite0")
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_a_network_of_keras_applications_is_an_encoder_too(name, monkeypatch):
+    model = build_attention_unet((64, 64, 1), 2, encoder=name)
+    assert [model.get_layer(f"gate_{k}_multiply").output.shape[1] for k in (2, 3, 4, 5)] == [32, 16, 8, 4]
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {layer.momentum for layer in norms} == {0.9}
+    # What Keras would download, made up here: every weight of it must arrive.
+    downloaded = application(name)
+    asked = []
+    monkeypatch.setattr(pretrained, "application", lambda *a, **k: asked.append((a, k)) or downloaded)
+    pretrained.load_pretrained(model, name)
+    assert asked == [((name,), {"weights": "imagenet"})]
+    for layer in downloaded.layers:
+        for mine, theirs in zip(
+            model.get_layer(layer.name).weights if layer.weights else [], layer.weights, strict=True
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_these_encoders_see_colours_as_keras_feeds_them():
+    """White and black, normalised as keras.applications does it."""
+    white = np.full((1, 64, 64, 3), 255.0, np.float32)
+    for name, module in (("densenet121", "densenet"), ("resnet50_v2", "resnet_v2")):
+        model = build_attention_unet((64, 64, 1), 2, encoder=name)
+        rescaled = keras.Model(model.input, model.get_layer("encoder_rescale").output)
+        for image in (white, 0 * white):
+            expected = getattr(keras.applications, module).preprocess_input(image.copy())
+            np.testing.assert_allclose(rescaled(image[..., :1]), expected, atol=1e-3)
+
+
+def test_a_failed_download_is_one_clear_line(monkeypatch):
+    def fail(*arguments, **settings):
+        raise Exception("URL fetch failure on https://example.org: None -- no route")  # as Keras does
+
+    monkeypatch.setattr(pretrained, "application", fail)
+    with pytest.raises(RunError, match="resnet50_v2 cannot be downloaded .*no route.*--encoder efficientnet_lite0"):
+        pretrained.load_pretrained(build_attention_unet((64, 64, 1), 2), "resnet50_v2")

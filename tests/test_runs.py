@@ -53,12 +53,17 @@ def test_a_failed_write_keeps_the_good_file(tmp_path):
 # ---------------------------------------------------------------- models run no code
 
 
-def test_a_run_is_rebuilt_from_its_config(run):
-    model, config = rebuild.load_run(run)
-    saved = keras.saving.load_model(run / "best.keras")
-    x = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 1)).astype(np.float32)
-    assert np.array_equal(model(x), saved(x))
-    assert config["network"] == NETWORK
+@pytest.mark.parametrize("encoder", ["none", "efficientnet_v2_b0"])
+def test_a_run_is_rebuilt_from_its_config(tmp_path, encoder):
+    network = NETWORK | {"encoder": encoder, "input_shape": [64, 64, 1]}
+    files.write_json(tmp_path / "config.json", {"network": network, "config": {}})
+    built = build_attention_unet(**network)
+    built.save(tmp_path / "best.keras")
+    model, config = rebuild.load_run(tmp_path)
+    x = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype(np.float32)
+    assert np.array_equal(model(x), built(x))
+    assert np.array_equal(model(x), keras.saving.load_model(tmp_path / "best.keras")(x))
+    assert config["network"] == network
 
 
 @pytest.mark.parametrize(

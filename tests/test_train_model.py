@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from conftest import TINY, assert_one_clear_line, run_script
 
 import rebuild
-from attention_unet import build_attention_unet
+from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
 from pretrained import load_pretrained
 
 
@@ -118,8 +119,9 @@ def test_memory_does_not_grow_over_epochs(tmp_path):
 
 
 def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path):
-    from train_model import Config, main
+    from train_model import Config, Encoder, main
 
+    assert set(get_args(Encoder)) == {"none", *ENCODERS, *APPLICATIONS}  # the command line offers all there are
     small = dict(encoder="none", image_size=32, depth=2, base_filters=2, epochs=1, models_dir=tmp_path)
     dice = main(Config(data_dir=phantom_data, **small))
     metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
