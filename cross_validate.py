@@ -25,7 +25,7 @@ from metrics import summarise
 from splits import FOLDS, SplitKind
 
 HERE = Path(__file__).parent
-RESULTS = ("metrics.json", "history.csv", "split.json", "decision.json", "presence.json", "config.json", "best.keras")
+RESULTS = ("metrics.json", "history.csv", "split.json", "decision.json", "config.json", "best.keras")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ class Config:
     run: tuple[Path, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
     data_dir: Path  # BUSI's layout, or images/ and masks/
     unseen_only: bool = False  # leave out the images that a run was trained or its epoch chosen on
-    presence: bool = True  # empty masks of pictures in which a run sees no lesion
     tta: bool = False  # average with the mirrored picture, also if the runs did not
     threshold: float | None = None  # probability above which a pixel is lesion; without it the runs' own
     largest_component: bool = False  # keep only the largest lesion
@@ -133,7 +132,7 @@ def predict_mean(config: Config, images: list[np.ndarray]) -> tuple[np.ndarray, 
     """Mean of the runs' calibrated probabilities, at the largest network's size, and the rule to cut them with."""
     maps, decisions = [], []
     for run in config.run:
-        model, _ = load_run(run, gated=config.presence)
+        model, _ = load_run(run)
         own = load_decision(run / "decision.json")
         if config.threshold is not None:
             own = replace(own, threshold=config.threshold, min_peak=0.0)

@@ -8,7 +8,6 @@ import keras
 
 from attention_unet import APPLICATIONS, ENCODERS, GATE_GRIDS, build_attention_unet
 from files import RunError, read_json
-from presence import gate_by_presence, load_presence
 
 MAX_WEIGHTS_BYTES, MAX_CHANNELS = 500_000_000, 2048
 
@@ -55,13 +54,12 @@ def _check_use(path: Path, config: dict) -> None:
         raise RunError(f'{path}: "appearance" holds a value of the wrong type.')
 
 
-def load_run(run: Path, weights: str = "best.keras", gated: bool = True) -> tuple[keras.Model, dict]:
+def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
     """Rebuild a run's network and load its weights. No code from any file is run.
 
     Args:
         run: the run's folder.
         weights: the file in it.
-        gated: silence the map of a picture without a lesion, if the run has a presence.json.
 
     Returns:
         The network, and config.json.
@@ -78,9 +76,6 @@ def load_run(run: Path, weights: str = "best.keras", gated: bool = True) -> tupl
             raise RunError(f"{path}: larger than {MAX_WEIGHTS_BYTES // 10**6} MB. Refused.")
         model = build_attention_unet(**network)
         model.load_weights(path)
-        if gated and (run / "presence.json").exists():
-            path = run / "presence.json"
-            model = gate_by_presence(model, load_presence(path))
     except FileNotFoundError:
         raise RunError(f"{path}: no such file. Has the run finished its first epoch?") from None
     except RunError:

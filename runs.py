@@ -4,7 +4,6 @@ config.json   how the run was made, and how to rebuild its network
 split.json    which image is in which part, with hashes
 history.csv   one row an epoch
 best.keras    the network of the best validation epoch
-presence.json whether a picture holds a lesion at all
 decision.json from probability to mask
 backup.npz    everything needed to go on training; deleted when the run is finished
 metrics.json  scores of the held-out test images; a run that has it is finished

@@ -32,7 +32,6 @@ from metrics import BceDiceLoss, result_line, summarise, training_metrics
 from phantoms import write_phantoms
 from precision import Precision, convolution_policy
 from predict import appearance_limits, predict_pictures, predict_probability, score_samples
-from presence import fit_presence, gate_by_presence, save_presence
 from pretrained import load_pretrained
 from rebuild import load_run
 from runs import RunRecorder, environment, lock, open_run
@@ -88,7 +87,6 @@ class Config:
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
-    presence: bool = True  # empty masks where the whole picture shows no lesion; helped on validation, not on test
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
     # Files
@@ -198,12 +196,7 @@ def main(config: Config) -> float:
                 shuffle=False,
             )
 
-        model, _ = load_run(run, gated=False)
-        if config.presence and config.threshold is None:
-            presence = fit_presence(model, data["train"], data["val"], config.tta)
-            if presence is not None:
-                save_presence(run / "presence.json", presence)
-                model = gate_by_presence(model, presence)
+        model, _ = load_run(run)
         decision = choose_on_validation(config, model, *data["val"])
         save_decision(run / "decision.json", decision)
         probabilities = predict_pictures(model, [image for image, _ in unseen], decision)
@@ -213,7 +206,8 @@ def main(config: Config) -> float:
         result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
         result |= {"decision": asdict(decision)}
         result |= {"best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
-        result |= {"parameters": model.count_params(), "minutes": round((time.time() - started) / 60, 2)}
+        minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
+        result |= {"parameters": model.count_params(), "minutes": minutes}
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
     print(f"best validation Dice in epoch {recorder.best_epoch() + 1} of {len(recorder.history)}; all files in {run}/")

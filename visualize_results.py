@@ -57,7 +57,6 @@ class Config:
     images: tuple[Path, ...] = ()  # own pictures or folders of them: predict instead of reporting
     output: Path = Path("predictions")  # where predictions on own images go
     threshold: float | None = None  # probability above which a pixel is lesion; without it the run's own
-    presence: bool = True  # empty masks of pictures in which the run sees no lesion; off shows what it would mark
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
 
@@ -99,7 +98,7 @@ def main(config: Config) -> int:
         1 if one of the own images could not be read, else 0.
     """
     run = config.run or newest_run(config.models_dir)
-    model, stored = load_run(run, gated=config.presence)
+    model, stored = load_run(run)
     if config.images:
         return predict_images(model, stored, config.images, config.output, decision_for(config, run))
     metrics = read_json(run / "metrics.json")
@@ -107,8 +106,7 @@ def main(config: Config) -> int:
     if not root.is_dir():
         raise DataError(f"{root}: the run's data is not here. Say where it is with --data-dir.")
     decision = decision_for(config, run)
-    as_scored = config.presence and decision == load_decision(run / "decision.json")
-    cases, background = load_cases(model, run, root, decision, metrics, as_scored)
+    cases, background = load_cases(model, run, root, decision, metrics)
     (run / "figures").mkdir(exist_ok=True)
     drawn = dict(draw_figures(model, run, cases, background, decision.threshold, metrics))
     for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
@@ -118,8 +116,8 @@ def main(config: Config) -> int:
     return 0
 
 
-def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, metrics: dict, as_scored: bool):
-    """Predict on the run's test images, with the scores of metrics.json, or new ones if these masks are others.
+def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, metrics: dict):
+    """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision.
 
     Returns:
         The test images with all that is drawn of them, and the share of background in the validation masks.
@@ -129,7 +127,7 @@ def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, me
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     probabilities = predict_pictures(model, [image for image, _ in pictures], decision)
-    if as_scored:
+    if decision == load_decision(run / "decision.json"):
         by_name = {score["name"]: score for score in metrics["images"]}
         scores = [by_name[sample.name] for sample in test]
     else:
@@ -231,7 +229,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         "split": metrics["split"],
         "test images with a near-copy in training": metrics["twins_in_training"],
         "parameters": metrics["parameters"],
-        "minutes": metrics["minutes"],
+        "minutes": "not known: resumed" if metrics["minutes"] is None else metrics["minutes"],
         **metrics["environment"],
         **stored.get("config", {}),
     }

@@ -10,7 +10,6 @@ import dataset
 import evaluate_model
 from dataset import DataError
 from phantoms import write_phantoms
-from presence import Presence, save_presence
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +41,6 @@ def test_unseen_images_score_as_in_training(runs, phantom_data, tmp_path):
         for path in (tmp_path / "evaluation.json", runs[0] / "metrics.json")
     )
     assert new == old
-
-
-def test_the_presence_can_be_switched_off(runs, tmp_path):
-    run = shutil.copytree(runs[0], tmp_path / "run")
-    save_presence(run / "presence.json", Presence((0.0,) * 4, -1.0))  # no picture holds a lesion
-    images = [np.random.default_rng(0).integers(0, 255, (50, 60), np.uint8)]
-    for presence in (True, False):
-        config = evaluate_model.Config(run=(run,), data_dir=tmp_path, presence=presence)
-        assert (evaluate_model.predict_mean(config, images)[0].max() > 0.001) == (not presence)
 
 
 def test_a_renamed_image_is_still_known(runs, broken_data, tmp_path):
@@ -86,7 +76,7 @@ def test_the_mean_is_a_mean(monkeypatch):
     from decision import Decision
 
     maps = iter([np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)])
-    monkeypatch.setattr(evaluate_model, "load_run", lambda run, gated: (None, None))
+    monkeypatch.setattr(evaluate_model, "load_run", lambda run: (None, None))
     rules = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
     monkeypatch.setattr(evaluate_model, "load_decision", lambda path: rules[path.parent.name])
     monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(maps))

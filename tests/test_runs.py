@@ -239,6 +239,8 @@ def test_resume_equals_no_interruption(phantom_data, tmp_path, uninterrupted, st
     again = ["--resume", str(run)] if by_flag else ["--data-dir", str(phantom_data), *SETTINGS]
     assert_one_clear_line(run_script("train_model.py", *again, cwd=tmp_path), "resuming", code=0)
     assert_equal_runs(uninterrupted, run)
+    minutes = [json.loads((r / "metrics.json").read_text())["minutes"] for r in (uninterrupted, run)]
+    assert minutes[0] > 0 and minutes[1] is None  # and not those of its last part alone
     assert not (run / "backup.npz").exists()
     assert_one_clear_line(run_script("train_model.py", "--resume", run, cwd=tmp_path), "this run is finished")
 

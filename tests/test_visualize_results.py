@@ -17,7 +17,6 @@ import visualize_results
 from dataset import DataError
 from decision import Decision
 from files import RunError
-from presence import Presence, save_presence
 
 
 @pytest.fixture(scope="module")
@@ -191,17 +190,6 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
         assert cv2.imread(str(tmp_path / "out" / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED).shape == expected
         assert (tmp_path / "out" / f"{stem}_overlay.jpg").exists()
     assert not rows["malignant (2).png"]["warning"]
-
-
-def test_the_presence_can_be_switched_off(trained, phantom_data, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(trained / "models" / "attention_unet", run)
-    save_presence(run / "presence.json", Presence((0.0,) * 4, -1.0))  # no picture holds a lesion
-    picture = (phantom_data / "malignant" / "malignant (2).png",)
-    for presence, highest in ((True, 0), (False, 1)):
-        output = tmp_path / str(presence)
-        visualize_results.main(visualize_results.Config(run=run, images=picture, output=output, presence=presence))
-        assert (cv2.imread(str(output / "malignant (2)_probability.png"), 0).max() > 0) == highest
 
 
 def test_no_image_at_all(trained, tmp_path):
