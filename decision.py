@@ -11,7 +11,6 @@ from files import RunError, read_json, write_json
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
-DICE_TO_SPARE = 0.01  # lesion Dice that may be given up for fewer false positives
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision)
 
 
 def choose_decision(
-    probabilities: np.ndarray, references: np.ndarray, given: Decision, threshold: float | None
+    probabilities: np.ndarray, references: np.ndarray, given: Decision, threshold: float | None, dice_to_spare: float
 ) -> Decision:
     """Calibration, threshold and least peak from validation images, at the network's resolution.
 
     Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the
-    lesion images; the least peak is the highest that costs at most `DICE_TO_SPARE` of it, so that as
+    lesion images; the least peak is the highest that costs at most `dice_to_spare` of it, so that as
     few normals as possible have a false positive, and 0 where there are no normals.
 
     Args:
@@ -101,6 +100,7 @@ def choose_decision(
         references: (N, S, S) in {0, 1}.
         given: the other settings.
         threshold: not None: keep this one, and the probabilities and components as they are.
+        dice_to_spare: mean Dice of the lesion images that may be given up for fewer false positives.
 
     Returns:
         `given` with the chosen numbers.
@@ -121,7 +121,7 @@ def choose_decision(
         return given
     for peak in PEAKS[::-1]:
         candidate = replace(given, min_peak=float(peak))
-        if dice(candidate) >= max(scores) - DICE_TO_SPARE:
+        if dice(candidate) >= max(scores) - dice_to_spare:
             return candidate
     return given
 

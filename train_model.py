@@ -87,6 +87,7 @@ class Config:
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
+    dice_to_spare: float = 0.01  # validation Dice given up to mark fewer normals; 0.05 marks half as many
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
     # Files
@@ -111,7 +112,7 @@ class Config:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
-        limits = {"dropout": 0.9, "ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0}
+        limits = {"dropout": 0.9, "ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0, "dice_to_spare": 1.0}
         limits |= {"threshold": 1.0} if self.threshold is not None else {}
         for name, top in limits.items():
             if not 0 <= getattr(self, name) <= top:
@@ -278,7 +279,9 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
 def choose_on_validation(config: Config, model: keras.Model, images: np.ndarray, masks: np.ndarray) -> Decision:
     """How this network's probabilities become masks; no test image is looked at."""
     given = Decision(tta=config.tta, largest_component=config.largest_component)
-    return choose_decision(predict_probability(model, images, config.tta), masks, given, config.threshold)
+    return choose_decision(
+        predict_probability(model, images, config.tta), masks, given, config.threshold, config.dice_to_spare
+    )
 
 
 class Terminated(KeyboardInterrupt):
