@@ -15,10 +15,8 @@ ENCODERS = {
     "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
     "efficientnet_lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
 }
-_IMAGENET = {
-    "scale": [1 / (255 * s) for s in (0.229, 0.224, 0.225)],
-    "offset": [-2.1179, -2.0357, -1.8044],
-}  # -mean / sd
+# From 0 to 255 to ImageNet's colours with mean 0 and standard deviation 1.
+_IMAGENET = {"scale": [0.017125, 0.017507, 0.017429], "offset": [-2.1179, -2.0357, -1.8044]}
 # Class in keras.applications, its own arguments, and what it expects in place of 0 to 255.
 APPLICATIONS = {
     "densenet121": ("DenseNet121", {}, _IMAGENET),
