@@ -9,7 +9,7 @@ per position. Faithful to the authors' code (ozan-oktay/Attention-Gated-Networks
 import keras
 from keras import layers
 
-GATE_GRIDS = ("coarse", "full")
+GATE_GRIDS = ("coarse", "full", "none")
 # Channels and repeats of the seven stages.
 ENCODERS = {
     "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
@@ -198,7 +198,7 @@ def build_attention_unet(
             takes grey values 0 to 255 and rescales them itself.
         base_filters: channels of the finest level; each coarser level doubles them.
         depth: number of 2x2 poolings, so depth + 1 levels (the paper: 4).
-        gate_grid: where alpha is computed, "coarse" (the paper) or "full".
+        gate_grid: where alpha is computed, "coarse" (the paper) or "full"; "none" is a U-Net without gates.
         gate_finest: gate the finest skip too; the paper does not (section 2.3: its features are
             low-level and not yet worth filtering).
         deep_supervision: fuse 1x1-convolved outputs of every decoder level into the prediction
@@ -255,7 +255,7 @@ def build_attention_unet(
     decoded = []
     for level in range(depth, 0, -1):
         skip = skips[level - 1]
-        if level > 1 or gate_finest:
+        if gate_grid != "none" and (level > 1 or gate_finest):
             skip = attention_gate(skip, g, f"gate_{level}", gate_grid)
         # Channels are reduced on the coarse grid, as the official `UnetUp` does: a 1x1 convolution and
         # a bilinear upsampling commute, and this order costs a quarter.

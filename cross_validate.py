@@ -195,6 +195,11 @@ def table(result: dict) -> str:
     lines.append(
         f"\n{lesions['images']} lesion images together: Dice {lesions['dice']:.3f} (95 % {low:.3f} to {high:.3f})"
     )
+    everything = result["together"]["all"]
+    lines.append(
+        f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "
+        f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (a missed lesion counts as 100 %)"
+    )
     if twins := sum(row["twins_in_training"] for row in result["runs"].values()):
         lines.append(f"LEAKY: {twins} test images have a near-copy in training or validation")
     return "\n".join(lines)

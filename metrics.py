@@ -153,7 +153,8 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
 
     Returns:
         `lesions`, each lesion class, and `all`: number of images, mean of every score, count of undefined
-            ones, 95 % intervals of Dice and IoU; HD95 also with a missed image counted as its diagonal;
+            ones, 95 % intervals of Dice and IoU; HD95 also with a missed image counted as its diagonal, and as a
+            share of the diagonal, which does not depend on the resolution;
         `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
         `accuracy`: over all pixels, beside what predicting no lesion at all would get.
@@ -190,6 +191,10 @@ def _means(scores: Sequence[Mapping]) -> dict:
     out |= {key: float(np.mean(values)) if values else None for key, values in defined.items()}
     out["undefined"] = {key: len(scores) - len(values) for key, values in defined.items()}
     out["hd95_or_diagonal"] = float(np.mean([s["diagonal"] if s["hd95"] is None else s["hd95"] for s in scores]))
+    # A false positive on a normal has no distance; the published tables that hold HD95 leave it out.
+    counted = [s for s in scores if s["label"] != "normal" or not s["fp"]]
+    relative = [1.0 if s["hd95"] is None else s["hd95"] / s["diagonal"] for s in counted]
+    out["hd95_of_diagonal"] = float(np.mean(relative)) if relative else None
     for key in ("dice", "iou"):
         out[f"{key}_interval"] = bootstrap_interval(defined[key], [s["group"] for s in scores])
     return out

@@ -170,15 +170,9 @@ def draw_figures(
             figures.overlay_grid(alarms, f"{kind}all {len(alarms)} normal images with a false positive", 4),
         )
     shown = [lesions[0], lesions[len(lesions) // 2], lesions[-1], *alarms[:1]]
-    yield (
-        "attention",
-        figures.attention_grid(
-            shown,
-            attention(model, shown),
-            f"{kind}attention coefficients: best, median "
-            "and worst lesion image" + (", and a normal one" if alarms else ""),
-        ),
-    )
+    if alphas := attention(model, shown):
+        what = "best, median and worst lesion image" + (", and a normal one" if alarms else "")
+        yield "attention", figures.attention_grid(shown, alphas, f"{kind}attention coefficients: {what}")
     history = read_history(run / "history.csv")
     if history:
         yield "curves", figures.curves(history, metrics["best_epoch"], background)
@@ -189,8 +183,10 @@ def draw_figures(
 
 
 def attention(model: keras.Model, cases: Sequence[figures.Case]) -> dict[str, np.ndarray]:
-    """Coefficients of each gate, finest last: layer name -> (N, h, w)."""
+    """Coefficients of each gate, finest last: layer name -> (N, h, w); empty for a network without gates."""
     names = [layer.name for layer in model.layers if layer.name.endswith("_alpha")]
+    if not names:
+        return {}
     size = model.input_shape[1:3]
     images = np.stack([resize_image(c.image, size) for c in cases])[..., None].astype(np.float32)
     maps = keras.Model(model.input, [model.get_layer(name).output for name in names]).predict(images, verbose=0)

@@ -11,6 +11,7 @@ TINY = dict(input_shape=(32, 48, 1), base_filters=2, depth=3)
 VARIANTS = [
     {},
     {"gate_grid": "full"},
+    {"gate_grid": "none"},
     {"gate_finest": True},
     {"deep_supervision": True},
     {"dropout": 0.5, "gate_finest": True, "deep_supervision": True},
@@ -49,6 +50,8 @@ def test_gates_are_where_the_paper_has_them():
         "gate_2_alpha": (16, 24, 1),
         "gate_1_alpha": (32, 48, 1),
     }
+    plain = build_attention_unet(**TINY, gate_grid="none", gate_finest=True)
+    assert not any("gat" in layer.name for layer in plain.layers)
 
 
 def test_gate_layers_follow_the_official_code():

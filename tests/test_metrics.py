@@ -90,6 +90,8 @@ def test_summary_by_hand():
     assert summary["lesions"]["missed"] == 1
     assert summary["lesions"]["undefined"] == {"dice": 0, "iou": 0, "precision": 1, "recall": 0, "hd95": 1, "assd": 1}
     assert summary["lesions"]["hd95_or_diagonal"] == pytest.approx((rows[0]["hd95"] + 0 + 5) / 3)
+    # Of the diagonal; c is missed, e, a false positive on a normal, is left out.
+    assert summary["all"]["hd95_of_diagonal"] == pytest.approx((rows[0]["hd95"] / 5 + 0 + 1 + 0) / 4)
     assert summary["benign"]["iou"] == 0.5
     assert summary["malignant"]["images"] == 2
     assert summary["all"]["dice"] == pytest.approx((2 / 3 + 1 + 0 + 1 + 0) / 5)

@@ -14,6 +14,7 @@ import figures
 import own_images
 import predict
 import visualize_results
+from attention_unet import build_attention_unet
 from dataset import DataError
 from decision import Decision
 from files import RunError
@@ -46,6 +47,11 @@ def test_every_figure_is_a_picture(reported):
     for path in (reported / "figures").iterdir():
         with Image.open(path) as picture:
             assert min(picture.size) > 300 and np.asarray(picture.convert("L")).std() > 10
+
+
+def test_a_network_without_gates_has_no_attention_figure():
+    plain = build_attention_unet((32, 32, 1), base_filters=2, depth=2, gate_grid="none")
+    assert visualize_results.attention(plain, []) == {}
 
 
 def test_report_holds_every_test_image_and_names_nothing_outside(reported):
