@@ -19,12 +19,12 @@ import tyro
 from dataset import SUFFIXES, DataError, Sample, data_kind, find_samples, read_gray, read_mask, read_samples
 from decision import Decision, load_decision
 from download import find_data
-from files import RunError, read_json, write_json
+from files import RunError, write_json
 from metrics import result_line, summarise
 from predict import predict_pictures, score_samples
 from rebuild import load_run
 from runs import environment
-from splits import file_hash, group_pairs, near_duplicates
+from splits import file_hash, group_pairs, hashes_seen, near_duplicates
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,8 @@ def find_images(folder: Path) -> tuple[list[Sample], str]:
 
 
 def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
-    """Whether any run has each sample in training or validation, by what its image holds, not by its name."""
-    used = set()
-    for run in runs:
-        images = read_json(run / "split.json").get("images")
-        try:
-            used |= {row["image_sha256"] for row in images.values() if row["part"] != "test"}
-        except (AttributeError, KeyError, TypeError):
-            raise RunError(f"{run / 'split.json'}: is not a split.json.") from None
+    """Whether any run has seen each sample before its test, by what its image holds, not by its name."""
+    used = set().union(*map(hashes_seen, runs))
     return [file_hash(sample.image) in used for sample in samples]
 
 

@@ -84,3 +84,18 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise RunError(f"{path}: cannot be loaded into the network of config.json ({reason}).") from error
     return model, config
+
+
+def start_from(model: keras.Model, run: Path) -> None:
+    """Give a network the weights of a run's best epoch; the image size may be another.
+
+    Raises:
+        RunError: the run's network cannot be loaded or has other layers.
+    """
+    other, _ = load_run(run)
+    if [w.shape for w in other.weights] != [w.shape for w in model.weights]:
+        raise RunError(
+            f"{run}: is another network than this one. Give --encoder, --base-filters, --depth and the other "
+            "settings of a network as in its config.json."
+        )
+    model.set_weights(other.get_weights())

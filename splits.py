@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from dataset import CLASSES, DataError, Sample
+from files import RunError, read_json
 
 LISTS = Path(__file__).parent / "data" / "splits"
 PARTS = ("train", "val", "test")
@@ -240,6 +241,36 @@ def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str,
         for i in members
     }
     return {**about, "images": images}
+
+
+def hashes_seen(run: Path) -> set[str]:
+    """Image hashes of what a run has in training or validation, and of what the run it started from had.
+
+    Raises:
+        RunError: its split.json is missing or damaged.
+    """
+    record = read_json(run / "split.json")
+    try:
+        own = {str(row["image_sha256"]) for row in record["images"].values() if row["part"] != "test"}
+        return own | {str(value) for value in record.get("seen_before", [])}
+    except (AttributeError, KeyError, TypeError):
+        raise RunError(f"{run / 'split.json'}: is not a split.json.") from None
+
+
+def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: Sequence[int]) -> list[str]:
+    """Hashes of what the run that a training starts from has seen, for split.json.
+
+    Raises:
+        DataError: a test sample, or a near-copy of one, is among them; RunError: as `hashes_seen`.
+    """
+    hashes = hashes_seen(run)
+    seen_groups = {group for sample, group in zip(samples, groups, strict=True) if file_hash(sample.image) in hashes}
+    if seen := [samples[i].name for i in test if groups[i] in seen_groups]:
+        raise DataError(
+            f"{run}: was trained on {len(seen)} of the {len(test)} test images or on near-copies of them, {seen[0]!r} "
+            "first. Take other images, or the --split, --fold and --seed of that run."
+        )
+    return sorted(hashes)
 
 
 def load_split(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int]], dict[str, int]]:

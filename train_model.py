@@ -33,7 +33,7 @@ from phantoms import write_phantoms
 from precision import Precision, convolution_policy
 from predict import appearance_limits, predict_pictures, predict_probability, score_samples
 from pretrained import load_pretrained
-from rebuild import load_run
+from rebuild import load_run, start_from
 from runs import RunRecorder, environment, lock, open_run
 from splits import (
     Normals,
@@ -41,6 +41,7 @@ from splits import (
     group_pairs,
     load_split,
     near_duplicates,
+    seen_before,
     split_record,
     split_samples,
     twins_in_training,
@@ -66,9 +67,10 @@ class Config:
     # Network
     encoder: Encoder = "efficientnet_lite0"  # 0.03 Dice over "none", the paper's
     pretrained: bool = True  # an encoder starts from its ImageNet weights; without, from random ones
+    start_from: Path | None = None  # a finished run whose weights to start from instead, of the same network
     base_filters: int = 8  # channels of the finest decoder level, doubled at each coarser one; 16 for encoder none
     depth: int = 4  # number of poolings of encoder none, as in the paper; the others have 5
-    gate_grid: Literal["coarse", "full"] = "coarse"  # where alpha is computed; coarse is the paper's
+    gate_grid: Literal["coarse", "full", "none"] = "coarse"  # where alpha is computed; coarse is the paper's
     gate_finest: bool = False  # gate the finest skip too; the paper does not
     deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
@@ -169,7 +171,9 @@ def main(config: Config) -> float:
         del pictures  # the others at their full size: 400 MiB that training can do without
         steps = -(-len(parts["train"]) // config.batch_size)
         model = build_attention_unet(**network, convolutions=convolutions)
-        if config.encoder != "none" and config.pretrained:
+        if config.start_from:
+            start_from(model, config.start_from)
+        elif config.encoder != "none" and config.pretrained:
             load_pretrained(model, config.encoder)
         model.compile(
             optimizer=make_optimizer(config, epochs, steps),
@@ -240,12 +244,10 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
         return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
     parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals)
-    write_json(
-        run / "split.json",
-        split_record(
-            samples, groups, parts, split=config.split, fold=config.fold, seed=config.seed, normals=config.normals
-        ),
-    )
+    about = {name: getattr(config, name) for name in ("split", "fold", "seed", "normals")}
+    if config.start_from:
+        about["seen_before"] = seen_before(config.start_from, samples, groups, parts["test"])
+    write_json(run / "split.json", split_record(samples, groups, parts, **about))
     return parts, groups
 
 

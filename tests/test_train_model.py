@@ -13,7 +13,9 @@ from conftest import TINY, assert_one_clear_line, run_script
 
 import rebuild
 from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
+from phantoms import write_phantoms
 from pretrained import load_pretrained
+from splits import hashes_seen
 
 
 def train(data, cwd, *more):
@@ -149,6 +151,30 @@ def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_p
     load_pretrained(built, "efficientnet_lite0")
     imagenet = built.get_layer("stem_conv").kernel.numpy()
     assert np.abs(stem[0] - imagenet).max() < 1e-3 < np.abs(stem[1] - imagenet).max()
+
+
+def test_start_from_another_run(finished, tmp_path):
+    """On new pictures: the weights are that run's, and what it has seen stays known as seen."""
+    old = finished[0] / "models" / "attention_unet"
+    new_data = write_phantoms(tmp_path / "new", images=40, seed=8)
+    result = train(new_data, tmp_path, "--start-from", old, "--epochs", "1", "--learning-rate", "1e-9", "--ema", "0")
+    assert_one_clear_line(result, code=0)
+    new = tmp_path / "models" / "attention_unet"
+    (before, _), (after, _) = rebuild.load_run(old), rebuild.load_run(new)
+    for a, b in zip(before.trainable_weights, after.trainable_weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert hashes_seen(old) < hashes_seen(new)
+    assert len(hashes_seen(new) - hashes_seen(old)) == sum(
+        row["part"] != "test" for row in json.loads((new / "split.json").read_text())["images"].values()
+    )
+
+
+def test_start_from_a_run_that_has_seen_the_test_images(finished, phantom_data, tmp_path):
+    old = finished[0] / "models" / "attention_unet"
+    refused = train(phantom_data, tmp_path, "--start-from", old, "--split", "grouped-cv", "--fold", "1")
+    assert_one_clear_line(refused, "was trained on", "test images or on near-copies", "--fold")
+    refused = train(phantom_data, tmp_path, "--start-from", old, "--base-filters", "4", "--run", "wide")
+    assert_one_clear_line(refused, "is another network than this one", "--base-filters")
 
 
 def test_a_leaky_split_says_so(phantom_data, tmp_path):
