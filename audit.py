@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import CLASSES, DataError, Sample, data_kind, list_samples, read_sample, resize_image, resize_mask
+from dataset import LABELS, DataError, Sample, data_kind, list_samples, read_sample, resize_image, resize_mask
 from download import find_data
 from files import write_json
 from splits import FINE, SLIDING, WHOLE, Pair, group_pairs, near_duplicates
@@ -101,7 +101,7 @@ def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
         "colour_overlay": [r.sample.name for r in good if r.coloured > COLOUR_SHARE],
         "lesion_area_percent": {
             label: [round(float(v), 2) for v in np.percentile(areas, [5, 50, 95])]
-            for label in CLASSES
+            for label in LABELS
             if (areas := [100 * r.mask.mean() for r in lesions if r.sample.label == label])
         },
         "identical": [[name[p.a], name[p.b]] for p in pairs if np.array_equal(good[p.a].image, good[p.b].image)],

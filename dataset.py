@@ -1,4 +1,4 @@
-"""BUSI from disk to `tf.data`: find the files, read them, make batches.
+"""BUSI, or your own images/ and masks/, from disk to `tf.data`: find the files, read them, make batches.
 
 python dataset.py --data-dir data        # audit: what is in the folder, and what is wrong with it
 """
@@ -17,6 +17,7 @@ from tqdm.contrib.concurrent import thread_map
 from augmentation import augment
 
 CLASSES = ("benign", "malignant", "normal")
+LABELS = (*CLASSES, "lesion")  # the last one in folders without classes
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
 PHANTOM_MARKER = "phantoms.json"  # written by phantoms.py: these pictures are simulated
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -34,7 +35,7 @@ class Sample(NamedTuple):
     """One image with every mask that belongs to it."""
 
     name: str  # "benign (4)"
-    label: str  # one of CLASSES; "lesion" or "normal" in a folder without classes
+    label: str  # one of LABELS
     image: Path
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
 
@@ -42,10 +43,22 @@ class Sample(NamedTuple):
 # ---------------------------------------------------------------- find
 
 
+def has_classes(root: Path) -> bool:
+    """Whether a folder is laid out as BUSI is."""
+    return all((root / label).is_dir() for label in CLASSES)
+
+
+def has_pairs(root: Path) -> bool:
+    """Whether a folder holds images/ and masks/, the other common layout."""
+    return (root / "images").is_dir() and (root / "masks").is_dir()
+
+
 def data_kind(root: Path) -> str:
     """ "phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
     if (root / PHANTOM_MARKER).exists():
         return "phantom"
+    if has_pairs(root):
+        return "custom"
     counts = {label: _count_files(root / label) for label in CLASSES}
     return "busi" if counts == BUSI_COUNTS else "custom"
 
@@ -56,11 +69,13 @@ def _count_files(folder: Path) -> tuple[int, int]:
 
 
 def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
-    """Pair images with their masks by file name.
+    """Pair images with their masks by file name, in either layout.
 
     Returns:
         The samples, by class and number, and one line for each file that cannot be paired.
     """
+    if has_pairs(root):
+        return _list_pairs(root)
     samples, problems = [], []
     for label in CLASSES:
         images: dict[str, Path] = {}
@@ -92,12 +107,38 @@ def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
     return samples, problems
 
 
+def _list_pairs(root: Path) -> tuple[list[Sample], list[str]]:
+    """images/ and masks/ with files of one name, of any suffix; an image with an empty mask, or none, is "normal"."""
+    problems = []
+    found: dict[str, dict[str, Path]] = {"images": {}, "masks": {}}
+    for part, files in found.items():
+        for path in sorted((root / part).iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                if path.stem in files:
+                    problems.append(f"{path}: {files[path.stem].name} has the same name. Keep one of the two.")
+                files[path.stem] = path
+    images, masks = found["images"], found["masks"]
+    problems += [
+        f"{masks[name]}: mask without an image of that name. Add the image, or remove the mask."
+        for name in sorted(set(masks) - set(images), key=_natural)
+    ]
+    samples = []
+    for name in sorted(images, key=_natural):
+        paths = (masks[name],) if name in masks else ()
+        try:
+            lesion = bool(paths) and read_mask(paths, read_gray(images[name]).shape).any()
+            samples.append(Sample(name, "lesion" if lesion else "normal", images[name], paths))
+        except DataError as error:
+            problems.append(str(error))
+    return samples, problems
+
+
 def _natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def find_samples(root: Path) -> list[Sample]:
-    """Every sample below `root`, sorted.
+    """Every sample below `root`, which has either layout, sorted.
 
     Raises:
         DataError: a file has no partner, or there is no image at all; every such file is listed.
@@ -107,6 +148,10 @@ def find_samples(root: Path) -> list[Sample]:
         raise DataError("\n".join(problems))
     if not any(s.label != "normal" for s in samples):
         raise DataError(f"{root}: holds no image of a lesion. See data/README.md for the expected files.")
+    if has_pairs(root):
+        if bare := sum(not s.masks for s in samples):
+            print(f"note: {bare} of {len(samples)} images in {root} have no mask file and count as normal.")
+        return samples
     images, masks = len(samples), sum(len(s.masks) for s in samples)
     expected = tuple(sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
     if not (root / PHANTOM_MARKER).exists() and (images, masks) != expected:

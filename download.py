@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dataset import CLASSES, DataError
+from dataset import DataError, has_classes, has_pairs
 
 KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
 ARCHIVES = ("archive.zip", "Dataset_BUSI_with_GT.zip")
@@ -15,7 +15,7 @@ MAX_BYTES, MAX_FILES, MAX_RATIO = 2_000_000_000, 20_000, 100  # BUSI: 0.3 GB, 15
 
 
 def find_data(data_dir: Path | None) -> Path | None:
-    """Folder that holds `benign/`, `malignant/` and `normal/`.
+    """Folder that holds `benign/`, `malignant/` and `normal/`, or `images/` and `masks/`.
 
     Args:
         data_dir: a folder named by the user, or None for `data/`, then a download from Kaggle.
@@ -31,8 +31,8 @@ def find_data(data_dir: Path | None) -> Path | None:
             raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
         if (root := _find_root(data_dir)) is None:
             raise DataError(
-                f"{data_dir}: found no folders benign/, malignant/ and normal/ here, in "
-                f"Dataset_BUSI_with_GT/ or in {' or '.join(ARCHIVES)}. See data/README.md."
+                f"{data_dir}: found no folders benign/, malignant/ and normal/ here, in Dataset_BUSI_with_GT/ or in "
+                f"{' or '.join(ARCHIVES)}, and no images/ and masks/. See data/README.md."
             )
         return root
     if (root := _find_root(Path("data"))) is not None:
@@ -52,13 +52,13 @@ def find_data(data_dir: Path | None) -> Path | None:
 def _find_root(folder: Path) -> Path | None:
     nested = [folder, folder / "Dataset_BUSI_with_GT", folder / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"]
     for root in nested:
-        if all((root / label).is_dir() for label in CLASSES):
+        if has_classes(root) or has_pairs(root):
             return root
     for archive in ARCHIVES:
         if (folder / archive).is_file():
             print(f"unpacking {folder / archive}")
             unpack_archive(folder / archive, folder)
-            return next((root for root in nested if all((root / label).is_dir() for label in CLASSES)), None)
+            return next(filter(has_classes, nested), None)
     return None
 
 

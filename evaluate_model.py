@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tyro
 
-from dataset import SUFFIXES, DataError, Sample, data_kind, find_samples, read_gray, read_mask, read_samples
+from dataset import DataError, Sample, data_kind, find_samples, read_samples
 from decision import Decision, load_decision
 from download import find_data
 from files import RunError, write_json
@@ -56,7 +56,8 @@ def main(config: Config) -> float:
     Raises:
         DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
     """
-    samples, kind = find_images(config.data_dir)
+    root = find_data(config.data_dir)
+    samples, kind = find_samples(root), data_kind(root)
     pictures = read_samples(samples)
     seen = seen_by(config.run, samples)
     if any(seen) and not config.unseen_only:
@@ -82,38 +83,6 @@ def main(config: Config) -> float:
     print(f"{len(chosen)} images scored, {sum(seen)} left out; all scores in {config.output}")
     print(result_line(kind, summary, twins))
     return summary["lesions"]["dice"]
-
-
-def find_pairs(folder: Path) -> list[Sample]:
-    """Samples of the other common layout: images/ and masks/ with files of one name, of any suffix.
-
-    An image whose mask is empty, or that has none, is "normal", any other "lesion".
-
-    Raises:
-        DataError: a mask has no image, a file cannot be read, or there is no lesion.
-    """
-    images, masks = (
-        {path.stem: path for path in sorted((folder / part).iterdir()) if path.suffix.lower() in SUFFIXES}
-        for part in ("images", "masks")
-    )
-    if lonely := sorted(set(masks) - set(images)):
-        raise DataError(f"{masks[lonely[0]]}: mask without an image of that name. Add the image, or remove the mask.")
-    samples = []
-    for name in sorted(images):
-        paths = (masks[name],) if name in masks else ()
-        lesion = paths and read_mask(paths, read_gray(images[name]).shape).any()
-        samples.append(Sample(name, "lesion" if lesion else "normal", images[name], paths))
-    if not any(s.label == "lesion" for s in samples):
-        raise DataError(f"{folder}: images/ holds no image whose mask in masks/ shows a lesion.")
-    return samples
-
-
-def find_images(folder: Path) -> tuple[list[Sample], str]:
-    """Samples of a folder of either layout, and their kind."""
-    if (folder / "images").is_dir() and (folder / "masks").is_dir():
-        return find_pairs(folder), "custom"
-    root = find_data(folder)
-    return find_samples(root), data_kind(root)
 
 
 def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:

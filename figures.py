@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 REFERENCE, PREDICTION = "#56B4E9", "#E69F00"  # outlines
 FALSE_POSITIVE, FALSE_NEGATIVE = "#D55E00", "#009E73"  # hatched areas
-CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#CC79A7", "normal": "#777777"}
+CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#CC79A7", "normal": "#777777", "lesion": "#0072B2"}
 BINS = 15
 
 

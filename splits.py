@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from dataset import CLASSES, DataError, Sample
+from dataset import DataError, Sample
 from files import RunError, read_json
 
 LISTS = Path(__file__).parent / "data" / "splits"
@@ -165,7 +166,7 @@ def split_samples(
     folds_of = FOLDS.get(kind, 1)
     if not 0 <= fold < folds_of:
         raise DataError(f"split {kind} has fold {'0' if folds_of == 1 else f'0 to {folds_of - 1}'}, not {fold}.")
-    largest = max((sum(s.label == label for s in samples) for label in CLASSES), default=0)
+    largest = max(Counter(s.label for s in samples).values(), default=0)
     if largest < _TWENTIETHS:
         raise DataError(f"{len(samples)} images are too few to split: one class must have at least {_TWENTIETHS}.")
     index = {s.name: i for i, s in enumerate(samples)}

@@ -57,7 +57,7 @@ class Config:
     """Every hyperparameter, once, with the reason for its value."""
 
     # Data
-    data_dir: Path | None = None  # folder with BUSI; without it: data/, then Kaggle, then phantoms
+    data_dir: Path | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
     image_size: int = 224  # side in pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
     split: SplitKind = "grouped"  # near-copies stay in one part; all-random leaks, for comparison only
     fold: int = 0  # which fold is the test, where the split has folds

@@ -21,7 +21,7 @@ import tyro
 from tqdm import tqdm
 
 import figures
-from dataset import CLASSES, DataError, find_samples, read_samples, resize_image, resize_mask
+from dataset import LABELS, DataError, find_samples, read_samples, resize_image, resize_mask
 from decision import Decision, load_decision, to_mask
 from download import find_data
 from files import RunError, read_json
@@ -243,7 +243,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         figures=pictures,
         rows=rows,
         columns=COLUMNS,
-        labels=[c for c in CLASSES if any(r["label"] == c for r in rows)],
+        labels=[c for c in LABELS if any(r["label"] == c for r in rows)],
         about=about.items(),
     )
     (run / "report.html").write_text(page, encoding="utf-8")

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+import dataset
 from phantoms import write_phantoms
 
 BUSI = REPOSITORY.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
@@ -28,6 +30,18 @@ def phantom_data(tmp_path_factory) -> Path:
 def broken_data(phantom_data, tmp_path) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(phantom_data, tmp_path / "broken"))
+
+
+def copy_as_pairs(busi: Path, folder: Path) -> Path:
+    """The same pictures as images/ and masks/, masks in another format, none for normals."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for sample in dataset.find_samples(busi):
+        shutil.copy(sample.image, folder / "images" / f"{sample.name}.png")
+        if sample.label != "normal":
+            mask = dataset.read_sample(sample)[1] * 255
+            Image.fromarray(mask).save(folder / "masks" / f"{sample.name}.bmp")
+    return folder
 
 
 def run_script(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -202,6 +202,18 @@ def test_another_count_than_busis_is_said(broken_data, capsys):
     assert dataset.data_kind(broken_data) == "custom"
 
 
+def test_pairs_that_do_not_fit_are_all_named(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    picture = Image.fromarray(np.ones((8, 8), np.uint8))
+    for name in ("images/b.png", "images/b.bmp", "masks/a.png", "masks/b.png"):
+        picture.save(tmp_path / name)
+    with pytest.raises(dataset.DataError) as error:
+        dataset.find_samples(tmp_path)
+    assert "a.png: mask without an image" in str(error.value)
+    assert "b.png: b.bmp has the same name" in str(error.value)
+
+
 @needs_busi
 def test_real_busi():
     samples = dataset.find_samples(BUSI)

@@ -9,7 +9,7 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
-from conftest import TINY, assert_one_clear_line, run_script
+from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
 
 import rebuild
 from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
@@ -154,15 +154,16 @@ def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_p
 
 
 def test_start_from_another_run(finished, tmp_path):
-    """On new pictures: the weights are that run's, and what it has seen stays known as seen."""
+    """On one's own pictures: the weights are that run's, and what it has seen stays known as seen."""
     old = finished[0] / "models" / "attention_unet"
-    new_data = write_phantoms(tmp_path / "new", images=40, seed=8)
-    result = train(new_data, tmp_path, "--start-from", old, "--epochs", "1", "--learning-rate", "1e-9", "--ema", "0")
+    own = copy_as_pairs(write_phantoms(tmp_path / "new", images=40, seed=8), tmp_path / "own")
+    result = train(own, tmp_path, "--start-from", old, "--epochs", "1", "--learning-rate", "1e-9", "--ema", "0")
     assert_one_clear_line(result, code=0)
     new = tmp_path / "models" / "attention_unet"
     (before, _), (after, _) = rebuild.load_run(old), rebuild.load_run(new)
     for a, b in zip(before.trainable_weights, after.trainable_weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_one_clear_line(run_script("visualize_results.py", cwd=tmp_path), "figures in", code=0)
     assert hashes_seen(old) < hashes_seen(new)
     assert len(hashes_seen(new) - hashes_seen(old)) == sum(
         row["part"] != "test" for row in json.loads((new / "split.json").read_text())["images"].values()
