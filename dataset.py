@@ -1,4 +1,4 @@
-"""BUSI, or your own images/ and masks/, from disk to `tf.data`: find the files, read them, make batches.
+"""BUSI, or your own images/ and masks/, from disk to arrays; augmentation.py makes batches of them.
 
 python dataset.py --data-dir data        # audit: what is in the folder, and what is wrong with it
 """
@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm.contrib.concurrent import thread_map
-
-from augmentation import augment
 
 CLASSES = ("benign", "malignant", "normal")
 LABELS = (*CLASSES, "lesion")  # the last one in folders without classes
@@ -271,66 +269,6 @@ def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size
         np.stack([resize_image(image, size) for image, _ in pictures]),
         np.stack([resize_mask(mask, size) for _, mask in pictures]),
     )
-
-
-# ---------------------------------------------------------------- batches
-
-
-def make_dataset(
-    images: np.ndarray,
-    masks: np.ndarray,
-    batch_size: int,
-    *,
-    training: bool = False,
-    seed: int = 0,
-    strength: float = 1.0,
-    first_epoch: int = 0,
-):
-    """Batches for `fit`, `evaluate` and `predict`.
-
-    Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and
-    augmented anew in every epoch. Every draw is a function of (seed, epoch, image): two runs with one
-    seed are equal, and a resumed run starts at `first_epoch` as if it had never stopped. `tf.random`
-    inside `map` would repeat the same draws every epoch.
-    Evaluation: every image once, in order.
-
-    Args:
-        images: (N, H, W) uint8.
-        masks: (N, H, W) uint8 in {0, 1}.
-
-    Returns:
-        tf.data.Dataset of (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
-    """
-    import tensorflow as tf
-
-    def to_batch(image, mask):
-        return tf.cast(image, tf.float32)[..., None], tf.cast(mask, tf.float32)[..., None]
-
-    if not training:
-        data = tf.data.Dataset.from_tensor_slices((images, masks))
-        return data.batch(batch_size).map(to_batch).prefetch(tf.data.AUTOTUNE)
-
-    cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
-
-    def make_batch(epoch: np.ndarray, indices: np.ndarray):
-        pairs = [
-            augment(images[i], masks[i], np.random.default_rng((seed, int(epoch), int(i))), strength) for i in indices
-        ]
-        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-
-    def epoch_batches(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(images)), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
-        )
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: (epoch, indices))
-
-    def load(epoch, indices):
-        image, mask = tf.numpy_function(make_batch, (epoch, indices), (tf.uint8, tf.uint8), stateful=False)
-        shape = (None, *images.shape[1:])
-        return to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape))
-
-    epochs = tf.data.Dataset.range(first_epoch, 2**31)
-    return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import tensorflow as tf
 import tyro
 
 from attention_unet import ENCODER_DEPTH, build_attention_unet
+from augmentation import make_dataset
 from averaging import AveragingAdamW
-from dataset import DataError, Sample, data_kind, find_samples, make_dataset, read_samples, resize_samples
+from dataset import DataError, Sample, data_kind, find_samples, read_samples, resize_samples
 from decision import Decision, choose_decision, save_decision
 from download import find_data
 from files import RunError, write_json

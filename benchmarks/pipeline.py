@@ -20,8 +20,8 @@ import numpy as np
 import tyro
 
 from attention_unet import build_attention_unet
-from augmentation import augment
-from dataset import make_dataset, resize_image, resize_mask
+from augmentation import augment, make_dataset
+from dataset import resize_image, resize_mask
 from metrics import BceDiceLoss, training_metrics
 from phantoms import make_phantom
 from precision import convolution_policy

@@ -31,7 +31,8 @@ from step import build_pilot
 from torch_attention_unet import Trainer
 
 from attention_unet import build_attention_unet
-from dataset import find_samples, make_dataset, read_samples, resize_samples
+from augmentation import make_dataset
+from dataset import find_samples, read_samples, resize_samples
 from download import find_data
 from metrics import BceDiceLoss
 from precision import convolution_policy

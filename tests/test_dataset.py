@@ -8,7 +8,7 @@ from conftest import BUSI, needs_busi
 from PIL import Image
 
 import dataset
-from augmentation import augment
+from augmentation import augment, make_dataset
 from dataset import DataError, Sample
 
 
@@ -139,9 +139,9 @@ def take(data, batches):
 
 
 def test_every_epoch_is_augmented_anew_and_repeats_under_its_seed(arrays):
-    stream = take(dataset.make_dataset(*arrays, 4, training=True, seed=7), 6)
-    again = take(dataset.make_dataset(*arrays, 4, training=True, seed=7), 6)
-    other = take(dataset.make_dataset(*arrays, 4, training=True, seed=8), 6)
+    stream = take(make_dataset(*arrays, 4, training=True, seed=7), 6)
+    again = take(make_dataset(*arrays, 4, training=True, seed=7), 6)
+    other = take(make_dataset(*arrays, 4, training=True, seed=8), 6)
     assert [len(x) for x, _ in stream] == [4, 4, 2, 4, 4, 2]
     for (x, y), (u, v) in zip(stream, again, strict=True):
         assert np.array_equal(x, u) and np.array_equal(y, v)
@@ -151,15 +151,15 @@ def test_every_epoch_is_augmented_anew_and_repeats_under_its_seed(arrays):
 
 
 def test_a_later_first_epoch_continues_the_stream(arrays):
-    whole = take(dataset.make_dataset(*arrays, 4, training=True, seed=7), 6)[3:]
-    resumed = take(dataset.make_dataset(*arrays, 4, training=True, seed=7, first_epoch=1), 3)
+    whole = take(make_dataset(*arrays, 4, training=True, seed=7), 6)[3:]
+    resumed = take(make_dataset(*arrays, 4, training=True, seed=7, first_epoch=1), 3)
     for (x, y), (u, v) in zip(whole, resumed, strict=True):
         assert np.array_equal(x, u) and np.array_equal(y, v)
 
 
 def test_training_sees_every_image_once_an_epoch(arrays):
     images, masks = arrays
-    data = dataset.make_dataset(images, masks, 4, training=True, strength=0)
+    data = make_dataset(images, masks, 4, training=True, strength=0)
     for epoch in range(2):
         batches = take(data, 3 * (epoch + 1))[3 * epoch :]
         means = sorted(round(float(x.mean()) / 20) for x, _ in batches for x in x)
@@ -168,7 +168,7 @@ def test_training_sees_every_image_once_an_epoch(arrays):
 
 def test_evaluation_keeps_order_and_drops_nothing(arrays):
     images, masks = arrays
-    batches = take(dataset.make_dataset(images, masks, 4), 9)
+    batches = take(make_dataset(images, masks, 4), 9)
     assert np.array_equal(np.concatenate([x for x, _ in batches])[..., 0], images)
     assert np.array_equal(np.concatenate([y for _, y in batches])[..., 0], masks)
 

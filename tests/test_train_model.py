@@ -78,7 +78,8 @@ def test_same_seed_same_history_other_seed_another(finished, phantom_data):
 
 def test_it_can_learn(phantom_data):
     """Loss, network, optimizer and pipeline together know four lesions by heart after a minute."""
-    from dataset import find_samples, make_dataset, read_samples, resize_samples
+    from augmentation import make_dataset
+    from dataset import find_samples, read_samples, resize_samples
     from metrics import BceDiceLoss, training_metrics
 
     keras.utils.set_random_seed(0)
@@ -94,7 +95,7 @@ def test_it_can_learn(phantom_data):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use where Linux says it")
 def test_memory_does_not_grow_over_epochs(tmp_path):
     """Sixty short epochs with all that a run writes."""
-    from dataset import make_dataset
+    from augmentation import make_dataset
     from metrics import BceDiceLoss, training_metrics
     from runs import RunRecorder
 
