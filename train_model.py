@@ -71,7 +71,7 @@ class Config:
     start_from: Path | None = None  # a finished run whose weights to start from instead, of the same network
     base_filters: int = 8  # channels of the finest decoder level, doubled at each coarser one; 16 for encoder none
     depth: int = 4  # number of poolings of encoder none, as in the paper; the others have 5
-    gate_grid: Literal["coarse", "full", "none"] = "coarse"  # where alpha is computed; coarse is the paper's
+    gate_grid: Literal["coarse", "full", "none"] = "coarse"  # the grid of alpha, coarse in the paper; none is as good
     gate_finest: bool = False  # gate the finest skip too; the paper does not
     deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
