@@ -198,7 +198,7 @@ def table(result: dict) -> str:
     everything = result["together"]["all"]
     lines.append(
         f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "
-        f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (a missed lesion counts as 100 %)"
+        f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (an empty mask on a lesion: 100 %)"
     )
     if twins := sum(row["twins_in_training"] for row in result["runs"].values()):
         lines.append(f"LEAKY: {twins} test images have a near-copy in training or validation")

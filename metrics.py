@@ -153,8 +153,8 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
 
     Returns:
         `lesions`, each lesion class, and `all`: number of images, mean of every score, count of undefined
-            ones, 95 % intervals of Dice and IoU; HD95 also with a missed image counted as its diagonal, and as a
-            share of the diagonal, which does not depend on the resolution;
+            ones, 95 % intervals of Dice and IoU; HD95 also with an undefined one counted as the diagonal, and as a
+            share of the diagonal, whatever the resolution, without the normals that have a false positive;
         `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
         `accuracy`: over all pixels, beside what predicting no lesion at all would get.

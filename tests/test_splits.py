@@ -159,6 +159,16 @@ def test_split_file_round_trip(phantom_groups, tmp_path):
     assert all(group_of[s.name] == groups[i] for i, s in enumerate(samples))
 
 
+def test_a_near_copy_of_what_was_seen_is_refused(phantom_groups, tmp_path):
+    samples, groups = phantom_groups
+    a, b = next((i, j) for i in range(len(groups)) for j in range(i) if groups[i] == groups[j])
+    stranger = int(np.flatnonzero(groups != groups[a])[0])
+    write_split(tmp_path / "split.json", samples, groups, {"train": [a], "val": [], "test": [stranger]})
+    with pytest.raises(DataError, match="1 of the 2 test images"):
+        splits.seen_before(tmp_path, samples, groups, [stranger, b])
+    assert splits.seen_before(tmp_path, samples, groups, [stranger]) == [splits.file_hash(samples[a].image)]
+
+
 def test_split_of_other_data_is_refused(phantom_groups, broken_data, tmp_path):
     samples, groups = phantom_groups
     write_split(tmp_path / "split.json", samples, groups, splits.split_samples(samples, groups))
