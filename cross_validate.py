@@ -165,11 +165,12 @@ def collect(folder: Path, names: list[str]) -> dict:
             row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
             row |= {key: metrics[key] for key in ("data", "minutes", "parameters")}
             row["twins_in_training"] = metrics["twins_in_training"]
+            row["choose_on"] = metrics.get("choose_on", "validation")
             images += [{**score, "run": name} for score in metrics["images"]]
         except (KeyError, TypeError) as error:
             raise RunError(f"{folder / name / 'metrics.json'}: is damaged ({error}). Remove the folder.") from None
         runs[name] = row
-    scores = [key for key in row if key not in ("data", "parameters", "twins_in_training")]
+    scores = [key for key in row if key not in ("data", "parameters", "twins_in_training", "choose_on")]
     values = {key: [row[key] for row in runs.values() if row[key] is not None] for key in scores}
     spread = {
         key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
@@ -202,6 +203,8 @@ def table(result: dict) -> str:
     )
     if twins := sum(row["twins_in_training"] for row in result["runs"].values()):
         lines.append(f"LEAKY: {twins} test images have a near-copy in training or validation")
+    if any(row["choose_on"] == "test" for row in result["runs"].values()):
+        lines.append("FLATTERED: the epoch was chosen on the test images")
     return "\n".join(lines)
 
 

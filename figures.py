@@ -133,8 +133,8 @@ def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], titl
     return figure
 
 
-def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float) -> Figure:
-    """Loss, Dice, IoU, accuracy and learning rate of each epoch."""
+def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float, judged: str = "validation") -> Figure:
+    """Loss, Dice, IoU, accuracy and learning rate of each epoch, in training and on the images `judged` names."""
     figure = Figure(figsize=(12, 6.2), layout="constrained")
     epochs = [int(row["epoch"]) + 1 for row in history]
     panels = (("loss", "loss"), ("dice", "Dice per lesion image"), ("iou", "IoU, pixels pooled"),
@@ -143,15 +143,15 @@ def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float) -
     for axis, (key, label) in zip(axes, panels, strict=False):
         axis.plot(epochs, [row[key] for row in history], color="0.55", ls="--", label="training, augmented")
         if f"val_{key}" in history[0]:
-            axis.plot(epochs, [row[f"val_{key}"] for row in history], color="black", label="validation")
+            axis.plot(epochs, [row[f"val_{key}"] for row in history], color="black", label=judged)
         axis.axvline(best + 1, color="black", lw=0.8, ls=":")
         axis.set(title=label, xlabel="epoch")
     axes[3].axhline(baseline, color="0.3", lw=0.9, ls="-.")
     axes[5].set_axis_off()
     axes[5].legend(handles=[
         Line2D([], [], color="0.55", ls="--", label="training (augmented)"),
-        Line2D([], [], color="black", label="validation"),
-        Line2D([], [], color="black", lw=0.8, ls=":", label=f"best epoch, {best + 1}"),
+        Line2D([], [], color="black", label=judged),
+        Line2D([], [], color="black", lw=0.8, ls=":", label=f"epoch kept, {best + 1}"),
         Line2D([], [], color="0.3", lw=0.9, ls="-.", label="accuracy of predicting\nno lesion anywhere"),
     ], loc="center", frameon=False, fontsize=11)  # fmt: skip
     return figure

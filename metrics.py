@@ -200,7 +200,7 @@ def _means(scores: Sequence[Mapping]) -> dict:
     return out
 
 
-def result_line(kind: str, summary: dict, twins: int) -> str:
+def result_line(kind: str, summary: dict, twins: int, chosen_on_test: bool = False) -> str:
     """The one line to quote, from what `summarise` returns; `twins` is the number of leaked test images."""
     lesions = summary["lesions"]
     low, high = lesions["dice_interval"]
@@ -215,6 +215,8 @@ def result_line(kind: str, summary: dict, twins: int) -> str:
         )
     if twins:
         line += f"; LEAKY: {twins} test images have a near-copy in training or validation"
+    if chosen_on_test:
+        line += "; FLATTERED: the epoch was chosen on the test images"
     return line
 
 

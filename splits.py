@@ -30,6 +30,7 @@ PARTS = ("train", "val", "test")
 SplitKind = Literal["grouped", "grouped-cv", "p1-1", "p1-2", "p1-3", "curated", "all-random"]
 FOLDS = {"grouped-cv": 5, "curated": 4}  # of the other kinds, one
 Normals = Literal["both", "train", "test", "none"]
+ChooseOn = Literal["validation", "nothing", "test"]
 
 # Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
 WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
@@ -143,6 +144,7 @@ def split_samples(
     fold: int = 0,
     seed: int = 0,
     normals: Normals = "both",
+    choose_on: ChooseOn = "validation",
 ) -> dict[str, list[int]]:
     """Indices of the training, validation and test samples.
 
@@ -156,9 +158,11 @@ def split_samples(
         fold: for the kinds that have folds.
         seed: of the shuffling (p1's test images are fixed).
         normals: parts that may hold normal images: both; "train" (and validation); "test"; none.
+        choose_on: unless it is "validation", the validation images are trained on.
 
     Returns:
-        {"train": [...], "val": [...], "test": [...]}; images outside a list are in no part.
+        {"train": [...], "val": [...], "test": [...]}; images outside a list are in no part, and val is empty unless
+        the epoch is chosen on it.
 
     Raises:
         DataError: the fold does not exist, an image of a public list is missing, or a part is empty.
@@ -198,6 +202,8 @@ def split_samples(
     for name, members in parts.items():
         if not any(samples[i].label != "normal" for i in members):
             raise DataError(f"split {kind}: no lesion image is left for {name}. Use more images.")
+    if choose_on != "validation":
+        parts = {"train": sorted(parts["train"] + parts["val"]), "val": [], "test": parts["test"]}
     return parts
 
 
@@ -245,14 +251,15 @@ def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str,
 
 
 def hashes_seen(run: Path) -> set[str]:
-    """Image hashes of what a run has in training or validation, and of what the run it started from had.
+    """Image hashes of what a run was trained or its epoch chosen on, and of what the run it started from was.
 
     Raises:
         RunError: its split.json is missing or damaged.
     """
     record = read_json(run / "split.json")
     try:
-        own = {str(row["image_sha256"]) for row in record["images"].values() if row["part"] != "test"}
+        unseen = set() if record.get("choose_on") == "test" else {"test"}
+        own = {str(row["image_sha256"]) for row in record["images"].values() if row["part"] not in unseen}
         return own | {str(value) for value in record.get("seen_before", [])}
     except (AttributeError, KeyError, TypeError):
         raise RunError(f"{run / 'split.json'}: is not a split.json.") from None

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,7 @@ from pretrained import load_pretrained
 from rebuild import load_run, start_from
 from runs import RunRecorder, environment, lock, open_run
 from splits import (
+    ChooseOn,
     Normals,
     SplitKind,
     group_pairs,
@@ -63,6 +64,7 @@ class Config:
     split: SplitKind = "grouped"  # near-copies stay in one part; all-random leaks, for comparison only
     fold: int = 0  # which fold is the test, where the split has folds
     normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
+    choose_on: ChooseOn = "validation"  # what picks the epoch; nothing: it is trained on too; test: flatters
     phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
     phantom_epochs: int = 16  # at most this many epochs then: the fallback shows that everything works
     # Network
@@ -100,19 +102,8 @@ class Config:
 
     def __post_init__(self):
         """Refuse values that cannot work, before anything is loaded."""
-        positive = (
-            "image_size",
-            "phantom_images",
-            "phantom_epochs",
-            "base_filters",
-            "depth",
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "clip_norm",
-            "patience",
-        )
-        for name in positive:
+        sizes = "image_size", "phantom_images", "base_filters", "depth", "batch_size"
+        for name in (*sizes, "epochs", "phantom_epochs", "learning_rate", "clip_norm", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
         limits = {"dropout": 0.9, "ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0, "dice_to_spare": 1.0}
@@ -164,10 +155,13 @@ def main(config: Config) -> float:
         about["appearance"] = appearance_limits([pictures[i][0] for i in parts["train"]])
         write_json(run / "config.json", about)
 
-        data = {
-            part: resize_samples([pictures[i] for i in parts[part]], config.image_size) for part in ("train", "val")
-        }
         test = parts["test"]
+        used = {"train": parts["train"], "val": test if config.choose_on == "test" else parts["val"]}
+        data = {
+            part: resize_samples([pictures[i] for i in members], config.image_size)
+            for part, members in used.items()
+            if members
+        }
         unseen = [pictures[i] for i in test]
         del pictures  # the others at their full size: 400 MiB that training can do without
         steps = -(-len(parts["train"]) // config.batch_size)
@@ -183,7 +177,8 @@ def main(config: Config) -> float:
             jit_compile=False,  # XLA was slower on the CPU
         )
 
-        recorder = RunRecorder(run, "val_dice", config.patience, steps)
+        # With nothing to choose on, the last epoch is the best.
+        recorder = RunRecorder(run, "val_dice" if "val" in data else "epoch", config.patience, steps)
         first_epoch = recorder.restore(model)
         if first_epoch:
             print(f"resuming {run}: {first_epoch} of {epochs} epochs are done")
@@ -194,7 +189,7 @@ def main(config: Config) -> float:
         if not recorder.finished(epochs):
             model.fit(
                 train,
-                validation_data=make_dataset(*data["val"], config.batch_size),
+                validation_data=make_dataset(*data["val"], config.batch_size) if "val" in data else None,
                 epochs=epochs,
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
@@ -203,12 +198,12 @@ def main(config: Config) -> float:
             )
 
         model, _ = load_run(run)
-        decision = choose_on_validation(config, model, *data["val"])
+        decision = make_decision(config, model, data)
         save_decision(run / "decision.json", decision)
         probabilities = predict_pictures(model, [image for image, _ in unseen], decision)
         scores = score_samples(probabilities, [samples[i] for i in test], unseen, groups[test], decision)
         summary = summarise(scores)
-        shown = ("split", "fold", "normals", "seed")
+        shown = ("split", "fold", "normals", "seed", "choose_on")
         result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
         result |= {"decision": asdict(decision)}
         result |= {"best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
@@ -216,8 +211,8 @@ def main(config: Config) -> float:
         result |= {"parameters": model.count_params(), "minutes": minutes}
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
-    print(f"best validation Dice in epoch {recorder.best_epoch() + 1} of {len(recorder.history)}; all files in {run}/")
-    print(result_line(kind, summary, twins))
+    print(f"epoch {recorder.best_epoch() + 1} of {len(recorder.history)} was kept; all files in {run}/")
+    print(result_line(kind, summary, twins, config.choose_on == "test"))
     return summary["lesions"]["dice"]
 
 
@@ -244,8 +239,8 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
         parts, group_of = load_split(run / "split.json", samples)
         return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
-    parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals)
-    about = {name: getattr(config, name) for name in ("split", "fold", "seed", "normals")}
+    parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals, config.choose_on)
+    about = {name: getattr(config, name) for name in ("split", "fold", "seed", "normals", "choose_on")}
     if config.start_from:
         about["seen_before"] = seen_before(config.start_from, samples, groups, parts["test"])
     write_json(run / "split.json", split_record(samples, groups, parts, **about))
@@ -279,9 +274,12 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
     return AveragingAdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
 
 
-def choose_on_validation(config: Config, model: keras.Model, images: np.ndarray, masks: np.ndarray) -> Decision:
-    """How this network's probabilities become masks; no test image is looked at."""
+def make_decision(config: Config, model: keras.Model, data: dict) -> Decision:
+    """How this network's probabilities become masks: chosen on validation images, without any the plain 0.5."""
     given = Decision(tta=config.tta, largest_component=config.largest_component)
+    if config.choose_on != "validation":
+        return replace(given, threshold=0.5 if config.threshold is None else config.threshold)
+    images, masks = data["val"]
     return choose_decision(
         predict_probability(model, images, config.tta), masks, given, config.threshold, config.dice_to_spare
     )

@@ -32,7 +32,9 @@ def test_table_by_hand(tmp_path):
     assert len(result["images"]) == 16 and result["images"][0]["run"] == "fold0"
     text = cross_validate.table(result)
     assert "| fold1 | 0.8 | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
-    assert "all 16 images together: Dice 0.750, IoU 0.375, HD95 30.0% of" in text
+    assert "all 16 images together: Dice 0.750, IoU 0.375, HD95 30.0% of" in text and "FLATTERED" not in text
+    result["runs"]["fold1"]["choose_on"] = "test"
+    assert "FLATTERED" in cross_validate.table(result)
 
 
 def test_a_score_that_the_last_run_lacks_is_kept(tmp_path):

@@ -128,6 +128,14 @@ def test_normals(busi_like, kind, normals, where):
     assert {p for p, members in parts.items() if any(samples[i].label == "normal" for i in members)} == where
 
 
+@pytest.mark.parametrize("choose_on", ["nothing", "test"])
+def test_validation_images_are_trained_on_if_nothing_is_chosen_on_them(busi_like, choose_on):
+    samples, groups = busi_like
+    usual = splits.split_samples(samples, groups)
+    parts = splits.split_samples(samples, groups, choose_on=choose_on)
+    assert parts == {"train": sorted(usual["train"] + usual["val"]), "val": [], "test": usual["test"]}
+
+
 def test_same_seed_same_split(busi_like):
     assert splits.split_samples(*busi_like, seed=4) == splits.split_samples(*busi_like, seed=4)
     assert splits.split_samples(*busi_like, seed=4) != splits.split_samples(*busi_like, seed=5)

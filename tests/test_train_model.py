@@ -15,6 +15,7 @@ import rebuild
 from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
 from phantoms import write_phantoms
 from pretrained import load_pretrained
+from runs import read_history
 from splits import hashes_seen
 
 
@@ -182,6 +183,32 @@ def test_start_from_a_run_that_has_seen_the_test_images(finished, phantom_data, 
 def test_a_leaky_split_says_so(phantom_data, tmp_path):
     leaky = train(phantom_data, tmp_path, "--epochs", "1", "--split", "all-random")
     assert_one_clear_line(leaky, "LEAKY:", "have a near-copy in training", code=0)
+
+
+def test_what_the_epoch_is_chosen_on(phantom_data, tmp_path):
+    """Both train on the validation images too, and alike; one keeps its last epoch, the other looks at the test."""
+    flags = ("--epochs", "2", "--no-tta")
+    last = train(phantom_data, tmp_path, *flags, "--choose-on", "nothing", "--run", "nothing")
+    best = train(phantom_data, tmp_path, *flags, "--choose-on", "test", "--run", "test")
+    assert_one_clear_line(last, "epoch 2 of 2 was kept", code=0)
+    assert_one_clear_line(best, "FLATTERED: the epoch was chosen on the test images", code=0)
+    assert "FLATTERED" not in last.stdout
+    runs = [tmp_path / "models" / name for name in ("nothing", "test")]
+    last_rows, best_rows = [read_history(run / "history.csv") for run in runs]
+    assert "val_dice" not in last_rows[0] and [row["loss"] for row in last_rows] == [row["loss"] for row in best_rows]
+    # Chosen or not, what is kept are the averaged weights.
+    kept = int(json.loads((runs[1] / "metrics.json").read_text())["best_epoch"])
+    weights = [keras.saving.load_model(run / "best.keras").get_weights() for run in runs]
+    assert (kept == 1) == all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    rules = [json.loads((run / "decision.json").read_text()) for run in runs]
+    assert rules[0] == rules[1] and rules[0]["threshold"] == 0.5 and rules[0]["scale"] == 1 and not rules[0]["min_peak"]
+    parts = [{row["part"] for row in json.loads((run / "split.json").read_text())["images"].values()} for run in runs]
+    assert parts == [{"train", "test"}] * 2
+    assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
+    for run in runs:
+        assert_one_clear_line(run_script("visualize_results.py", "--run", run, cwd=tmp_path), code=0)
+    reports = [(run / "report.html").read_text() for run in runs]
+    assert "FLATTERED" not in reports[0] and "FLATTERED" in reports[1]
 
 
 def test_help_reads_like_documentation(tmp_path):
