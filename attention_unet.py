@@ -6,6 +6,8 @@ per position. Faithful to the authors' code (ozan-oktay/Attention-Gated-Networks
 `unet_CT_single_att_dsv_3D.py`, `grid_attention_layer.py`), in two dimensions.
 """
 
+import math
+
 import keras
 from keras import layers
 
@@ -281,3 +283,9 @@ def build_attention_unet(
     prior = keras.initializers.Constant(-2.2)
     outputs = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=prior, dtype="float32", name="lesion")(x)
     return keras.Model(inputs, outputs, name="attention_unet")
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds of one image through the convolutions, nearly all there are; papers often call them FLOPs."""
+    convolutions = [x for x in model.layers if isinstance(x, (layers.Conv2D, layers.DepthwiseConv2D))]
+    return sum(math.prod(x.output.shape[1:3]) * math.prod(x.kernel.shape) for x in convolutions)

@@ -163,14 +163,14 @@ def collect(folder: Path, names: list[str]) -> dict:
             row = {key: summary["lesions"][key] for key in ("dice", "iou", "hd95", "hd95_or_diagonal", "missed")}
             row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
             row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
-            row |= {key: metrics[key] for key in ("data", "minutes", "parameters")}
-            row["twins_in_training"] = metrics["twins_in_training"]
-            row["choose_on"] = metrics.get("choose_on", "validation")
+            row |= {key: metrics[key] for key in ("data", "minutes", "parameters", "twins_in_training")}
+            row |= {"choose_on": metrics.get("choose_on", "validation"), "gmac": metrics.get("gmac")}  # not of old runs
             images += [{**score, "run": name} for score in metrics["images"]]
         except (KeyError, TypeError) as error:
             raise RunError(f"{folder / name / 'metrics.json'}: is damaged ({error}). Remove the folder.") from None
         runs[name] = row
-    scores = [key for key in row if key not in ("data", "parameters", "twins_in_training", "choose_on")]
+    about = ("data", "parameters", "gmac", "twins_in_training", "choose_on")
+    scores = [key for key in row if key not in about]
     values = {key: [row[key] for row in runs.values() if row[key] is not None] for key in scores}
     spread = {
         key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
@@ -201,6 +201,9 @@ def table(result: dict) -> str:
         f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "
         f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (an empty mask on a lesion: 100 %)"
     )
+    network = next(iter(result["runs"].values()))
+    gmac = "" if network["gmac"] is None else f", {network['gmac']:.2f} GMAC an image"
+    lines.append(f"the network: {network['parameters'] / 1e6:.2f} M parameters{gmac}")
     if twins := sum(row["twins_in_training"] for row in result["runs"].values()):
         lines.append(f"LEAKY: {twins} test images have a near-copy in training or validation")
     if any(row["choose_on"] == "test" for row in result["runs"].values()):

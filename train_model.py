@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from attention_unet import ENCODER_DEPTH, build_attention_unet
+from attention_unet import ENCODER_DEPTH, build_attention_unet, multiply_adds
 from augmentation import make_dataset
 from averaging import AveragingAdamW
 from dataset import DataError, Sample, data_kind, find_samples, read_samples, resize_samples
@@ -208,7 +208,8 @@ def main(config: Config) -> float:
         result |= {"decision": asdict(decision)}
         result |= {"best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
-        result |= {"parameters": model.count_params(), "minutes": minutes}
+        gmac = round(multiply_adds(model) / 1e9, 3)
+        result |= {"parameters": model.count_params(), "gmac": gmac, "minutes": minutes}
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
     print(f"epoch {recorder.best_epoch() + 1} of {len(recorder.history)} was kept; all files in {run}/")

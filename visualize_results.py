@@ -229,6 +229,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         "split": metrics["split"],
         "test images with a near-copy in training": metrics["twins_in_training"],
         "parameters": metrics["parameters"],
+        "multiply-adds of an image, billions": metrics.get("gmac", "not known: an older run"),
         "minutes": "not known: resumed" if metrics["minutes"] is None else metrics["minutes"],
         **metrics["environment"],
         **stored.get("config", {}),

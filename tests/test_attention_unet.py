@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from attention_unet import BatchNormalization, attention_gate, build_attention_unet
+from attention_unet import BatchNormalization, attention_gate, build_attention_unet, multiply_adds
 
 TINY = dict(input_shape=(32, 48, 1), base_filters=2, depth=3)
 VARIANTS = [
@@ -36,6 +36,13 @@ def test_output_is_a_probability_map_and_every_weight_learns(variant):
 
 def test_parameter_count_of_the_default():
     assert build_attention_unet((128, 128, 1)).count_params() == 1_968_132
+
+
+def test_multiply_adds_by_hand():
+    fine = 9 * 1 * 2 + 9 * 2 * 2 + 9 * 4 * 2 + 9 * 2 * 2 + 2 * 1  # encoder, decoder and output, at 32x32
+    coarse = 9 * 2 * 4 + 9 * 4 * 4 + 4 * 2  # bottleneck and what goes up, at 16x16; one level has no gate
+    model = build_attention_unet((32, 32, 1), base_filters=2, depth=1)
+    assert multiply_adds(model) == 32 * 32 * fine + 16 * 16 * coarse
 
 
 def gates(model):

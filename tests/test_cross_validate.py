@@ -19,7 +19,7 @@ def made(run):
     ]  # fmt: skip
     lesions = {"dice": dice, "iou": dice / 2, "hd95": 3.0, "hd95_or_diagonal": 3.0, "missed": 0}
     summary = {"lesions": lesions, "all": lesions, "normals": {"false_positive_rate": 0.25}}
-    about = {"data": "busi", "minutes": 2.0, "parameters": 7, "twins_in_training": 3}
+    about = {"data": "busi", "minutes": 2.0, "parameters": 7_000_000, "gmac": 1.25, "twins_in_training": 3}
     (run / "metrics.json").write_text(json.dumps({**about, "summary": summary, "images": images}))
 
 
@@ -33,6 +33,7 @@ def test_table_by_hand(tmp_path):
     text = cross_validate.table(result)
     assert "| fold1 | 0.8 | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
     assert "all 16 images together: Dice 0.750, IoU 0.375, HD95 30.0% of" in text and "FLATTERED" not in text
+    assert "7.00 M parameters, 1.25 GMAC" in text
     result["runs"]["fold1"]["choose_on"] = "test"
     assert "FLATTERED" in cross_validate.table(result)
 
