@@ -140,20 +140,17 @@ def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float, j
     panels = (("loss", "loss"), ("dice", "Dice per lesion image"), ("iou", "IoU, pixels pooled"),
               ("accuracy", "pixel accuracy"), ("learning_rate", "learning rate"))  # fmt: skip
     axes = figure.subplots(2, 3).flat
+    lines = {}  # one of each kind, for the legend
     for axis, (key, label) in zip(axes, panels, strict=False):
-        axis.plot(epochs, [row[key] for row in history], color="0.55", ls="--", label="training, augmented")
+        training = axis.plot(epochs, [row[key] for row in history], color="0.55", ls="--")
+        lines.setdefault("training (augmented)", *training)
         if f"val_{key}" in history[0]:
-            axis.plot(epochs, [row[f"val_{key}"] for row in history], color="black", label=judged)
-        axis.axvline(best + 1, color="black", lw=0.8, ls=":")
+            lines.setdefault(judged, *axis.plot(epochs, [row[f"val_{key}"] for row in history], color="black"))
+        lines[f"epoch kept, {best + 1}"] = axis.axvline(best + 1, color="black", lw=0.8, ls=":")
         axis.set(title=label, xlabel="epoch")
-    axes[3].axhline(baseline, color="0.3", lw=0.9, ls="-.")
+    lines["accuracy of predicting\nno lesion anywhere"] = axes[3].axhline(baseline, color="0.3", lw=0.9, ls="-.")
     axes[5].set_axis_off()
-    axes[5].legend(handles=[
-        Line2D([], [], color="0.55", ls="--", label="training (augmented)"),
-        Line2D([], [], color="black", label=judged),
-        Line2D([], [], color="black", lw=0.8, ls=":", label=f"epoch kept, {best + 1}"),
-        Line2D([], [], color="0.3", lw=0.9, ls="-.", label="accuracy of predicting\nno lesion anywhere"),
-    ], loc="center", frameon=False, fontsize=11)  # fmt: skip
+    axes[5].legend(lines.values(), lines.keys(), loc="center", frameon=False, fontsize=11)
     return figure
 
 
