@@ -291,6 +291,16 @@ def test_calibration_by_hand():
     assert figures.reliability(probability, reference)[3] == pytest.approx((0.1 + 0.2) / 2, abs=1e-6)
 
 
+def test_curves_say_what_they_are_of():
+    row = {"epoch": 0, "learning_rate": 0.1} | {key: 0.5 for key in ("loss", "dice", "iou", "accuracy")}
+    judged = row | {f"val_{key}": 0.4 for key in ("loss", "dice", "iou", "accuracy")}
+    labels = [
+        [text.get_text() for text in figures.curves([history], 0, 0.9, "the test images").axes[5].get_legend().texts]
+        for history in (row, judged)
+    ]
+    assert "the test images" in labels[1] and [t for t in labels[1] if t != "the test images"] == labels[0]
+
+
 def test_threshold_curves_by_hand():
     probability = np.array([[[0.9, 0.4]], [[0.6, 0.1]]], np.float32)
     reference = np.array([[[1, 1]], [[0, 0]]], np.uint8)
