@@ -75,7 +75,7 @@ class Config:
     depth: int = 4  # number of poolings of encoder none, as in the paper; the others have 5
     gate_grid: Literal["coarse", "full", "none"] = "coarse"  # the grid of alpha, coarse in the paper; none is as good
     gate_finest: bool = False  # gate the finest skip too; the paper does not
-    deep_supervision: bool = False  # fuse outputs of all decoder levels; not yet shown to help here
+    deep_supervision: bool = False  # fuse outputs of all decoder levels; +0.005 Dice on validation, within noise
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     dropout: float = 0.0  # share of channels dropped in the two coarsest levels of encoder none; 0.2 did not help
     # Training
