@@ -205,10 +205,9 @@ def test_what_the_epoch_is_chosen_on(phantom_data, tmp_path):
     parts = [{row["part"] for row in json.loads((run / "split.json").read_text())["images"].values()} for run in runs]
     assert parts == [{"train", "test"}] * 2
     assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
-    for run in runs:
-        assert_one_clear_line(run_script("visualize_results.py", "--run", run, cwd=tmp_path), code=0)
-    reports = [(run / "report.html").read_text() for run in runs]
-    assert "FLATTERED" not in reports[0] and "FLATTERED" in reports[1]
+    # Neither has validation images to draw.
+    assert_one_clear_line(run_script("visualize_results.py", "--run", runs[1], cwd=tmp_path), code=0)
+    assert "FLATTERED" in (runs[1] / "report.html").read_text()
 
 
 def test_help_reads_like_documentation(tmp_path):
