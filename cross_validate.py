@@ -21,7 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from files import RunError, read_json, write_json
-from metrics import summarise
+from metrics import FLATTERED, summarise
 from splits import FOLDS, SplitKind
 
 HERE = Path(__file__).parent
@@ -207,7 +207,7 @@ def table(result: dict) -> str:
     if twins := sum(row["twins_in_training"] for row in result["runs"].values()):
         lines.append(f"LEAKY: {twins} test images have a near-copy in training or validation")
     if any(row["choose_on"] == "test" for row in result["runs"].values()):
-        lines.append("FLATTERED: the epoch was chosen on the test images")
+        lines.append(FLATTERED)
     return "\n".join(lines)
 
 

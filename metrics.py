@@ -16,6 +16,7 @@ from keras import ops
 from scipy import ndimage, stats
 
 SCORES = ("dice", "iou", "precision", "recall", "hd95", "assd")
+FLATTERED = "FLATTERED: the epoch was chosen on the test images"
 
 # ---------------------------------------------------------------- training
 
@@ -216,7 +217,7 @@ def result_line(kind: str, summary: dict, twins: int, chosen_on_test: bool = Fal
     if twins:
         line += f"; LEAKY: {twins} test images have a near-copy in training or validation"
     if chosen_on_test:
-        line += "; FLATTERED: the epoch was chosen on the test images"
+        line += f"; {FLATTERED}"
     return line
 
 

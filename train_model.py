@@ -276,10 +276,10 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
 
 
 def make_decision(config: Config, model: keras.Model, data: dict) -> Decision:
-    """How this network's probabilities become masks: chosen on validation images, without any the plain 0.5."""
+    """How this network's probabilities become masks: chosen on validation images, without any the plain rule."""
     given = Decision(tta=config.tta, largest_component=config.largest_component)
     if config.choose_on != "validation":
-        return replace(given, threshold=0.5 if config.threshold is None else config.threshold)
+        return given if config.threshold is None else replace(given, threshold=config.threshold)
     images, masks = data["val"]
     return choose_decision(
         predict_probability(model, images, config.tta), masks, given, config.threshold, config.dice_to_spare

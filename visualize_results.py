@@ -25,7 +25,7 @@ from dataset import LABELS, DataError, find_samples, read_samples, resize_image,
 from decision import Decision, load_decision, to_mask
 from download import find_data
 from files import RunError, read_json
-from metrics import summarise
+from metrics import FLATTERED, summarise
 from own_images import predict_images
 from predict import predict_pictures, score_samples
 from rebuild import load_run
@@ -223,7 +223,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         f"{accuracy['all_background']:.3f}."
     )
     if metrics.get("choose_on") == "test":
-        headline = f"FLATTERED: the epoch was chosen on the test images. {headline}"
+        headline = f"{FLATTERED}. {headline}"
     about = {
         "data": metrics["data"],
         "split": metrics["split"],
