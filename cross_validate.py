@@ -4,7 +4,8 @@ python cross_validate.py --data-dir data/                                # 5 gro
 python cross_validate.py --name p1 --splits p1-1 p1-2 p1-3 --normals none
 python cross_validate.py --seeds 0 1 2 --ray auto                        # the same on a Ray cluster
 
-Every flag that is not listed below goes to train_model.py. Stopped, it goes on where it was: the same
+Every flag that is not listed below goes to train_model.py; {run} in it is the run's name, as in
+--decision-from models/cross_validation/{run} --choose-on nothing. Stopped, it goes on where it was: the same
 command again.
 """
 
@@ -70,10 +71,11 @@ def main(config: Config, flags: Sequence[str]) -> dict:
     write_json(about, {"flags": list(flags)})
 
     plan = {
-        f"{split}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed), *flags]
+        f"{split}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
         for split, seed in product(config.splits, config.seeds)
         for fold in range(FOLDS.get(split, 1))
     }
+    plan = {name: [*which, *(flag.replace("{run}", name) for flag in flags)] for name, which in plan.items()}
     missing = {name: arguments for name, arguments in plan.items() if not (folder / name / "metrics.json").exists()}
     print(f"{len(plan)} runs in {folder}, {len(missing)} to be made")
     failed = train_all(missing, folder, config)

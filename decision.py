@@ -87,7 +87,7 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision)
 
 
 def choose_decision(
-    probabilities: np.ndarray, references: np.ndarray, given: Decision, threshold: float | None, dice_to_spare: float
+    probabilities: np.ndarray, references: np.ndarray, given: Decision, dice_to_spare: float
 ) -> Decision:
     """Calibration, threshold and least peak from validation images, at the network's resolution.
 
@@ -99,14 +99,11 @@ def choose_decision(
         probabilities: (N, S, S), as the network gives them.
         references: (N, S, S) in {0, 1}.
         given: the other settings.
-        threshold: not None: keep this one, and the probabilities and components as they are.
         dice_to_spare: mean Dice of the lesion images that may be given up for fewer false positives.
 
     Returns:
         `given` with the chosen numbers.
     """
-    if threshold is not None:
-        return replace(given, threshold=threshold)
     scale, offset = fit_calibration(probabilities, references)
     given = replace(given, scale=scale, offset=offset)
     maps = calibrated(probabilities, given)

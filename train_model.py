@@ -26,7 +26,7 @@ from attention_unet import ENCODER_DEPTH, build_attention_unet, multiply_adds
 from augmentation import make_dataset
 from averaging import AveragingAdamW
 from dataset import DataError, Sample, data_kind, find_samples, read_samples, resize_samples
-from decision import Decision, choose_decision, save_decision
+from decision import Decision, choose_decision, load_decision, save_decision
 from download import find_data
 from files import RunError, write_json
 from metrics import BceDiceLoss, result_line, summarise, training_metrics
@@ -92,6 +92,7 @@ class Config:
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
+    decision_from: Path | None = None  # a finished run to take them from: one that held the validation images back
     dice_to_spare: float = 0.01  # validation Dice given up to mark fewer normals: 0.01 marks 43 % of them, 0.05 26 %
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
@@ -155,6 +156,7 @@ def main(config: Config) -> float:
         about["appearance"] = appearance_limits([pictures[i][0] for i in parts["train"]])
         write_json(run / "config.json", about)
 
+        decision = given_decision(config)  # before hours of training: its file may be missing
         test = parts["test"]
         used = {"train": parts["train"], "val": test if config.choose_on == "test" else parts["val"]}
         data = {
@@ -198,7 +200,10 @@ def main(config: Config) -> float:
             )
 
         model, _ = load_run(run)
-        decision = make_decision(config, model, data)
+        if config.choose_on == "validation" and config.threshold is None and config.decision_from is None:
+            images, masks = data["val"]
+            probabilities = predict_probability(model, images, config.tta)
+            decision = choose_decision(probabilities, masks, decision, config.dice_to_spare)
         save_decision(run / "decision.json", decision)
         probabilities = predict_pictures(model, [image for image, _ in unseen], decision)
         scores = score_samples(probabilities, [samples[i] for i in test], unseen, groups[test], decision)
@@ -242,8 +247,8 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
     groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
     parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals, config.choose_on)
     about = {name: getattr(config, name) for name in ("split", "fold", "seed", "normals", "choose_on")}
-    if config.start_from:
-        about["seen_before"] = seen_before(config.start_from, samples, groups, parts["test"])
+    for earlier in filter(None, (config.start_from, config.decision_from)):
+        about.setdefault("seen_before", []).extend(seen_before(earlier, samples, groups, parts["test"]))
     write_json(run / "split.json", split_record(samples, groups, parts, **about))
     return parts, groups
 
@@ -275,15 +280,11 @@ def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.
     return AveragingAdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
 
 
-def make_decision(config: Config, model: keras.Model, data: dict) -> Decision:
-    """How this network's probabilities become masks: chosen on validation images, without any the plain rule."""
-    given = Decision(tta=config.tta, largest_component=config.largest_component)
-    if config.choose_on != "validation":
-        return given if config.threshold is None else replace(given, threshold=config.threshold)
-    images, masks = data["val"]
-    return choose_decision(
-        predict_probability(model, images, config.tta), masks, given, config.threshold, config.dice_to_spare
-    )
+def given_decision(config: Config) -> Decision:
+    """How probabilities become masks, as far as the settings say; the plain rule where they say nothing."""
+    given = load_decision(config.decision_from / "decision.json") if config.decision_from else Decision()
+    given = replace(given, tta=config.tta, largest_component=config.largest_component)
+    return given if config.threshold is None else replace(given, threshold=config.threshold)
 
 
 class Terminated(KeyboardInterrupt):

@@ -4,6 +4,7 @@ import pytest
 from conftest import TINY, assert_one_clear_line, run_script
 
 import cross_validate
+from files import RunError
 
 FLAGS = [*TINY, "--epochs", "1"]
 
@@ -64,6 +65,18 @@ def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_p
     assert set(result["runs"]) == {"grouped-fold0-seed0", "grouped-fold0-seed1"}
     other = run_script(*command, "--base-filters", "3", cwd=tmp_path)
     assert_one_clear_line(other, "holds runs with other flags")
+
+
+def test_a_flag_can_name_the_run(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: asked.append(runs) or {"x": "stopped here"})
+    config = cross_validate.Config(splits=("p1-1", "p1-2"), models_dir=tmp_path)
+    with pytest.raises(RunError, match="stopped here"):
+        cross_validate.main(config, ["--decision-from", "models/p1/{run}"])
+    assert {name: arguments[-1] for name, arguments in asked[0].items()} == {
+        "p1-1-fold0-seed0": "models/p1/p1-1-fold0-seed0",
+        "p1-2-fold0-seed0": "models/p1/p1-2-fold0-seed0",
+    }
 
 
 def test_folds_as_ray_tasks(phantom_data, tmp_path):

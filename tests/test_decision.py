@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,13 +48,11 @@ def test_threshold_and_peak_come_from_the_given_images():
         maps[k, 4:12, 4:12] = 0.35
         maps[k, 6:10, 6:10] = 0.9
     maps[3, 2:6, 2:6] = 0.7
-    chosen = choose_decision(maps, masks, Decision(tta=True), None, 0.01)
+    chosen = choose_decision(maps, masks, Decision(tta=True), 0.01)
     sure = calibrated(maps, chosen)
     assert chosen.tta and [to_mask(p, (16, 16), chosen).sum() for p in sure] == [64, 64, 64, 0]
     # Without normals there is nothing to gain from dropping components.
-    assert chosen.min_peak > 0 == choose_decision(maps[:3], masks[:3], Decision(), None, 0.01).min_peak
-    # A threshold that the user gave is kept, and nothing else is touched.
-    assert choose_decision(maps, masks, Decision(), 0.6, 0.01) == replace(Decision(), threshold=0.6)
+    assert chosen.min_peak > 0 == choose_decision(maps[:3], masks[:3], Decision(), 0.01).min_peak
 
 
 def test_dice_is_given_up_for_normals_as_far_as_asked():
@@ -66,7 +63,7 @@ def test_dice_is_given_up_for_normals_as_far_as_asked():
         maps[k, 4:12, 4:12] = peak
     maps[4, 2:6, 2:6] = 0.7
     for spare, marked in ((0.24, [True] * 5), (0.26, [True, True, True, False, False])):
-        chosen = choose_decision(maps, masks, Decision(), None, spare)
+        chosen = choose_decision(maps, masks, Decision(), spare)
         assert [to_mask(p, (16, 16), chosen).any() for p in calibrated(maps, chosen)] == marked
 
 

@@ -13,10 +13,13 @@ from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
 
 import rebuild
 from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
+from decision import Decision, save_decision
+from files import RunError
 from phantoms import write_phantoms
 from pretrained import load_pretrained
 from runs import read_history
 from splits import hashes_seen
+from train_model import Config, given_decision
 
 
 def train(data, cwd, *more):
@@ -185,10 +188,11 @@ def test_a_leaky_split_says_so(phantom_data, tmp_path):
     assert_one_clear_line(leaky, "LEAKY:", "have a near-copy in training", code=0)
 
 
-def test_what_the_epoch_is_chosen_on(phantom_data, tmp_path):
+def test_what_the_epoch_is_chosen_on(finished, phantom_data, tmp_path):
     """Both train on the validation images too, and alike; one keeps its last epoch, the other looks at the test."""
-    flags = ("--epochs", "2", "--no-tta")
-    last = train(phantom_data, tmp_path, *flags, "--choose-on", "nothing", "--run", "nothing")
+    flags, first = ("--epochs", "2", "--no-tta"), finished[0] / "models" / "attention_unet"
+    refit = ("--choose-on", "nothing", "--decision-from", first, "--run", "nothing")
+    last = train(phantom_data, tmp_path, *flags, *refit)
     best = train(phantom_data, tmp_path, *flags, "--choose-on", "test", "--run", "test")
     assert_one_clear_line(last, "epoch 2 of 2 was kept", code=0)
     assert_one_clear_line(best, "FLATTERED: the epoch was chosen on the test images", code=0)
@@ -201,13 +205,23 @@ def test_what_the_epoch_is_chosen_on(phantom_data, tmp_path):
     weights = [keras.saving.load_model(run / "best.keras").get_weights() for run in runs]
     assert (kept == 1) == all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
     rules = [json.loads((run / "decision.json").read_text()) for run in runs]
-    assert rules[0] == rules[1] and rules[0]["threshold"] == 0.5 and rules[0]["scale"] == 1 and not rules[0]["min_peak"]
+    assert rules[1]["threshold"] == 0.5 and rules[1]["scale"] == 1 and not rules[1]["min_peak"]
+    assert rules[1] != rules[0] == json.loads((first / "decision.json").read_text()) | {"tta": False}
     parts = [{row["part"] for row in json.loads((run / "split.json").read_text())["images"].values()} for run in runs]
     assert parts == [{"train", "test"}] * 2
     assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
     # Neither has validation images to draw.
     assert_one_clear_line(run_script("visualize_results.py", "--run", runs[1], cwd=tmp_path), code=0)
     assert "FLATTERED" in (runs[1] / "report.html").read_text()
+
+
+def test_a_rule_that_the_settings_give(tmp_path):
+    save_decision(tmp_path / "decision.json", Decision(scale=0.8, min_peak=0.7))
+    given = given_decision(Config(decision_from=tmp_path, threshold=0.3, largest_component=True))
+    assert given == Decision(scale=0.8, min_peak=0.7, threshold=0.3, largest_component=True, tta=True)
+    assert given_decision(Config()) == Decision(tta=True)
+    with pytest.raises(RunError, match="decision.json"):
+        given_decision(Config(decision_from=tmp_path / "none"))
 
 
 def test_help_reads_like_documentation(tmp_path):
