@@ -251,7 +251,7 @@ def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str,
 
 
 def hashes_seen(run: Path) -> set[str]:
-    """Image hashes of what a run was trained or its epoch chosen on, and of what the run it started from was.
+    """Image hashes of what a run, and those it took weights or a decision from, was trained or its epoch chosen on.
 
     Raises:
         RunError: its split.json is missing or damaged.
@@ -266,7 +266,7 @@ def hashes_seen(run: Path) -> set[str]:
 
 
 def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: Sequence[int]) -> list[str]:
-    """Hashes of what the run that a training starts from has seen, for split.json.
+    """Hashes of what the run that a training takes weights or a decision from has seen, for split.json.
 
     Raises:
         DataError: a test sample, or a near-copy of one, is among them; RunError: as `hashes_seen`.
