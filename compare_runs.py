@@ -6,6 +6,8 @@ python compare_runs.py models/a models/b
 import sys
 from pathlib import Path
 
+import quiet  # noqa: F401  # isort: skip
+
 import tyro
 
 import metrics

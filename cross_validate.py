@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import quiet  # noqa: F401  # isort: skip
+
 import numpy as np
 import tyro
 from tqdm import tqdm

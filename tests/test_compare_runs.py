@@ -1,6 +1,10 @@
 import json
 
+import pytest
 from conftest import assert_one_clear_line, run_script
+
+import compare_runs
+from files import RunError
 
 
 def write_run(folder, shift, count=30):
@@ -17,14 +21,16 @@ def test_a_better_run_is_told(tmp_path):
     a, b = write_run(tmp_path / "a", 0), write_run(tmp_path / "b", 0.05)
     result = run_script("compare_runs.py", a, b, cwd=tmp_path)
     assert_one_clear_line(result, "30 lesion images", "difference +0.1000", code=0)
+    assert result.stderr == ""  # none of TensorFlow's notes
     assert float(result.stdout.rsplit("=", 1)[1]) < 1e-5
 
 
 def test_bad_runs_are_one_line(tmp_path):
-    a = write_run(tmp_path / "a", 0)
+    a, few = write_run(tmp_path / "a", 0), write_run(tmp_path / "few", 0, count=3)
     assert_one_clear_line(
         run_script("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: cannot be read"
     )
-    few = write_run(tmp_path / "few", 0, count=3)
-    assert_one_clear_line(run_script("compare_runs.py", a, few, cwd=tmp_path), "share 3")
-    assert_one_clear_line(run_script("compare_runs.py", a, a, "--key", "age", cwd=tmp_path), "--key must be one of")
+    with pytest.raises(RunError, match="share 3"):
+        compare_runs.main(a, few)
+    with pytest.raises(RunError, match="--key must be one of"):
+        compare_runs.main(a, a, "age")
