@@ -52,13 +52,12 @@ def test_a_renamed_image_is_still_known(runs, broken_data, tmp_path):
 
 
 def test_other_layout_and_mean_of_two(runs, tmp_path):
-    """images/ and masks/ of new phantoms, scored by both networks and by their mean."""
+    """images/ and masks/ of new phantoms, scored by the mean of both networks."""
     new = write_phantoms(tmp_path / "new", images=20, seed=9)
     count = len(dataset.find_samples(new))
     flat = copy_as_pairs(new, tmp_path / "flat")
-    for chosen in (runs[:1], runs[1:], runs):
-        result = evaluate("--run", *chosen, "--data-dir", flat, "--tta", cwd=tmp_path)
-        assert_one_clear_line(result, "have no mask file", f"{count} images scored, 0 left out", code=0)
+    result = evaluate("--run", *runs, "--data-dir", flat, "--tta", cwd=tmp_path)
+    assert_one_clear_line(result, "have no mask file", f"{count} images scored, 0 left out", code=0)
     scores = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(scores["runs"]) == 2 and {s["label"] for s in scores["images"]} == {"lesion", "normal"}
     assert scores["summary"]["lesions"]["images"] + scores["summary"]["normals"]["images"] == count
