@@ -170,12 +170,9 @@ class RunRecorder(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
 
     def _state(self) -> list:
-        optimizer = self.model.optimizer
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
         # Random states (dropout) are variables of their layers, and not among model.variables.
         seeds = [v for layer in self.model.layers for v in layer.variables if "seed_generator" in v.path]
-        return list({id(v): v for v in (*self.model.variables, *seeds, *optimizer.variables)}.values())
+        return list({id(v): v for v in (*self.model.variables, *seeds, *self.model.optimizer.variables)}.values())
 
     def restore(self, model: keras.Model) -> int:
         """Load backup.npz into a compiled model and return the epoch to go on with (0 without a backup).

@@ -178,6 +178,7 @@ def main(config: Config) -> float:
             metrics=training_metrics(),
             jit_compile=False,  # XLA was slower on the CPU
         )
+        model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
 
         # With nothing to choose on, the last epoch is the best.
         recorder = RunRecorder(run, "val_dice" if "val" in data else "epoch", config.patience, steps)
@@ -210,8 +211,7 @@ def main(config: Config) -> float:
         summary = summarise(scores)
         shown = ("split", "fold", "normals", "seed", "choose_on")
         result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
-        result |= {"decision": asdict(decision)}
-        result |= {"best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
+        result |= {"decision": asdict(decision), "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
         gmac = round(multiply_adds(model) / 1e9, 3)
         result |= {"parameters": model.count_params(), "gmac": gmac, "minutes": minutes}

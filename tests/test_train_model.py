@@ -13,9 +13,11 @@ import tyro
 from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
 
 import rebuild
+import train_model
 from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
 from decision import Decision, save_decision
 from files import RunError
+from metrics import BceDiceLoss
 from phantoms import write_phantoms
 from pretrained import load_pretrained
 from runs import read_history
@@ -85,7 +87,7 @@ def test_it_can_learn(phantom_data):
     """Loss, network, optimizer and pipeline together know four lesions by heart after a minute."""
     from augmentation import make_dataset
     from dataset import find_samples, read_samples, resize_samples
-    from metrics import BceDiceLoss, training_metrics
+    from metrics import training_metrics
 
     keras.utils.set_random_seed(0)
     samples = [s for s in find_samples(phantom_data) if s.label != "normal"][:4]
@@ -101,7 +103,7 @@ def test_it_can_learn(phantom_data):
 def test_memory_does_not_grow_over_epochs(tmp_path):
     """Sixty short epochs with all that a run writes."""
     from augmentation import make_dataset
-    from metrics import BceDiceLoss, training_metrics
+    from metrics import training_metrics
     from runs import RunRecorder
 
     def mebibytes() -> float:
@@ -126,12 +128,19 @@ def test_memory_does_not_grow_over_epochs(tmp_path):
     assert max(memory[-10:]) - max(memory[20:30]) < 15, memory
 
 
-def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path):
-    from train_model import Config, Encoder, main
+def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path, monkeypatch):
+    traces = []
 
-    assert set(get_args(Encoder)) == {"none", *ENCODERS, *APPLICATIONS}  # the command line offers all there are
+    class Loss(BceDiceLoss):
+        def call(self, y_true, y_pred):
+            traces.append(1)
+            return super().call(y_true, y_pred)
+
+    monkeypatch.setattr(train_model, "BceDiceLoss", Loss)
+    assert set(get_args(train_model.Encoder)) == {"none", *ENCODERS, *APPLICATIONS}  # the command line offers all
     small = dict(encoder="none", image_size=32, depth=2, base_filters=2, epochs=1, models_dir=tmp_path)
-    dice = main(Config(data_dir=phantom_data, **small))
+    dice = train_model.main(Config(data_dir=phantom_data, **small))
+    assert len(traces) == 2  # once in training and once in validation: a minute less than twice, for large networks
     metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
     assert dice == metrics["summary"]["lesions"]["dice"]
 
