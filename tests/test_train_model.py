@@ -186,7 +186,7 @@ def test_start_from_another_run(finished, tmp_path):
 
 
 def test_a_run_that_does_not_fit_is_refused(finished, phantom_data, tmp_path):
-    """One that has seen the test images, as a start or for its decision; one of another network as a start."""
+    """For its decision, one that has seen the test images; as a start, one of another network."""
     old = finished[0] / "models" / "attention_unet"
     refused = train(phantom_data, tmp_path, "--decision-from", old, "--split", "grouped-cv", "--fold", "1")
     assert_one_clear_line(refused, "was trained on", "test images or on near-copies", "--fold")
