@@ -92,7 +92,7 @@ class Config:
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
-    decision_from: Path | None = None  # a run to take them from, of these settings but with its validation images held back
+    decision_from: Path | None = None  # a run to take them from: these settings, validation images held back
     dice_to_spare: float = 0.01  # validation Dice given up to mark fewer normals: 0.01 marks 43 % of them, 0.05 26 %
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     largest_component: bool = False  # keep only the largest predicted lesion
