@@ -1,6 +1,7 @@
 """Is one run better than another? A paired test over the lesion images that both were tested on.
 
-python compare_runs.py models/a models/b
+python compare_runs.py models/a models/b                                    # two runs, or two of cross_validate.py
+python compare_runs.py results/busi_grouped5_scratch.json results/busi_grouped5.json  # what is in the README
 """
 
 import sys
@@ -18,13 +19,13 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     """Compare two finished runs image by image.
 
     Args:
-        a: a run's folder.
-        b: another's, tested on the same images.
+        a: a run's folder, or that of cross_validate.py, or a file of results/.
+        b: another of the same kind, tested on the same images.
         key: the score to compare: dice, iou, precision, recall, hd95 or assd.
     """
     if key not in metrics.SCORES:
         raise RunError(f"--key must be one of {', '.join(metrics.SCORES)}, got {key!r}.")
-    scores = [read_json(run / "metrics.json").get("images") for run in (a, b)]
+    scores = [read_json(scores_file(run)).get("images") for run in (a, b)]
     try:
         result = metrics.compare_runs(*scores, key)
     except (KeyError, TypeError, ValueError) as error:
@@ -32,7 +33,13 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     low, high = result["interval"]
     print(f"{key} on {result['images']} lesion images: {a} {result['a']:.4f}, {b} {result['b']:.4f}")
     print(f"difference {result['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} (groups resampled)")
-    print(f"Wilcoxon signed-rank p = {result['wilcoxon_p']:.3g}")
+    print(f"Wilcoxon signed-rank p = {result['wilcoxon_p']:.3g} (as if no two images were alike)")
+
+
+def scores_file(run: Path) -> Path:
+    """The file that holds the scores of every image."""
+    together = run / "cross_validation.json"
+    return run if run.is_file() else together if together.exists() else run / "metrics.json"
 
 
 if __name__ == "__main__":

@@ -225,7 +225,8 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     """Paired comparison of two runs on the lesion images that both scored.
 
     Args:
-        a, b: per-image scores with `name`, `label` and `group`.
+        a, b: per-image scores with `name`, `label` and `group`; with `run`, the fold, where several are put together:
+            an image is then compared within its fold.
 
     Returns:
         images, mean of a and of b, their difference b - a with its 95 % interval (groups resampled), and
@@ -234,12 +235,9 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     Raises:
         ValueError: the runs share fewer than 6 lesion images.
     """
-    other = {s["name"]: s for s in b}
-    shared = [
-        (s, other[s["name"]])
-        for s in a
-        if s["label"] != "normal" and s["name"] in other and s[key] is not None and other[s["name"]][key] is not None
-    ]
+    other = {(s.get("run"), s["name"]): s for s in b}
+    pairs = [(s, other[s.get("run"), s["name"]]) for s in a if (s.get("run"), s["name"]) in other]
+    shared = [(s, t) for s, t in pairs if s["label"] != "normal" and s[key] is not None and t[key] is not None]
     if len(shared) < 6:
         raise ValueError(f"the runs share {len(shared)} scored lesion images; at least 6 are needed to compare them")
     difference = np.array([t[key] - s[key] for s, t in shared])

@@ -27,8 +27,8 @@ from files import RunError, read_json
 
 LISTS = Path(__file__).parent / "data" / "splits"
 PARTS = ("train", "val", "test")
-SplitKind = Literal["grouped", "grouped-cv", "p1-1", "p1-2", "p1-3", "curated", "all-random"]
-FOLDS = {"grouped-cv": 5, "curated": 4}  # of the other kinds, one
+SplitKind = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random"]
+FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4}  # of the other kinds, one
 Normals = Literal["both", "train", "test", "none"]
 ChooseOn = Literal["validation", "nothing", "test"]
 
@@ -37,6 +37,7 @@ WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
 CANDIDATE = 0.5  # whole-picture correlation below which no pair is searched by sliding
 _FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
 _TWENTIETHS = 20  # every split is made of twenty grouped, stratified folds of 5 %
+_GROUPED_TEST = [0, 1, 2]  # those that are the test part of "grouped"
 
 
 class Pair(NamedTuple):
@@ -151,10 +152,11 @@ def split_samples(
     Args:
         samples: as `find_samples` lists them.
         groups: near-duplicate group of each sample.
-        kind: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "p1-1".."p1-3" the public lists of the
-            CMUNeXt benchmark: its validation images are the test, 15 % of its training images the
-            validation; "curated" the 450-image keep-list, fold 0..3, 60/15/25; "all-random" ignores
-            groups, leaks, and exists to measure the leak.
+        kind: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "tuning" fold 0..2, to compare ideas without a look
+            at the test images of "grouped": those are in no part, a third of the others stands for the test;
+            "p1-1".."p1-3" the public lists of the CMUNeXt benchmark: its validation images are the test, 15 % of its
+            training images the validation; "curated" the 450-image keep-list, fold 0..3, 60/15/25; "all-random"
+            ignores groups, leaks, and exists to measure the leak.
         fold: for the kinds that have folds.
         seed: of the shuffling (p1's test images are fixed).
         normals: parts that may hold normal images: both; "train" (and validation); "test"; none.
@@ -190,8 +192,14 @@ def split_samples(
         part[np.isin(folds, range(5 * fold, 5 * fold + 5))] = "test"
         part[np.isin(folds, [(5 * fold + 5 + k) % _TWENTIETHS for k in range(3)])] = "val"
         part[~keep] = ""
+    elif kind == "tuning":
+        part[np.isin(folds, _GROUPED_TEST)] = ""
+        others = np.setdiff1d(range(_TWENTIETHS), _GROUPED_TEST)
+        thirds = np.array_split(others, FOLDS[kind])
+        part[np.isin(folds, thirds[fold])] = "test"
+        part[np.isin(folds, thirds[fold - 1][:3])] = "val"
     else:
-        test_folds = [4 * fold + k for k in range(4)] if kind == "grouped-cv" else [0, 1, 2]
+        test_folds = [4 * fold + k for k in range(4)] if kind == "grouped-cv" else _GROUPED_TEST
         val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if kind == "grouped-cv" else [3, 4, 5]
         part[np.isin(folds, test_folds)] = "test"
         part[np.isin(folds, val_folds)] = "val"

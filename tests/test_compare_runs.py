@@ -22,7 +22,15 @@ def test_a_better_run_is_told(tmp_path):
     result = run_script("compare_runs.py", a, b, cwd=tmp_path)
     assert_one_clear_line(result, "30 lesion images", "difference +0.1000", code=0)
     assert result.stderr == ""  # none of TensorFlow's notes
-    assert float(result.stdout.rsplit("=", 1)[1]) < 1e-5
+    assert float(result.stdout.rsplit("p = ", 1)[1].split()[0]) < 1e-5
+
+
+def test_folders_of_cross_validate_and_files_of_results_are_read(tmp_path, capsys):
+    a, b = write_run(tmp_path / "a", 0), write_run(tmp_path / "b", 0.05)
+    for run in (a, b):
+        (run / "metrics.json").rename(run / "cross_validation.json")
+    compare_runs.main(a, b / "cross_validation.json")
+    assert "30 lesion images" in capsys.readouterr().out
 
 
 def test_bad_runs_are_one_line(tmp_path):

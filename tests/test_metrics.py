@@ -128,6 +128,16 @@ def test_compare_runs():
         metrics.compare_runs(a[:2], b)
 
 
+def test_an_image_of_two_folds_is_compared_within_its_fold():
+    def fold(name, shift):
+        return [{"run": name, "name": str(i), "label": "benign", "group": i, "dice": shift + i / 100} for i in range(9)]
+
+    a, b = fold("one", 0.1) + fold("two", 0.6), fold("two", 0.7) + fold("one", 0.1)
+    result = metrics.compare_runs(a, b)
+    assert result["images"] == 18
+    assert result["difference"] == pytest.approx(0.05)  # 0 in one, 0.1 in two
+
+
 # ---------------------------------------------------------------- training
 
 

@@ -77,7 +77,7 @@ def test_phantoms_hold_planted_copies(phantom_groups):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_group_in_two_parts(busi_like, kind, seed):
     samples, groups = busi_like
-    for fold in range({"grouped-cv": 5, "curated": 4}.get(kind, 1)):
+    for fold in range(splits.FOLDS.get(kind, 1)):
         parts = splits.split_samples(samples, groups, kind, fold, seed)
         indices = [i for members in parts.values() for i in members]
         assert len(indices) == len(set(indices))
@@ -104,6 +104,18 @@ def test_folds_cover_every_image_once(busi_like):
     samples, groups = busi_like
     tested = [i for fold in range(5) for i in splits.split_samples(samples, groups, "grouped-cv", fold)["test"]]
     assert sorted(tested) == list(range(780))
+
+
+def test_tuning_never_shows_a_test_image(busi_like):
+    samples, groups = busi_like
+    test = set(splits.split_samples(samples, groups)["test"])
+    stand_ins = []
+    for fold in range(3):
+        parts = splits.split_samples(samples, groups, "tuning", fold, choose_on="nothing")
+        assert sorted(parts["train"] + parts["test"]) == sorted(set(range(780)) - test)
+        assert len(parts["train"]) / len(parts["test"]) == pytest.approx(2, abs=0.5)
+        stand_ins += parts["test"]
+    assert sorted(stand_ins) == sorted(set(range(780)) - test)
 
 
 def test_public_lists(busi_like):
