@@ -61,7 +61,7 @@ class Config:
     # Data
     data_dir: Path | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
     image_size: int = 224  # side in pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
-    split: SplitKind = "grouped"  # near-copies stay in one part; all-random leaks, for comparison only
+    split: SplitKind = "grouped"  # near-copies stay in one part; tuning leaves its test part out; all-random leaks
     fold: int = 0  # which fold is the test, where the split has folds
     normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
     choose_on: ChooseOn = "validation"  # what picks the epoch; nothing: it is trained on too; test: flatters
