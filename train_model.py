@@ -63,6 +63,7 @@ class Config:
     image_size: int = 224  # side in pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
     split: SplitKind = "grouped"  # near-copies stay in one part; tuning leaves its test part out; all-random leaks
     fold: int = 0  # which fold is the test, where the split has folds
+    split_seed: int | None = None  # of the split alone, to train on one split with several seeds; without it, --seed
     normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
     choose_on: ChooseOn = "validation"  # what picks the epoch; nothing: it is trained on too; test: flatters
     phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
@@ -88,7 +89,7 @@ class Config:
     dice_weight: float = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: float = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
     patience: int = 25  # epochs without a better validation Dice before training stops
-    seed: int = 0  # of the split, the weights, the order, the augmentation and the phantoms
+    seed: int = 0  # of the weights, the order, the augmentation, the phantoms, and the split
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # Scoring
     threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
@@ -118,8 +119,8 @@ class Config:
                 f"--image-size must be a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on, "
                 f"got {self.image_size}"
             )
-        if self.seed < 0 or self.fold < 0 or self.dice_weight < 0:
-            raise ValueError("--seed, --fold and --dice-weight must not be negative")
+        if min(self.seed, self.split_seed or 0, self.fold, self.dice_weight) < 0:
+            raise ValueError("--seed, --split-seed, --fold and --dice-weight must not be negative")
         if Path(self.run).name != self.run or self.run in ("", ".", ".."):
             raise ValueError(f"--run is the name of a folder in models/, got {self.run!r}")
 
@@ -245,8 +246,10 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
         parts, group_of = load_split(run / "split.json", samples)
         return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
-    parts = split_samples(samples, groups, config.split, config.fold, config.seed, config.normals, config.choose_on)
-    about = {name: getattr(config, name) for name in ("split", "fold", "seed", "normals", "choose_on")}
+    how = {name: getattr(config, name) for name in ("fold", "normals", "choose_on")}
+    how["seed"] = config.seed if config.split_seed is None else config.split_seed
+    parts = split_samples(samples, groups, config.split, **how)
+    about = {"split": config.split} | how
     for earlier in filter(None, (config.start_from, config.decision_from)):
         about.setdefault("seen_before", []).extend(seen_before(earlier, samples, groups, parts["test"]))
     write_json(run / "split.json", split_record(samples, groups, parts, **about))

@@ -70,12 +70,13 @@ def test_scores_are_at_the_original_resolution(finished, phantom_data):
 def test_same_seed_same_history_other_seed_another(finished, phantom_data):
     cwd, _ = finished
     again = train(phantom_data, cwd, "--epochs", "2")  # the finished run is kept: this one is -2
-    other = train(phantom_data, cwd, "--epochs", "2", "--run", "other", "--seed", "1")
+    other = train(phantom_data, cwd, "--epochs", "2", "--run", "other", "--seed", "1", "--split-seed", "0")
     assert again.returncode == other.returncode == 0, again.stderr + other.stderr
     histories = [
         (cwd / "models" / run / "history.csv").read_bytes() for run in ("attention_unet", "attention_unet-2", "other")
     ]
     assert histories[0] == histories[1] != histories[2]
+    assert len({(cwd / "models" / run / "split.json").read_bytes() for run in ("attention_unet", "other")}) == 1
     weights = [
         keras.saving.load_model(cwd / "models" / run / "best.keras").get_weights()
         for run in ("attention_unet", "attention_unet-2")
