@@ -214,8 +214,7 @@ def main(config: Config) -> float:
         result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
         result |= {"decision": asdict(decision), "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
-        gmac = round(multiply_adds(model) / 1e9, 3)
-        result |= {"parameters": model.count_params(), "gmac": gmac, "minutes": minutes}
+        result |= {"parameters": model.count_params(), "gmac": round(multiply_adds(model) / 1e9, 3), "minutes": minutes}
         write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
         (run / "backup.npz").unlink(missing_ok=True)
     print(f"epoch {recorder.best_epoch() + 1} of {len(recorder.history)} was kept; all files in {run}/")
@@ -246,21 +245,19 @@ def make_split(config: Config, run: Path, samples: list[Sample], pictures: list)
         parts, group_of = load_split(run / "split.json", samples)
         return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
-    how = {name: getattr(config, name) for name in ("fold", "normals", "choose_on")}
-    how["seed"] = config.seed if config.split_seed is None else config.split_seed
-    parts = split_samples(samples, groups, config.split, **how)
-    about = {"split": config.split} | how
+    about = {name: getattr(config, name) for name in ("fold", "normals", "choose_on")}
+    about["seed"] = config.seed if config.split_seed is None else config.split_seed
+    parts = split_samples(samples, groups, config.split, **about)
     for earlier in filter(None, (config.start_from, config.decision_from)):
         about.setdefault("seen_before", []).extend(seen_before(earlier, samples, groups, parts["test"]))
-    write_json(run / "split.json", split_record(samples, groups, parts, **about))
+    write_json(run / "split.json", split_record(samples, groups, parts, split=config.split, **about))
     return parts, groups
 
 
 def network_arguments(config: Config) -> dict:
     """Arguments of `build_attention_unet`; config.json keeps them, so that a run can be rebuilt."""
     names = ("base_filters", "depth", "gate_grid", "gate_finest", "deep_supervision", "dropout", "encoder")
-    size = config.image_size
-    return {"input_shape": (size, size, 1)} | {name: getattr(config, name) for name in names}
+    return {"input_shape": (config.image_size, config.image_size, 1)} | {name: getattr(config, name) for name in names}
 
 
 def make_schedule(config: Config, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
