@@ -30,7 +30,7 @@ PARTS = ("train", "val", "test")
 SplitKind = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random"]
 FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4}  # of the other kinds, one
 Normals = Literal["both", "train", "test", "none"]
-ChooseOn = Literal["validation", "nothing", "test"]
+ChooseOn = Literal["validation", "rule", "nothing", "test"]
 
 # Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
 WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
@@ -160,11 +160,11 @@ def split_samples(
         fold: for the kinds that have folds.
         seed: of the shuffling (p1's test images are fixed).
         normals: parts that may hold normal images: both; "train" (and validation); "test"; none.
-        choose_on: unless it is "validation", the validation images are trained on.
+        choose_on: if it is "nothing" or "test", the validation images are trained on.
 
     Returns:
-        {"train": [...], "val": [...], "test": [...]}; images outside a list are in no part, and val is empty unless
-        the epoch is chosen on it.
+        {"train": [...], "val": [...], "test": [...]}; images outside a list are in no part, and val is empty if
+        it is trained on.
 
     Raises:
         DataError: the fold does not exist, an image of a public list is missing, or a part is empty.
@@ -210,7 +210,7 @@ def split_samples(
     for name, members in parts.items():
         if not any(samples[i].label != "normal" for i in members):
             raise DataError(f"split {kind}: no lesion image is left for {name}. Use more images.")
-    if choose_on != "validation":
+    if choose_on in ("nothing", "test"):
         parts = {"train": sorted(parts["train"] + parts["val"]), "val": [], "test": parts["test"]}
     return parts
 

@@ -65,7 +65,7 @@ class Config:
     fold: int = 0  # which fold is the test, where the split has folds
     split_seed: int | None = None  # of the split alone, to train on one split with several seeds; without it, --seed
     normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
-    choose_on: ChooseOn = "validation"  # what picks the epoch; nothing: it is trained on too; test: flatters
+    choose_on: ChooseOn = "validation"  # picks epoch and rule; rule: that alone; nothing: trained on; test: flatters
     phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
     phantom_epochs: int = 16  # at most this many epochs then: the fallback shows that everything works
     # Network
@@ -181,8 +181,8 @@ def main(config: Config) -> float:
         )
         model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
 
-        # With nothing to choose on, the last epoch is the best.
-        recorder = RunRecorder(run, "val_dice" if "val" in data else "epoch", config.patience, steps)
+        monitor = "epoch" if config.choose_on in ("rule", "nothing") else "val_dice"  # by the epoch, the last is best
+        recorder = RunRecorder(run, monitor, config.patience, steps)
         first_epoch = recorder.restore(model)
         if first_epoch:
             print(f"resuming {run}: {first_epoch} of {epochs} epochs are done")
@@ -202,7 +202,7 @@ def main(config: Config) -> float:
             )
 
         model, _ = load_run(run)
-        if config.choose_on == "validation" and config.threshold is None and config.decision_from is None:
+        if config.choose_on in ("validation", "rule") and config.threshold is None and config.decision_from is None:
             images, masks = data["val"]
             probabilities = predict_probability(model, images, config.tta)
             decision = choose_decision(probabilities, masks, decision, config.dice_to_spare)

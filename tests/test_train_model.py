@@ -227,6 +227,19 @@ def test_what_the_epoch_is_chosen_on(finished, phantom_data, tmp_path):
     assert "FLATTERED" in (runs[1] / "report.html").read_text()
 
 
+def test_the_last_epoch_with_a_rule_from_validation(finished, phantom_data, tmp_path):
+    """Nothing is learnt at this rate: by validation the first epoch would be kept, and the third not trained."""
+    flags = ("--epochs", "3", "--patience", "1", "--learning-rate", "1e-9")
+    result = train(phantom_data, tmp_path, *flags, "--choose-on", "rule")
+    assert_one_clear_line(result, "epoch 3 of 3 was kept", code=0)
+    run = tmp_path / "models" / "attention_unet"
+    assert [row["val_dice"] for row in read_history(run / "history.csv")] == [0, 0, 0]
+    assert json.loads((run / "decision.json").read_text())["scale"] != 1  # calibrated
+    usual = finished[0] / "models" / "attention_unet"
+    first, second = (json.loads((folder / "split.json").read_text())["images"] for folder in (usual, run))
+    assert first == second
+
+
 def test_a_rule_that_the_settings_give(tmp_path):
     save_decision(tmp_path / "decision.json", Decision(scale=0.8, min_peak=0.7))
     given = given_decision(Config(decision_from=tmp_path, threshold=0.3, largest_component=True))
