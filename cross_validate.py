@@ -36,7 +36,8 @@ class Config:
     """Which runs to make."""
 
     name: str = "cross_validation"  # the runs are folders in models/NAME/
-    splits: tuple[SplitKind, ...] = ("grouped-cv",)  # every fold of each
+    splits: tuple[SplitKind, ...] = ("grouped-cv",)
+    folds: tuple[int, ...] = ()  # of each split; without it, all
     seeds: tuple[int, ...] = (0,)  # every fold is trained once for each
     jobs: int = 1  # runs at a time; one fills a CPU, and a GPU holds a few
     models_dir: Path = Path("models")  # where the folder is made
@@ -75,7 +76,7 @@ def main(config: Config, flags: Sequence[str]) -> dict:
     plan = {
         f"{split}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
         for split, seed in product(config.splits, config.seeds)
-        for fold in range(FOLDS.get(split, 1))
+        for fold in config.folds or range(FOLDS.get(split, 1))
     }
     plan = {name: [*which, *(flag.replace("{run}", name) for flag in flags)] for name, which in plan.items()}
     missing = {name: arguments for name, arguments in plan.items() if not (folder / name / "metrics.json").exists()}

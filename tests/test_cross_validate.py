@@ -50,6 +50,18 @@ def test_a_score_that_the_last_run_lacks_is_kept(tmp_path):
     assert result["mean"]["normals_with_false_positive"] == {"mean": 0.25, "sd": 0.0}
 
 
+def test_some_folds_alone(tmp_path, monkeypatch):
+    planned = {}
+    monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: planned.update(runs) or dict.fromkeys(runs, "no"))
+    config = cross_validate.Config(splits=("grouped-cv",), folds=(4, 1), seeds=(7,), models_dir=tmp_path)
+    with pytest.raises(RunError, match="the run failed"):
+        cross_validate.main(config, ["--epochs", "1"])
+    assert planned == {
+        f"grouped-cv-fold{fold}-seed7": ["--split", "grouped-cv", "--fold", fold, "--seed", "7", "--epochs", "1"]
+        for fold in ("4", "1")
+    }
+
+
 def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_path):
     command = ["cross_validate.py", "--name", "cv", "--splits", "p1-1", "p1-2", "--data-dir", phantom_data, *FLAGS]
     # Phantoms have not the published names: both runs fail, both are named, with what they said.
