@@ -1,4 +1,4 @@
-"""Is one run better than another? A paired test over the lesion images that both were tested on.
+"""Is one run better than another? A paired test over the images that both were tested on.
 
 python compare_runs.py models/a models/b                                    # two runs, or two of cross_validate.py
 python compare_runs.py results/busi_grouped5_scratch.json results/busi_grouped5.json  # what is in the README
@@ -34,6 +34,10 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     print(f"{key} on {result['images']} lesion images: {a} {result['a']:.4f}, {b} {result['b']:.4f}")
     print(f"difference {result['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} (groups resampled)")
     print(f"Wilcoxon signed-rank p = {result['wilcoxon_p']:.3g} (as if no two images were alike)")
+    if normals := result.get("normals"):
+        by, low, high = (100 * share for share in (normals["difference"], *normals["interval"]))
+        print(f"false positive on {normals['images']} normals: {a} {normals['a']:.0%}, {b} {normals['b']:.0%}")
+        print(f"difference {by:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
 
 
 def scores_file(run: Path) -> Path:

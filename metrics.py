@@ -222,15 +222,16 @@ def result_line(kind: str, summary: dict, twins: int, chosen_on_test: bool = Fal
 
 
 def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") -> dict:
-    """Paired comparison of two runs on the lesion images that both scored.
+    """Paired comparison of two runs on the images that both scored.
 
     Args:
         a, b: per-image scores with `name`, `label` and `group`; with `run`, the fold, where several are put together:
             an image is then compared within its fold.
 
     Returns:
-        images, mean of a and of b, their difference b - a with its 95 % interval (groups resampled), and
-        the p-value of Wilcoxon's signed-rank test over images.
+        Of the lesion images: images, mean of a and of b, their difference b - a with its 95 % interval (groups
+        resampled), and the p-value of Wilcoxon's signed-rank test over images. Where both scored normals,
+        "normals" holds the same of the share of them with a false positive, without the test.
 
     Raises:
         ValueError: the runs share fewer than 6 lesion images.
@@ -240,12 +241,17 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     shared = [(s, t) for s, t in pairs if s["label"] != "normal" and s[key] is not None and t[key] is not None]
     if len(shared) < 6:
         raise ValueError(f"the runs share {len(shared)} scored lesion images; at least 6 are needed to compare them")
-    difference = np.array([t[key] - s[key] for s, t in shared])
-    return {
-        "images": len(shared),
-        "a": float(np.mean([s[key] for s, _ in shared])),
-        "b": float(np.mean([t[key] for _, t in shared])),
-        "difference": float(difference.mean()),
-        "interval": bootstrap_interval(difference, [s["group"] for s, _ in shared]),
-        "wilcoxon_p": float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0,
-    }
+    result = _paired([(s[key], t[key]) for s, t in shared], [s["group"] for s, _ in shared])
+    difference = [t[key] - s[key] for s, t in shared]
+    result["wilcoxon_p"] = float(stats.wilcoxon(difference).pvalue) if any(difference) else 1.0
+    if normals := [(s, t) for s, t in pairs if s["label"] == "normal"]:
+        marked = [(s["fp"] > 0, t["fp"] > 0) for s, t in normals]
+        result["normals"] = _paired(marked, [s["group"] for s, _ in normals])
+    return result
+
+
+def _paired(values: Sequence[tuple[float, float]], groups: Sequence[int]) -> dict:
+    """Means of a and b over the images, and of b - a with its interval."""
+    a, b = np.array(values, float).T
+    interval = bootstrap_interval(b - a, groups)
+    return {"images": len(a), "a": a.mean(), "b": b.mean(), "difference": (b - a).mean(), "interval": interval}

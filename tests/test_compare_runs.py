@@ -30,7 +30,16 @@ def test_folders_of_cross_validate_and_files_of_results_are_read(tmp_path, capsy
     for run in (a, b):
         (run / "metrics.json").rename(run / "cross_validation.json")
     compare_runs.main(a, b / "cross_validation.json")
-    assert "30 lesion images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "30 lesion images" in printed and "normals" not in printed
+    for run, fp in ((a, 5), (b, 0)):
+        path = run / "cross_validation.json"
+        normal = {"name": "normal (1)", "label": "normal", "group": 99, "dice": 0.0, "fp": fp}
+        path.write_text(json.dumps({"images": [*json.loads(path.read_text())["images"], normal]}))
+    compare_runs.main(a, b)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("false positive on 1 normals:") and lines[-2].endswith("b 0%")
+    assert lines[-1] == "difference -100.0 points, 95 % interval -100.0 to -100.0"
 
 
 def test_bad_runs_are_one_line(tmp_path):

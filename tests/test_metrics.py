@@ -128,6 +128,23 @@ def test_compare_runs():
         metrics.compare_runs(a[:2], b)
 
 
+def test_compare_runs_on_normals():
+    lesions = [{"name": f"b{i}", "label": "benign", "group": i, "dice": 0.5, "fp": 9} for i in range(6)]
+
+    def run(*marked):
+        rows = enumerate(marked)
+        return lesions + [
+            {"name": f"n{i}", "label": "normal", "group": 9, "dice": float(not n), "fp": n} for i, n in rows
+        ]
+
+    a, b = run(7, 1, 3, 0), run(0, 0, 5, 0)  # 3 of 4, and 1
+    result = metrics.compare_runs(a, b[::-1])
+    # One group: resampled, it is always the same.
+    expected = {"images": 4, "a": 0.75, "b": 0.25, "difference": -0.5, "interval": [-0.5, -0.5]}
+    assert result["normals"] == expected and result["images"] == 6 and result["difference"] == 0
+    assert "normals" not in metrics.compare_runs(lesions, lesions)
+
+
 def test_an_image_of_two_folds_is_compared_within_its_fold():
     def fold(name, shift):
         return [{"run": name, "name": str(i), "label": "benign", "group": i, "dice": shift + i / 100} for i in range(9)]
