@@ -38,6 +38,10 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
         by, low, high = (100 * share for share in (normals["difference"], *normals["interval"]))
         print(f"false positive on {normals['images']} normals: {a} {normals['a']:.0%}, {b} {normals['b']:.0%}")
         print(f"difference {by:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
+    if together := result.get("all"):
+        low, high = together["interval"]
+        print(f"{key} on all {together['images']} images: {a} {together['a']:.4f}, {b} {together['b']:.4f}")
+        print(f"difference {together['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
 
 
 def scores_file(run: Path) -> Path:

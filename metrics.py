@@ -231,7 +231,8 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     Returns:
         Of the lesion images: images, mean of a and of b, their difference b - a with its 95 % interval (groups
         resampled), and the p-value of Wilcoxon's signed-rank test over images. Where both scored normals,
-        "normals" holds the same of the share of them with a false positive, without the test.
+        "normals" holds the same of the share of them with a false positive, without the test, and "all" of Dice
+        or IoU over all images, empty masks by the rule at the top of this file.
 
     Raises:
         ValueError: the runs share fewer than 6 lesion images.
@@ -247,6 +248,8 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     if normals := [(s, t) for s, t in pairs if s["label"] == "normal"]:
         marked = [(s["fp"] > 0, t["fp"] > 0) for s, t in normals]
         result["normals"] = _paired(marked, [s["group"] for s, _ in normals])
+        if key in ("dice", "iou"):  # the others are not defined of every empty mask
+            result["all"] = _paired([(s[key], t[key]) for s, t in pairs], [s["group"] for s, _ in pairs])
     return result
 
 

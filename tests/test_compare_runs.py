@@ -34,12 +34,15 @@ def test_folders_of_cross_validate_and_files_of_results_are_read(tmp_path, capsy
     assert "30 lesion images" in printed and "normals" not in printed
     for run, fp in ((a, 5), (b, 0)):
         path = run / "cross_validation.json"
-        normal = {"name": "normal (1)", "label": "normal", "group": 99, "dice": 0.0, "fp": fp}
+        normal = {"name": "normal (1)", "label": "normal", "group": 99, "dice": float(not fp), "fp": fp}
         path.write_text(json.dumps({"images": [*json.loads(path.read_text())["images"], normal]}))
     compare_runs.main(a, b)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("false positive on 1 normals:") and lines[-2].endswith("b 0%")
-    assert lines[-1] == "difference -100.0 points, 95 % interval -100.0 to -100.0"
+    assert lines[-4].startswith("false positive on 1 normals:") and lines[-4].endswith("b 0%")
+    assert lines[-3] == "difference -100.0 points, 95 % interval -100.0 to -100.0"
+    assert lines[-2].startswith("dice on all 31 images:")
+    by = (30 * 0.1 + 1) / 31  # twice the shift on average, and the normal
+    assert lines[-1].startswith(f"difference {by:+.4f}, 95 % interval ")
 
 
 def test_bad_runs_are_one_line(tmp_path):

@@ -142,7 +142,10 @@ def test_compare_runs_on_normals():
     # One group: resampled, it is always the same.
     expected = {"images": 4, "a": 0.75, "b": 0.25, "difference": -0.5, "interval": [-0.5, -0.5]}
     assert result["normals"] == expected and result["images"] == 6 and result["difference"] == 0
-    assert "normals" not in metrics.compare_runs(lesions, lesions)
+    # Six lesions of 0.5; one normal in four is empty in a, three are in b.
+    whole = result["all"]
+    assert (whole["images"], whole["a"], whole["b"], whole["difference"]) == (10, 0.4, 0.6, pytest.approx(0.2))
+    assert not {"normals", "all"} & set(metrics.compare_runs(lesions, lesions))
 
 
 def test_an_image_of_two_folds_is_compared_within_its_fold():
