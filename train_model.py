@@ -80,7 +80,7 @@ class Config:
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     dropout: float = 0.0  # share of channels dropped in the two coarsest levels of encoder none; 0.2 did not help
     # Training
-    epochs: int = 20  # validation Dice was flat from epoch 15 on; from scratch take 40; 80 mark fewer normals (README)
+    epochs: int = 20  # validation Dice was flat from epoch 15 on; from scratch take 40; 80 spare normals, miss lesions
     batch_size: int = 8  # larger is hardly faster on a CPU; lower it if memory runs out
     learning_rate: float = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
     weight_decay: float = 1e-4  # decoupled (AdamW); 0 is plain Adam
