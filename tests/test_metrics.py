@@ -129,12 +129,13 @@ def test_compare_runs():
 
 
 def test_compare_runs_on_normals():
-    lesions = [{"name": f"b{i}", "label": "benign", "group": i, "dice": 0.5, "fp": 9} for i in range(6)]
+    lesions = [{"name": f"b{i}", "label": "benign", "group": i, "dice": 0.5, "hd95": 2.0, "fp": 9} for i in range(6)]
 
     def run(*marked):
         rows = enumerate(marked)
         return lesions + [
-            {"name": f"n{i}", "label": "normal", "group": 9, "dice": float(not n), "fp": n} for i, n in rows
+            {"name": f"n{i}", "label": "normal", "group": 9, "dice": float(not n), "hd95": None if n else 0.0, "fp": n}
+            for i, n in rows
         ]
 
     a, b = run(7, 1, 3, 0), run(0, 0, 5, 0)  # 3 of 4, and 1
@@ -145,6 +146,7 @@ def test_compare_runs_on_normals():
     # Six lesions of 0.5; one normal in four is empty in a, three are in b.
     whole = result["all"]
     assert (whole["images"], whole["a"], whole["b"], whole["difference"]) == (10, 0.4, 0.6, pytest.approx(0.2))
+    assert "all" not in metrics.compare_runs(a, b, "hd95")  # a false positive has none
     assert not {"normals", "all"} & set(metrics.compare_runs(lesions, lesions))
 
 
