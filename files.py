@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ class RunError(Exception):
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in place: `path` is never half-written."""
-    temporary = path.with_name(f".writing-{path.name}")
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")  # two processes may write at once
     try:
         write(temporary)
         with temporary.open("rb+") as written:

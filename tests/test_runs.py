@@ -50,6 +50,18 @@ def test_a_failed_write_keeps_the_good_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_two_writers_at_once_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "flags.json"
+
+    def first(temporary):
+        temporary.write_text('{"writer": 1}')
+        files.write_json(path, {"writer": 2})  # begins and ends while the first is still writing
+
+    files.write_atomic(path, first)
+    assert files.read_json(path) == {"writer": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["flags.json"]
+
+
 # ---------------------------------------------------------------- models run no code
 
 
