@@ -67,10 +67,8 @@ def main(config: Config, flags: Sequence[str]) -> dict:
     folder = config.models_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "flags.json"
-    if about.exists() and read_json(about).get("flags") != list(flags):
-        raise RunError(
-            f"{folder}: holds runs with other flags ({read_json(about).get('flags')}). Choose another --name."
-        )
+    if about.exists() and _in_order(earlier := read_json(about).get("flags") or ()) != _in_order(flags):
+        raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
     write_json(about, {"flags": list(flags)})
 
     plan = {
@@ -88,6 +86,11 @@ def main(config: Config, flags: Sequence[str]) -> dict:
     write_json(folder / "cross_validation.json", {"flags": list(flags)} | result)
     print(table(result))
     return result
+
+
+def _in_order(flags: Sequence[str]) -> list[str]:
+    """Each flag with its values, sorted: the same command in another order is the same."""
+    return sorted(f" {' '.join(map(str, flags))}".split(" --"))
 
 
 # ---------------------------------------------------------------- train

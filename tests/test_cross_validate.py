@@ -79,6 +79,16 @@ def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_p
     assert_one_clear_line(other, "holds runs with other flags")
 
 
+def test_the_order_of_the_flags_does_not_matter_but_their_values_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: dict.fromkeys(runs, "no"))
+    config = cross_validate.Config(splits=("grouped",), models_dir=tmp_path)
+    for flags in (["--epochs", "1", "--batch-size", "2"], ["--batch-size", "2", "--epochs", "1"]):
+        with pytest.raises(RunError, match="the run failed"):
+            cross_validate.main(config, flags)
+    with pytest.raises(RunError, match=r"other flags \(--batch-size 2 --epochs 1\)"):
+        cross_validate.main(config, ["--epochs", "2", "--batch-size", "1"])
+
+
 def test_a_flag_can_name_the_run(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: asked.append(runs) or {"x": "stopped here"})
