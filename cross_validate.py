@@ -185,7 +185,21 @@ def collect(folder: Path, names: list[str]) -> dict:
         for key, v in values.items()
         if v  # a score may be undefined in every run, but not in the last alone
     }
-    return {"mean": spread, "runs": runs, "together": summarise(images), "images": images}
+    luck = seed_luck(images)
+    return {"mean": spread, "seed_luck": luck, "runs": runs, "together": summarise(images), "images": images}
+
+
+def seed_luck(images: Sequence[dict]) -> float | None:
+    """Standard deviation of lesion Dice between runs with the same test images, pooled; None without such runs."""
+    runs: dict[str, list[dict]] = {}
+    for score in images:
+        runs.setdefault(score["run"], []).append(score)
+    same: dict[frozenset, list[float]] = {}
+    for scores in runs.values():
+        lesions = [score["dice"] for score in scores if score["label"] != "normal"]
+        same.setdefault(frozenset(score["name"] for score in scores), []).append(float(np.mean(lesions)))
+    spread = [(len(dice) - 1, np.var(dice, ddof=1)) for dice in same.values() if len(dice) > 1]
+    return float(np.average([v for _, v in spread], weights=[n for n, _ in spread]) ** 0.5) if spread else None
 
 
 def table(result: dict) -> str:
@@ -204,6 +218,8 @@ def table(result: dict) -> str:
     lines.append(
         f"\n{lesions['images']} lesion images together: Dice {lesions['dice']:.3f} (95 % {low:.3f} to {high:.3f})"
     )
+    if result["seed_luck"] is not None:
+        lines.append(f"runs with the same test images, so seeds alone: Dice differs with sd {result['seed_luck']:.3f}")
     everything = result["together"]["all"]
     lines.append(
         f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "

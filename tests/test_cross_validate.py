@@ -39,6 +39,19 @@ def test_table_by_hand(tmp_path):
     assert "FLATTERED" in cross_validate.table(result)
 
 
+def test_the_luck_of_a_seed_by_hand(tmp_path):
+    def tested(run, dice, names="ab"):
+        return [{"run": run, "name": name, "label": "benign", "dice": dice} for name in names]
+
+    images = [*tested("p1-1-seed0", 0.7), *tested("p1-1-seed1", 0.8), *tested("p1-2-seed0", 0.2, "cd")]
+    normal = {"run": "p1-2-seed0", "name": "n", "label": "normal", "dice": 0.0}
+    assert cross_validate.seed_luck(images) == pytest.approx(0.005**0.5)  # 0.05 each side of the mean, ddof 1
+    # Three runs more: squares 0.01, 0 and 0.01 with two degrees of freedom, and 0.005 with one.
+    more = [entry for n in (1, 2, 3) for entry in tested(f"p1-3-seed{n}", n / 10, "ef")]
+    assert cross_validate.seed_luck([*images, normal, *more]) == pytest.approx((0.025 / 3) ** 0.5)
+    assert cross_validate.seed_luck([*tested("seed0", 0.7), *tested("seed1", 0.8, "ac")]) is None  # another split
+
+
 def test_a_score_that_the_last_run_lacks_is_kept(tmp_path):
     for name in ("fold0", "fold1"):
         made(tmp_path / name)
@@ -73,6 +86,8 @@ def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_p
     assert_one_clear_line(first, "1 runs in", "1 to be made", "| grouped-fold0-seed0 |", code=0)
     both = run_script(*command, "--seeds", "0", "1", cwd=tmp_path)
     assert_one_clear_line(both, "2 runs in", "1 to be made", "| sd |", code=0)
+    assert "same test images, so seeds alone" in both.stdout  # in 48 images the largest groups are always tested
+    assert "seeds alone" not in first.stdout
     result = json.loads((tmp_path / "models" / "cv2" / "cross_validation.json").read_text())
     assert set(result["runs"]) == {"grouped-fold0-seed0", "grouped-fold0-seed1"}
     other = run_script(*command, "--base-filters", "3", cwd=tmp_path)
