@@ -8,7 +8,8 @@ Undefined values are counted in every summary. The headline is the mean over ima
 normals are judged by their false positives.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -225,8 +226,8 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     """Paired comparison of two runs on the images that both scored.
 
     Args:
-        a, b: per-image scores with `name`, `label` and `group`; with `run`, the fold, where several are put together:
-            an image is then compared within its fold.
+        a, b: per-image scores with `name`, `label` and `group`; with `run`, as cross_validate.py names it, where
+            several are put together: an image's mean over the seeds is then compared, within its fold.
 
     Returns:
         Of the lesion images: images, mean of a and of b, their difference b - a with its 95 % interval (groups
@@ -237,20 +238,34 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     Raises:
         ValueError: the runs share fewer than 6 lesion images.
     """
-    other = {(s.get("run"), s["name"]): s for s in b}
-    pairs = [(s, other[s.get("run"), s["name"]]) for s in a if (s.get("run"), s["name"]) in other]
-    shared = [(s, t) for s, t in pairs if s["label"] != "normal" and s[key] is not None and t[key] is not None]
+    lesions, normals = ([s for s in a if (s["label"] == "normal") is normal] for normal in (False, True))
+    shared, groups = _pairs(lesions, b, lambda s: s[key])
     if len(shared) < 6:
         raise ValueError(f"the runs share {len(shared)} scored lesion images; at least 6 are needed to compare them")
-    result = _paired([(s[key], t[key]) for s, t in shared], [s["group"] for s, _ in shared])
-    difference = [t[key] - s[key] for s, t in shared]
+    result = _paired(shared, groups)
+    difference = [y - x for x, y in shared]
     result["wilcoxon_p"] = float(stats.wilcoxon(difference).pvalue) if any(difference) else 1.0
-    if normals := [(s, t) for s, t in pairs if s["label"] == "normal"]:
-        marked = [(s["fp"] > 0, t["fp"] > 0) for s, t in normals]
-        result["normals"] = _paired(marked, [s["group"] for s, _ in normals])
+    marked, groups = _pairs(normals, b, lambda s: s["fp"] > 0)
+    if marked:
+        result["normals"] = _paired(marked, groups)
         if key in ("dice", "iou"):  # the others are not defined of every empty mask
-            result["all"] = _paired([(s[key], t[key]) for s, t in pairs], [s["group"] for s, _ in pairs])
+            result["all"] = _paired(*_pairs(a, b, lambda s: s[key]))
     return result
+
+
+def _pairs(a: Sequence[Mapping], b: Sequence[Mapping], value: Callable) -> tuple[list[tuple[float, float]], list]:
+    """Mean over the seeds of each image that both scored, in a and in b, and its group; undefined ones are left out."""
+    sides: tuple[dict, dict] = {}, {}
+    for scores, side in zip((a, b), sides, strict=True):
+        for s in scores:
+            side.setdefault((re.sub(r"-seed\d+$", "", s.get("run") or ""), s["name"]), []).append(s)
+    pairs, groups = [], []
+    for image in filter(sides[1].__contains__, sides[0]):
+        x, y = ([value(s) for s in side[image]] for side in sides)
+        if None not in x + y:
+            pairs.append((np.mean(x), np.mean(y)))
+            groups.append(sides[0][image][0]["group"])
+    return pairs, groups
 
 
 def _paired(values: Sequence[tuple[float, float]], groups: Sequence[int]) -> dict:

@@ -160,6 +160,19 @@ def test_an_image_of_two_folds_is_compared_within_its_fold():
     assert result["difference"] == pytest.approx(0.05)  # 0 in one, 0.1 in two
 
 
+def test_seeds_are_averaged_before_images_are_compared():
+    def seed(run, dice, fp):
+        lesions = [{"run": run, "name": str(i), "label": "benign", "group": i, "dice": dice, "fp": 0} for i in range(6)]
+        return [*lesions, {"run": run, "name": "n", "label": "normal", "group": 9, "dice": float(not fp), "fp": fp}]
+
+    result = metrics.compare_runs(
+        seed("p1-1-fold0-seed0", 0.4, 1),
+        seed("p1-1-fold0-seed1", 0.5, 0) + seed("p1-1-fold0-seed2", 0.7, 3) + seed("p1-2-fold0-seed0", 0.9, 0),
+    )
+    assert result["images"] == 6 and result["difference"] == pytest.approx(0.2)  # the other fold has no partner
+    assert (result["normals"]["images"], result["normals"]["a"], result["normals"]["b"]) == (1, 1, 0.5)
+
+
 # ---------------------------------------------------------------- training
 
 
