@@ -188,11 +188,12 @@ def main(config: Config) -> int:
     Returns:
         1 if something makes training wrong, else 0.
     """
+    config.output.mkdir(parents=True, exist_ok=True)  # before the work, should it not be possible
     root = find_data(config.data_dir)
     report, good, pairs = audit(root)
     print(describe(report))
-    config.output.mkdir(parents=True, exist_ok=True)
     write_json(config.output / "audit.json", report)
-    cv2.imwrite(str(config.output / "audit.png"), contact_sheet(good, pairs))
+    # imwrite says nothing of a full disk, and cannot open a non-ASCII path on Windows.
+    (config.output / "audit.png").write_bytes(cv2.imencode(".png", contact_sheet(good, pairs))[1].tobytes())
     print(f"written: {config.output / 'audit.json'}, {config.output / 'audit.png'}")
     return 1 if report["problems"] else 0

@@ -4,7 +4,6 @@ python compare_runs.py models/a models/b                                    # tw
 python compare_runs.py results/busi_grouped5_scratch.json results/busi_grouped5.json  # what is in the README
 """
 
-import sys
 from pathlib import Path
 
 import quiet  # noqa: F401  # isort: skip
@@ -12,6 +11,7 @@ import quiet  # noqa: F401  # isort: skip
 import tyro
 
 import metrics
+from errors import one_clear_line
 from files import RunError, read_json
 
 
@@ -51,7 +51,5 @@ def scores_file(run: Path) -> Path:
 
 
 if __name__ == "__main__":
-    try:
+    with one_clear_line():
         tyro.cli(main, description=__doc__)
-    except RunError as error:
-        sys.exit(f"error: {error}")

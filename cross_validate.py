@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from errors import one_clear_line
 from files import RunError, read_json, write_json
 from metrics import FLATTERED, summarise
 from splits import FOLDS, SplitKind
@@ -237,9 +238,8 @@ def table(result: dict) -> str:
 
 if __name__ == "__main__":
     settings, others = tyro.cli(Config, description=__doc__, return_unknown_args=True)
-    try:
-        main(settings, others)
-    except RunError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here.")
+    with one_clear_line():
+        try:
+            main(settings, others)
+        except KeyboardInterrupt:
+            sys.exit("stopped; the same command goes on from here.")

@@ -81,6 +81,7 @@ def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
         for path in sorted((root / label).iterdir()):
             if path.is_dir() or path.name.startswith("."):
                 continue
+            problems += _unnameable(path)
             if (match := _IMAGE_NAME.match(path.name)) is None:
                 problems.append(f"{path}: not a .png file of BUSI's naming. Remove or rename it.")
             elif match["mask"]:
@@ -112,6 +113,7 @@ def _list_pairs(root: Path) -> tuple[list[Sample], list[str]]:
     for part, files in found.items():
         for path in sorted((root / part).iterdir()):
             if path.suffix.lower() in SUFFIXES:
+                problems += _unnameable(path)
                 if path.stem in files:
                     problems.append(f"{path}: {files[path.stem].name} has the same name. Keep one of the two.")
                 files[path.stem] = path
@@ -129,6 +131,15 @@ def _list_pairs(root: Path) -> tuple[list[Sample], list[str]]:
         except DataError as error:
             problems.append(str(error))
     return samples, problems
+
+
+def _unnameable(path: Path) -> list[str]:
+    """A line about a file name that is no text, as another system may have left it: no figure could show it."""
+    try:
+        path.name.encode()
+        return []
+    except UnicodeEncodeError:
+        return [f"{path}: its name holds bytes that are no text. Rename it."]
 
 
 def _natural(name: str) -> list:
@@ -277,8 +288,7 @@ if __name__ == "__main__":
     import tyro
 
     import audit
+    from errors import one_clear_line
 
-    try:
+    with one_clear_line():
         sys.exit(audit.main(tyro.cli(audit.Config, description=__doc__)))
-    except audit.DataError as error:
-        sys.exit(f"error: {error}")

@@ -6,7 +6,6 @@ python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only 
 The folder is laid out as BUSI is, or holds images/ and masks/ with files of one name.
 """
 
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,8 @@ import tyro
 from dataset import DataError, Sample, data_kind, find_samples, read_samples
 from decision import Decision, load_decision
 from download import find_data
-from files import RunError, write_json
+from errors import one_clear_line
+from files import write_json
 from metrics import result_line, summarise
 from predict import predict_pictures, score_samples
 from rebuild import load_run
@@ -56,6 +56,7 @@ def main(config: Config) -> float:
     Raises:
         DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
     """
+    config.output.parent.mkdir(parents=True, exist_ok=True)  # before the work, should it not be possible
     root = find_data(config.data_dir)
     samples, kind = find_samples(root), data_kind(root)
     pictures = read_samples(samples)
@@ -114,9 +115,5 @@ def predict_mean(config: Config, images: list[np.ndarray]) -> tuple[np.ndarray, 
 
 
 if __name__ == "__main__":
-    try:
+    with one_clear_line():
         main(tyro.cli(Config, description=__doc__))
-    except (DataError, RunError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

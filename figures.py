@@ -98,7 +98,7 @@ def overlay_grid(cases: Sequence[Case], title: str, columns: int = 4, rows: Sequ
         axis.spines[:].set_visible(False)
     for axis, case in zip(axes.flat, cases, strict=False):
         axis.imshow(draw_overlay(case.image, case.prediction, case.reference))
-        axis.set_title(caption(case.score), fontsize=9)
+        axis.set_title(caption(case.score), fontsize=9, parse_math=False)
     for axis, name in zip(axes[:, 0], rows, strict=False):
         axis.set_ylabel(name, fontsize=11)
     _legend(figure)
@@ -119,7 +119,7 @@ def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], titl
         axis.set_axis_off()
     for row, case in enumerate(cases):
         axes[row, 0].imshow(draw_overlay(case.image, case.prediction, case.reference))
-        axes[row, 0].set_title(caption(case.score), fontsize=9)
+        axes[row, 0].set_title(caption(case.score), fontsize=9, parse_math=False)
     for column, (name, maps) in enumerate(alphas.items(), start=1):
         low, high = float(maps.min()), float(maps.max())
         for row, case in enumerate(cases):

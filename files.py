@@ -21,6 +21,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk names no file, and the temporary one is nobody's business.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -82,7 +82,8 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
             progress.update(len(pictures))
         rows += [job.result() for job in writing]
     if rows:
-        with (output / "predictions.csv").open("w", newline="", encoding="utf-8") as lines:
+        # backslashreplace: a file may be named by bytes that are no text.
+        with (output / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as lines:
             writer = csv.DictWriter(lines, rows[0])
             writer.writeheader()
             writer.writerows(rows)
@@ -97,11 +98,14 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
 
 def unique_names(files: Sequence[Path]) -> list[str]:
     """A name for the outputs of each file; two files of one name are told apart."""
-    names: list[str] = []
+    names, taken = [], set()
     for path in files:
-        name, number = path.stem, 2
-        while name in names:
-            name, number = f"{path.stem}-{number}", number + 1
+        # Bytes that are no text are left out, and what would be too long for a file name with an ending.
+        stem = os.fsencode(path.stem)[:200].decode(errors="ignore")
+        name, number = stem, 2
+        while name.casefold() in taken:  # to some disks, A and a are one
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.casefold())
         names.append(name)
     return names
 

@@ -220,10 +220,12 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: f
         previous = (label, image, masks)
         numbers[label] += 1
         name = f"{label} ({numbers[label]})"
-        cv2.imwrite(str(folder / label / f"{name}.png"), image)
+        files = {"": image}
         for number, mask in enumerate(masks):
-            suffix = "_mask" + (f"_{number}" if number else "")
-            cv2.imwrite(str(folder / label / f"{name}{suffix}.png"), mask.astype(np.uint8) * 255)
+            files["_mask" + (f"_{number}" if number else "")] = mask.astype(np.uint8) * 255
+        for suffix, pixels in files.items():
+            # imwrite says nothing of a full disk, and cannot open a non-ASCII path on Windows.
+            (folder / label / f"{name}{suffix}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     marker = {"what": "simulated ultrasound, see phantoms.py", "images": len(labels), "seed": seed}
     (folder / "phantoms.json").write_text(json.dumps(marker, indent=1) + "\n")
     return folder
@@ -232,8 +234,15 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: f
 if __name__ == "__main__":
     import tyro
 
+    from errors import DataError, one_clear_line
+
     def write(output: Path, images: int = 160, seed: int = 0) -> None:
         """Write a BUSI-layout folder of simulated ultrasound."""
+        if images < 1 or seed < 0:
+            raise DataError(f"--images must be at least 1 and --seed not negative, got {images} and {seed}.")
+        if output.is_dir() and any(output.iterdir()):
+            raise DataError(f"{output}: is not empty. Phantoms have the names of BUSI's files: choose a new folder.")
         print(f"written: {write_phantoms(output, images, seed)}")
 
-    tyro.cli(write)
+    with one_clear_line():
+        tyro.cli(write)

@@ -27,9 +27,12 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
+from dataset import LABELS
 from files import RunError, read_json, write_atomic
+from metrics import SCORES
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
+HISTORY = ("epoch", "loss", "dice", "iou", "accuracy", "learning_rate")  # of every row; the val_ ones may be missing
 
 
 def environment() -> dict[str, str]:
@@ -139,11 +142,47 @@ def lock(run: Path) -> Iterator[None]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of history.csv; none if there is no file yet."""
+    """Rows of history.csv; none if there is no file yet.
+
+    Raises:
+        RunError: it holds anything but numbers, or lacks what training writes.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as lines:
-        return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+    try:
+        with path.open(newline="") as lines:
+            rows = [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+    except (csv.Error, TypeError, ValueError) as error:
+        raise RunError(f"{path}: is damaged ({error}).") from None
+    if rows and not set(HISTORY) <= set(rows[0]):
+        raise RunError(f"{path}: lacks one of the columns {', '.join(HISTORY)}.")
+    return rows
+
+
+def read_metrics(path: Path) -> dict:
+    """metrics.json with everything that a report reads of it.
+
+    Raises:
+        RunError: the file is missing or damaged, or a score in it cannot come from training.
+    """
+    metrics = read_json(path)
+    kinds = {"data": str, "split": str, "twins_in_training": int, "parameters": int, "environment": dict}
+    kinds |= {"best_epoch": int, "minutes": (int, float, type(None)), "images": list}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(metrics.get(key, ...), kind)]:
+        raise RunError(f"{path}: {wrong[0]!r} is missing, or of the wrong type.")
+    for score in metrics["images"]:
+        try:
+            good = type(score["name"]) is str and score["label"] in LABELS
+            good &= all(type(score[key]) is int and score[key] >= 0 for key in ("tp", "fp", "fn", "tn"))
+            good &= min(score["height"], score["width"], score["diagonal"]) > 0 and type(score["group"]) is int
+            good &= all(score[key] is None or math.isfinite(score[key]) for key in SCORES)
+        except (KeyError, TypeError):
+            good = False
+        if not good:
+            raise RunError(f"{path}: the scores of an image are damaged: {str(score)[:100]}.")
+    if not any(score["label"] != "normal" for score in metrics["images"]):
+        raise RunError(f"{path}: holds no scored image with a lesion.")
+    return metrics
 
 
 class RunRecorder(keras.callbacks.Callback):

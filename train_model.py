@@ -25,10 +25,11 @@ import tyro
 from attention_unet import ENCODER_DEPTH, build_attention_unet, multiply_adds
 from augmentation import make_dataset
 from averaging import AveragingAdamW
-from dataset import DataError, Sample, data_kind, find_samples, read_samples, resize_samples
+from dataset import Sample, data_kind, find_samples, read_samples, resize_samples
 from decision import Decision, choose_decision, load_decision, save_decision
 from download import find_data
-from files import RunError, write_json
+from errors import one_clear_line
+from files import write_json
 from metrics import BceDiceLoss, result_line, summarise, training_metrics
 from phantoms import write_phantoms
 from precision import Precision, convolution_policy
@@ -298,23 +299,20 @@ def _terminate(signum, frame):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminate)
     settings = tyro.cli(Config, description=__doc__)
-    try:
-        main(settings)
-    except (DataError, RunError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(
-            f"error: {error.filename or settings.models_dir}: {error.strerror or error}. Free some space or choose "
-            "another --models-dir; what was saved before is whole. The same command goes on from there."
-        )
-    except tf.errors.ResourceExhaustedError:
-        sys.exit(
-            f"error: out of memory at --batch-size {settings.batch_size}, --image-size {settings.image_size}. "
-            "Halve the batch size."
-        )
-    except KeyboardInterrupt as stop:
-        print(
-            "\nstopped; finished epochs are saved. The same command, or --resume with the run's folder, goes on.",
-            file=sys.stderr,
-        )
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    with one_clear_line(
+        "Free some space or choose another --models-dir; what was saved before is whole. The same command goes on "
+        "from there."
+    ):
+        try:
+            main(settings)
+        except tf.errors.ResourceExhaustedError:
+            sys.exit(
+                f"error: out of memory at --batch-size {settings.batch_size}, --image-size {settings.image_size}. "
+                "Halve the batch size."
+            )
+        except KeyboardInterrupt as stop:
+            print(
+                "\nstopped; finished epochs are saved. The same command, or --resume with the run's folder, goes on.",
+                file=sys.stderr,
+            )
+            sys.exit(143 if isinstance(stop, Terminated) else 130)

@@ -24,12 +24,13 @@ import figures
 from dataset import LABELS, DataError, find_samples, read_samples, resize_image, resize_mask
 from decision import Decision, load_decision, to_mask
 from download import find_data
-from files import RunError, read_json
+from errors import one_clear_line
+from files import RunError
 from metrics import FLATTERED, summarise
 from own_images import predict_images
 from predict import predict_pictures, score_samples
 from rebuild import load_run
-from runs import read_history
+from runs import read_history, read_metrics
 from splits import load_split
 
 SHIPPED = "attention_unet_busi"  # a network trained on BUSI comes with the repository; models/README.md
@@ -101,7 +102,7 @@ def main(config: Config) -> int:
     model, stored = load_run(run)
     if config.images:
         return predict_images(model, stored, config.images, config.output, decision_for(config, run))
-    metrics = read_json(run / "metrics.json")
+    metrics = read_metrics(run / "metrics.json")
     root = find_data(config.data_dir) if config.data_dir else Path(stored.get("root", "data"))
     if not root.is_dir():
         raise DataError(f"{root}: the run's data is not here. Say where it is with --data-dir.")
@@ -130,11 +131,13 @@ def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, me
     probabilities = predict_pictures(model, [image for image, _ in pictures], decision)
     if decision == load_decision(run / "decision.json"):
         by_name = {score["name"]: score for score in metrics["images"]}
+        if set(by_name) != {sample.name for sample in test}:
+            raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
         scores = [by_name[sample.name] for sample in test]
     else:
         scores = score_samples(probabilities, test, pictures, [groups[s.name] for s in test], decision)
-        metrics["images"], metrics["summary"] = scores, summarise(scores)
-        print(f"scored anew with {decision}: lesion Dice {metrics['summary']['lesions']['dice']:.3f}")
+        print(f"scored anew with {decision}: lesion Dice {summarise(scores)['lesions']['dice']:.3f}")
+    metrics["summary"] = summarise(scores)
     cases = [
         figures.Case(score, image, reference, to_mask(p, image.shape, decision), p)
         for score, (image, reference), p in zip(scores, pictures, probabilities, strict=True)
@@ -251,13 +254,9 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         labels=[c for c in LABELS if any(r["label"] == c for r in rows)],
         about=about.items(),
     )
-    (run / "report.html").write_text(page, encoding="utf-8")
+    (run / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 if __name__ == "__main__":
-    try:
+    with one_clear_line():
         sys.exit(main(tyro.cli(Config, description=__doc__)))
-    except (DataError, RunError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

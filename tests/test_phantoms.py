@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import assert_one_clear_line, run_script
 from PIL import Image
 
 import phantoms
@@ -38,6 +39,13 @@ def test_lesions_are_dark_and_attenuate_as_they_should(label):
         around.append(image[rows.min() : rows.max() + 1].mean())
     assert np.mean(inside) < np.mean(around) - 15
     assert np.mean(below) < -10 if label == "malignant" else np.mean(below) > 5
+
+
+def test_pictures_that_are_there_are_not_written_over(phantom_data, tmp_path):
+    before = (phantom_data / "benign" / "benign (1).png").read_bytes()
+    result = run_script("phantoms.py", "--output", phantom_data, "--images", "6", "--seed", "9", cwd=tmp_path)
+    assert_one_clear_line(result, "is not empty")
+    assert (phantom_data / "benign" / "benign (1).png").read_bytes() == before
 
 
 def test_tree_has_busis_layout(tmp_path):

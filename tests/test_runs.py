@@ -107,6 +107,45 @@ def test_what_a_report_reads_is_checked_too(run, change):
         rebuild.load_run(run)
 
 
+SHIPPED = REPOSITORY / "models" / "attention_unet_busi" / "metrics.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": None}, "'images' is missing"),
+        ({"environment": "x"}, "'environment' is missing, or of the wrong type"),
+        ({"minutes": "22"}, "'minutes'"),
+        ({"images": [{}]}, "scores of an image are damaged"),
+        ({"images": []}, "no scored image with a lesion"),
+    ],
+)
+def test_what_a_report_reads_of_the_scores_is_checked(tmp_path, change, words):
+    (tmp_path / "metrics.json").write_text(json.dumps(json.loads(SHIPPED.read_text()) | change))
+    with pytest.raises(RunError, match=words):
+        runs.read_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("change", [{"dice": "0.8"}, {"hd95": float("inf")}, {"tp": -1}, {"label": "x"}, {"width": 0}])
+def test_each_score_is_checked(tmp_path, change):
+    metrics = json.loads(SHIPPED.read_text())
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert runs.read_metrics(tmp_path / "metrics.json") == metrics
+    metrics["images"][7] |= change
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match="scores of an image are damaged"):
+        runs.read_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,dice\na,b\n", "epoch,dice\n0\n", "epoch,dice\n0,1,2\n", "epoch\n0\n", "a\0b\n\0"]
+)
+def test_a_damaged_history(tmp_path, text):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(RunError, match="history.csv"):
+        runs.read_history(tmp_path / "history.csv")
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"network": 3}', '{"network": {}}', "[" * 100_000])
 def test_damaged_config(run, text):
     (run / "config.json").write_text(text)

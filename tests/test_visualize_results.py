@@ -1,7 +1,9 @@
 import csv
+import io
 import json
 import os
 import shutil
+import sys
 
 import cv2
 import keras
@@ -106,6 +108,16 @@ def test_changed_data_is_refused(reported, trained, broken_data):
     assert_one_clear_line(result, "split.json", "1 changed")
 
 
+def test_scores_of_other_images_are_refused(reported, trained):
+    copy = trained / "models" / "mixed"
+    shutil.copytree(reported, copy)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    (copy / "metrics.json").write_text(json.dumps(metrics | {"images": metrics["images"][1:]}))
+    with pytest.raises(RunError, match="other images than split.json"):
+        visualize_results.main(visualize_results.Config(run=copy))
+    shutil.rmtree(copy)
+
+
 def test_report_in_a_browser(reported):
     """Sorts, filters, opens an overlay; no console error; no request leaves the machine."""
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -178,15 +190,24 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
     Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.tiff")
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:3000])
     (folder / "notes.txt").touch()
+    if sys.platform == "linux":  # elsewhere a name is always text
+        shutil.copy(folder / "a.png", os.fsencode(folder) + b"/old\xff.png")
+    (folder / f"{'long' * 62}.png").write_bytes((folder / "a.png").read_bytes())
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 500), np.uint8)).save(folder / "noise.png")
     single = phantom_data / "malignant" / "malignant (2).png"
+    known = 8 if sys.platform == "linux" else 7
     result = run_script("visualize_results.py", "--images", folder, single, "--output", tmp_path / "out", cwd=trained)
     assert_one_clear_line(
-        result, "broken.png: cannot be read", "6 predictions", "1 files skipped", "noise.png looks unlike"
+        result, "broken.png: cannot be read", f"{known} predictions", "1 files skipped", "noise.png looks unlike"
     )
     with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8") as lines:
         rows = {row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader(lines)}
-    assert set(rows) == {"a.png", "a.jpg", "colour.bmp", "deep.tiff", "noise.png", "malignant (2).png"}
+    assert len(rows) == known
+    assert set(rows) >= {"a.png", "a.jpg", "colour.bmp", "deep.tiff", "noise.png", "malignant (2).png"}
+    assert rows[f"{'long' * 62}.png"]["area_px"] == rows["a.png"]["area_px"]
+    if sys.platform == "linux":
+        assert rows["old\\udcff.png"]["area_px"] == rows["a.png"]["area_px"]
+        assert (tmp_path / "out" / "old_mask.png").exists()
     for name in ("a.png", "colour.bmp", "deep.tiff"):
         assert rows[name]["area_px"] == rows["a.png"]["area_px"]
     for stem in ("a", "a-2", "colour", "deep", "malignant (2)"):
@@ -217,6 +238,7 @@ def test_names_are_kept_apart(tmp_path):
     assert own_images.unique_names([tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a-2.png"]) == [
         "a", "a-2", "a-2-2",
     ]  # fmt: skip
+    assert own_images.unique_names([tmp_path / "A.png", tmp_path / "a.jpg"]) == ["A", "a-2"]
     with pytest.raises(DataError, match="no picture"):
         own_images.list_images([])
 
@@ -283,6 +305,12 @@ def test_overlay_shows_what_is_wrong():
     assert has(figures.FALSE_POSITIVE, slice(250, 350), slice(250, 350)) == 0
     without = figures.draw_overlay(np.zeros((64, 64), np.uint8), prediction, None)
     assert not (without == figures._rgb(figures.FALSE_POSITIVE)).all(axis=2).any()
+
+
+def test_a_name_is_no_formula():
+    score = {"name": "a$\\frac$", "label": "normal", "fp": 0, "height": 8, "width": 8}
+    case = figures.Case(score, *[np.zeros((8, 8), np.uint8)] * 2, np.zeros((8, 8), bool), np.zeros((8, 8)))
+    figures.overlay_grid([case], "title").savefig(io.BytesIO())
 
 
 def test_calibration_by_hand():

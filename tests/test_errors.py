@@ -1,0 +1,53 @@
+import errno
+import sys
+
+import pytest
+from conftest import assert_one_clear_line, run_script
+
+from errors import one_clear_line
+from files import RunError, write_json
+
+
+@pytest.mark.parametrize(
+    "script", [["dataset.py"], ["evaluate_model.py", "--run", "models/none"], ["visualize_results.py", "--images", "."]]
+)
+def test_a_file_where_a_folder_should_be(phantom_data, tmp_path, script):
+    """Root may write anywhere, but not below a file."""
+    (tmp_path / "taken").touch()
+    (tmp_path / "a.png").touch()
+    where = ["--output", tmp_path / "taken" / "here"]
+    data = [] if "--images" in script else ["--data-dir", phantom_data]
+    assert_one_clear_line(run_script(*script, *data, *where, cwd=tmp_path), "taken", "choose a folder")
+
+
+def test_each_error_is_one_line_and_an_exit_code(tmp_path, capsys):
+    def ending(error):
+        with pytest.raises(SystemExit) as stop, one_clear_line("Do this."):
+            raise error
+        return stop.value.code
+
+    assert ending(RunError("models/x: is damaged.")) == "error: models/x: is damaged."
+    assert ending(OSError(errno.ENOSPC, "No space left", "a.png")) == "error: a.png: No space left. Do this."
+    assert ending(OSError("not written whole")) == "error: not written whole. Do this."
+    assert ending(KeyboardInterrupt()) == 130
+    with pytest.raises(ZeroDivisionError), one_clear_line():  # our own mistakes stay visible
+        1 / 0  # noqa: B018
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(SystemExit) as stop, one_clear_line():
+        write_json(tmp_path / "metrics.json", {})
+    assert "metrics.json: No space left on device. Free some space" in stop.value.code
+    assert ".writing" not in stop.value.code and not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text_can_be_printed(monkeypatch, tmp_path):
+    with (tmp_path / "out").open("w", encoding="utf-8") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        with one_clear_line():
+            print("old\udcff.png")
+    assert (tmp_path / "out").read_text() == "old\\udcff.png\n"
