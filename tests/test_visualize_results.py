@@ -238,7 +238,7 @@ def test_names_are_kept_apart(tmp_path):
     assert own_images.unique_names([tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a-2.png"]) == [
         "a", "a-2", "a-2-2",
     ]  # fmt: skip
-    assert own_images.unique_names([tmp_path / "A.png", tmp_path / "a.jpg"]) == ["A", "a-2"]
+    assert own_images.unique_names([tmp_path / "a.png", tmp_path / "A.jpg"]) == ["a", "A-2"]
     with pytest.raises(DataError, match="no picture"):
         own_images.list_images([])
 
