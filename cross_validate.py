@@ -48,6 +48,9 @@ class Config:
         """Refuse values that cannot work."""
         if self.jobs < 1 or not self.splits or not self.seeds:
             raise ValueError("--jobs must be at least 1, --splits and --seeds must name one or more")
+        for split in self.splits:
+            if not set(self.folds) <= set(range(last := FOLDS.get(split, 1))):
+                raise ValueError(f"--folds of split {split} are 0 to {last - 1}, got {self.folds}")
         if Path(self.name).name != self.name or self.name in ("", ".", ".."):
             raise ValueError(f"--name is the name of a folder in models/, got {self.name!r}")
 
@@ -68,7 +71,8 @@ def main(config: Config, flags: Sequence[str]) -> dict:
     folder = config.models_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "flags.json"
-    if about.exists() and _in_order(earlier := read_json(about).get("flags") or ()) != _in_order(flags):
+    begun = any(path.is_dir() for path in folder.iterdir())  # if not, the earlier flags may have been refused
+    if begun and about.exists() and _in_order(earlier := read_json(about).get("flags") or ()) != _in_order(flags):
         raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
     write_json(about, {"flags": list(flags)})
 
@@ -116,8 +120,11 @@ def train_here(run: Path, arguments: list[str]) -> str:
     log = run.with_name(f"{run.name}.log")
     with log.open("w") as output:
         process = subprocess.run([*command, *arguments], stdout=output, stderr=subprocess.STDOUT, check=False)
-    lines = log.read_text(errors="replace").strip().splitlines() or [""]
-    return (lines[-1][-300:] or "no output") if process.returncode else ""
+    if not process.returncode:
+        return ""
+    lines = [text for line in log.read_text(errors="replace").splitlines() if (text := line.strip("╭╮╰╯│─ "))]
+    # Refused settings (2) are told in a box of several lines, anything else in the last one.
+    return ("; ".join(lines)[:300] if process.returncode == 2 else "".join(lines[-1:])[-300:]) or "no output"
 
 
 def ray_trainer(address: str) -> Callable[[Path, list[str]], str]:

@@ -50,6 +50,8 @@ def read_json(path: Path) -> dict:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise RunError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB. Refused.")
         content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file. Is {path.parent} the folder of a run?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read as JSON ({error}).") from None
     if not isinstance(content, dict):

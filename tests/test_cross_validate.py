@@ -100,8 +100,23 @@ def test_the_order_of_the_flags_does_not_matter_but_their_values_do(tmp_path, mo
     for flags in (["--epochs", "1", "--batch-size", "2"], ["--batch-size", "2", "--epochs", "1"]):
         with pytest.raises(RunError, match="the run failed"):
             cross_validate.main(config, flags)
+    (tmp_path / config.name / "grouped-fold0-seed0").mkdir()
     with pytest.raises(RunError, match=r"other flags \(--batch-size 2 --epochs 1\)"):
         cross_validate.main(config, ["--epochs", "2", "--batch-size", "1"])
+
+
+def test_refused_flags_are_told_and_can_be_mended(tmp_path):
+    command = ["cross_validate.py", "--splits", "grouped", "--data-dir", "nowhere"]
+    mistyped = run_script(*command, "--epoch", "1", cwd=tmp_path)
+    assert_one_clear_line(mistyped, "the run failed", "Unrecognized", "--epoch")
+    mended = run_script(*command, "--epochs", "1", cwd=tmp_path)
+    assert_one_clear_line(mended, "nowhere: no such folder")
+
+
+@pytest.mark.parametrize(("splits", "folds"), [(("grouped-cv",), (5,)), (("p1-1",), (1,)), (("tuning",), (-1,))])
+def test_folds_that_do_not_exist(splits, folds):
+    with pytest.raises(ValueError, match=f"of split {splits[0]} are 0 to"):
+        cross_validate.Config(splits=splits, folds=folds)
 
 
 def test_a_flag_can_name_the_run(tmp_path, monkeypatch):
