@@ -48,7 +48,7 @@ def test_folders_of_cross_validate_and_files_of_results_are_read(tmp_path, capsy
 def test_bad_runs_are_one_line(tmp_path):
     a, few = write_run(tmp_path / "a", 0), write_run(tmp_path / "few", 0, count=3)
     assert_one_clear_line(
-        run_script("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: cannot be read"
+        run_script("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: no such file"
     )
     with pytest.raises(RunError, match="share 3"):
         compare_runs.main(a, few)
