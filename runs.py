@@ -175,6 +175,7 @@ def read_metrics(path: Path) -> dict:
             good = type(score["name"]) is str and score["label"] in LABELS
             good &= all(type(score[key]) is int and score[key] >= 0 for key in ("tp", "fp", "fn", "tn"))
             good &= min(score["height"], score["width"], score["diagonal"]) > 0 and type(score["group"]) is int
+            good &= min(score["dice"], score["iou"]) >= 0  # of the others, None is undefined
             good &= all(score[key] is None or math.isfinite(score[key]) for key in SCORES)
         except (KeyError, TypeError):
             good = False

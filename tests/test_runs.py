@@ -126,7 +126,9 @@ def test_what_a_report_reads_of_the_scores_is_checked(tmp_path, change, words):
         runs.read_metrics(tmp_path / "metrics.json")
 
 
-@pytest.mark.parametrize("change", [{"dice": "0.8"}, {"hd95": float("inf")}, {"tp": -1}, {"label": "x"}, {"width": 0}])
+@pytest.mark.parametrize(
+    "change", [{"dice": "0.8"}, {"hd95": float("inf")}, {"tp": -1}, {"label": "x"}, {"width": 0}, {"iou": None}]
+)
 def test_each_score_is_checked(tmp_path, change):
     metrics = json.loads(SHIPPED.read_text())
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
