@@ -27,8 +27,8 @@ from files import RunError, read_json
 
 LISTS = Path(__file__).parent / "data" / "splits"
 PARTS = ("train", "val", "test")
-SplitKind = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random"]
-FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4}  # of the other kinds, one
+SplitKind = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random", "random-cv"]
+FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4, "random-cv": 5}  # of the other kinds, one
 Normals = Literal["both", "train", "test", "none"]
 ChooseOn = Literal["validation", "rule", "nothing", "test"]
 
@@ -37,6 +37,7 @@ WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
 CANDIDATE = 0.5  # whole-picture correlation below which no pair is searched by sliding
 _FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
 _TWENTIETHS = 20  # every split is made of twenty grouped, stratified folds of 5 %
+_LEAKY = ("all-random", "random-cv")  # kinds that ignore near-copies
 _GROUPED_TEST = [0, 1, 2]  # those that are the test part of "grouped"
 
 
@@ -156,7 +157,7 @@ def split_samples(
             at the test images of "grouped": those are in no part, a third of the others stands for the test;
             "p1-1".."p1-3" the public lists of the CMUNeXt benchmark: its validation images are the test, 15 % of its
             training images the validation; "curated" the 450-image keep-list, fold 0..3, 60/15/25; "all-random"
-            ignores groups, leaks, and exists to measure the leak.
+            70/15/15 and "random-cv" fold 0..4 ignore groups, leak, and exist to measure the leak.
         fold: for the kinds that have folds.
         seed: of the shuffling (p1's test images are fixed).
         normals: parts that may hold normal images: both; "train" (and validation); "test"; none.
@@ -176,7 +177,7 @@ def split_samples(
     if largest < _TWENTIETHS:
         raise DataError(f"{len(samples)} images are too few to split: one class must have at least {_TWENTIETHS}.")
     index = {s.name: i for i, s in enumerate(samples)}
-    folds = _folds(samples, np.arange(len(samples)) if kind == "all-random" else groups, seed)
+    folds = _folds(samples, np.arange(len(samples)) if kind in _LEAKY else groups, seed)
     part = np.full(len(samples), "train", dtype="U5")
     if kind.startswith("p1-"):
         test, rest = _names(f"busi_val{kind[3]}.txt"), _names(f"busi_train{kind[3]}.txt")
@@ -199,8 +200,9 @@ def split_samples(
         part[np.isin(folds, thirds[fold])] = "test"
         part[np.isin(folds, thirds[fold - 1][:3])] = "val"
     else:
-        test_folds = [4 * fold + k for k in range(4)] if kind == "grouped-cv" else _GROUPED_TEST
-        val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if kind == "grouped-cv" else [3, 4, 5]
+        five = kind in ("grouped-cv", "random-cv")
+        test_folds = [4 * fold + k for k in range(4)] if five else _GROUPED_TEST
+        val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if five else [3, 4, 5]
         part[np.isin(folds, test_folds)] = "test"
         part[np.isin(folds, val_folds)] = "val"
     normal = np.array([s.label == "normal" for s in samples])

@@ -62,7 +62,7 @@ class Config:
     # Data
     data_dir: Path | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
     image_size: int = 224  # side in pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
-    split: SplitKind = "grouped"  # near-copies stay in one part; tuning leaves its test part out; all-random leaks
+    split: SplitKind = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
     fold: int = 0  # which fold is the test, where the split has folds
     split_seed: int | None = None  # of the split alone, to train on one split with several seeds; without it, --seed
     normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all

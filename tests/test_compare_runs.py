@@ -54,3 +54,26 @@ def test_bad_runs_are_one_line(tmp_path):
         compare_runs.main(a, few)
     with pytest.raises(RunError, match="--key must be one of"):
         compare_runs.main(a, a, "age")
+
+
+def test_the_leak_is_measured_on_images_with_a_copy_in_another_fold(tmp_path):
+    # Groups: 0 to 7 alone; 8 to 15 two copies tested by two folds; 16 to 23 two copies tested by one fold.
+    copies = [(group, k) for group in range(24) for k in range(1 if group < 8 else 2)]
+    for split in ("grouped", "random"):
+        flattered = 0.2 if split == "random" else 0.0
+        images = [
+            {
+                "name": f"benign ({group}.{k})",
+                "label": "benign",
+                "group": group,
+                "dice": 0.5 + (flattered if 8 <= group < 16 else 0),
+                "run": f"{split}-cv-fold{k if group < 16 else 3}-seed{seed}",
+            }
+            for group, k in copies
+            for seed in (0, 1)
+        ]
+        (tmp_path / f"{split}.json").write_text(json.dumps({"images": images}))
+    result = run_script("benchmarks/leak.py", "grouped.json", "random.json", cwd=tmp_path)
+    assert_one_clear_line(result, code=0)
+    rows = [line.split(" | ") for line in result.stdout.splitlines()[2:]]
+    assert [(row[1], row[4].split(" ")[0]) for row in rows] == [("40", "+0.080"), ("16", "+0.200"), ("8", "+0.000")]

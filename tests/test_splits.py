@@ -82,7 +82,7 @@ def test_no_group_in_two_parts(busi_like, kind, seed):
         indices = [i for members in parts.values() for i in members]
         assert len(indices) == len(set(indices))
         group_sets = {part: set(groups[members].tolist()) for part, members in parts.items()}
-        if kind == "all-random":
+        if kind in ("all-random", "random-cv"):
             assert len(splits.twins_in_training(parts, groups)) > 10  # it leaks, as it says
             continue
         assert not group_sets["train"] & group_sets["val"]
@@ -100,10 +100,13 @@ def test_grouped_shares_and_classes(busi_like):
         assert labels["malignant"] / len(parts[part]) == pytest.approx(210 / 780, abs=0.03)
 
 
-def test_folds_cover_every_image_once(busi_like):
+@pytest.mark.parametrize("kind", ["grouped-cv", "random-cv"])
+def test_folds_cover_every_image_once(busi_like, kind):
     samples, groups = busi_like
-    tested = [i for fold in range(5) for i in splits.split_samples(samples, groups, "grouped-cv", fold)["test"]]
-    assert sorted(tested) == list(range(780))
+    folds = [splits.split_samples(samples, groups, kind, fold) for fold in range(5)]
+    assert sorted(i for parts in folds for i in parts["test"]) == list(range(780))
+    for parts in folds:  # as many to train on in both, so that they can be compared
+        assert len(parts["train"]) == pytest.approx(546, abs=12)
 
 
 def test_tuning_never_shows_a_test_image(busi_like):
