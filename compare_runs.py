@@ -21,10 +21,10 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     Args:
         a: a run's folder, or that of cross_validate.py, or a file of results/.
         b: another of the same kind, tested on the same images.
-        key: the score to compare: dice, iou, precision, recall, hd95 or assd.
+        key: the score to compare: dice, iou, precision, recall, hd95, assd, dice_known or iou_known.
     """
-    if key not in metrics.SCORES:
-        raise RunError(f"--key must be one of {', '.join(metrics.SCORES)}, got {key!r}.")
+    if key not in (allowed := metrics.SCORES + metrics.KNOWN):
+        raise RunError(f"--key must be one of {', '.join(allowed)}, got {key!r}.")
     scores = [read_json(scores_file(run)).get("images") for run in (a, b)]
     try:
         result = metrics.compare_runs(*scores, key)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from errors import one_clear_line
 from files import RunError, read_json, write_json
-from metrics import FLATTERED, summarise
+from metrics import FLATTERED, KNOWN, summarise
 from splits import FOLDS, SplitKind
 
 HERE = Path(__file__).parent
@@ -177,6 +177,7 @@ def collect(folder: Path, names: list[str]) -> dict:
         try:
             summary = metrics["summary"]
             row = {key: summary["lesions"][key] for key in ("dice", "iou", "hd95", "hd95_or_diagonal", "missed")}
+            row |= {key: summary["lesions"].get(key) for key in KNOWN}  # not of old runs
             row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
             row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
             row |= {key: metrics[key] for key in ("data", "minutes", "parameters", "twins_in_training")}
@@ -212,8 +213,8 @@ def seed_luck(images: Sequence[dict]) -> float | None:
 
 def table(result: dict) -> str:
     """Markdown: one row a run, then mean and standard deviation, then all images together."""
-    keys = ("dice", "iou", "hd95", "missed", "normals_with_false_positive", "minutes")
-    lines = ["| run | Dice | IoU | HD95 px | missed | normals with FP | minutes |", "|---|---|---|---|---|---|---|"]
+    keys = ("dice", "dice_known", "iou", "hd95", "missed", "normals_with_false_positive", "minutes")
+    lines = ["| run | Dice | lesion known | IoU | HD95 px | missed | normals with FP | minutes |", "|---" * 8 + "|"]
 
     def cells(row: dict) -> str:
         return " | ".join("" if row.get(key) is None else f"{row[key]:.3g}" for key in keys)
@@ -226,6 +227,9 @@ def table(result: dict) -> str:
     lines.append(
         f"\n{lesions['images']} lesion images together: Dice {lesions['dice']:.3f} (95 % {low:.3f} to {high:.3f})"
     )
+    if "dice_known" in lesions:
+        low, high = lesions["dice_known_interval"]
+        lines.append(f"known to hold a lesion: Dice {lesions['dice_known']:.3f} (95 % {low:.3f} to {high:.3f})")
     if result["seed_luck"] is not None:
         lines.append(f"runs with the same test images, so seeds alone: Dice differs with sd {result['seed_luck']:.3f}")
     everything = result["together"]["all"]

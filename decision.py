@@ -10,6 +10,7 @@ from scipy import optimize
 from files import RunError, read_json, write_json
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
+LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
 
 
@@ -23,11 +24,12 @@ class Decision:
     min_peak: float = 0.0  # a component whose highest probability is below this is dropped
     largest_component: bool = False  # keep only the largest component
     tta: bool = False  # the probability is the mean of the picture's and its mirror image's
+    lesion_known: bool = False  # there is a lesion, so mark the likeliest pixels, however unlikely, and drop none
 
     def __post_init__(self):
         """Refuse what cannot come from `choose_decision`, or from a user."""
         for key, value in asdict(self).items():
-            kinds = (bool,) if key in ("largest_component", "tta") else (int, float)
+            kinds = (bool,) if key in ("largest_component", "tta", "lesion_known") else (int, float)
             if type(value) not in kinds or not -20 <= value <= 20:
                 raise ValueError(f"{key} cannot be {value!r}")
         if not (0 <= self.threshold <= 1 and 0 <= self.min_peak <= 1 and self.scale > 0):
@@ -70,13 +72,16 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision)
     The probability is enlarged, not the mask: the outline stays smooth.
     """
     full = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    mask = full > decision.threshold
-    if mask.any() and (decision.min_peak > decision.threshold or decision.largest_component):
+    threshold, min_peak = decision.threshold, decision.min_peak
+    if decision.lesion_known:
+        threshold, min_peak = LIKELIEST * float(full.max()), 0.0
+    mask = full > threshold
+    if mask.any() and (min_peak > threshold or decision.largest_component):
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
         keep = np.zeros(count, bool)
         for k, (x, y, width, height, _) in enumerate(stats[1:], start=1):
             box = slice(y, y + height), slice(x, x + width)
-            keep[k] = full[box][labels[box] == k].max() >= decision.min_peak
+            keep[k] = full[box][labels[box] == k].max() >= min_peak
         if decision.largest_component:
             keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
         mask = keep[labels]

@@ -17,6 +17,7 @@ from keras import ops
 from scipy import ndimage, stats
 
 SCORES = ("dice", "iou", "precision", "recall", "hd95", "assd")
+KNOWN = ("dice_known", "iou_known")  # of the mask drawn where a lesion is known to be there; not of normals
 FLATTERED = "FLATTERED: the epoch was chosen on the test images"
 
 # ---------------------------------------------------------------- training
@@ -93,16 +94,15 @@ def _surface_distances(reference: np.ndarray, prediction: np.ndarray) -> tuple[n
     return to_prediction[borders[0]], to_reference[borders[1]]
 
 
-def score_image(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | int | None]:
-    """Score one binary prediction.
+def overlap(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | int | None]:
+    """Counts of pixels, and the scores that follow from them: `score_image` without the distances.
 
     Args:
         reference, prediction: (H, W), lesion where not zero.
 
     Returns:
-        tp, fp, fn, tn in pixels; dice, iou, precision, recall in [0, 1]; hd95 (the larger of the two
-        directed 95th percentiles of the border distances) and assd (mean of all border distances
-        both ways) in pixels; None where the rule at the top of this file leaves them undefined.
+        tp, fp, fn, tn in pixels; dice, iou, precision, recall in [0, 1], None where the rule at the top of this
+        file leaves one undefined.
 
     Raises:
         ValueError: the shapes differ.
@@ -114,20 +114,37 @@ def score_image(reference: np.ndarray, prediction: np.ndarray) -> dict[str, floa
     fp, fn = int(np.count_nonzero(prediction)) - tp, int(np.count_nonzero(reference)) - tp
     score: dict[str, float | int | None] = {"tp": tp, "fp": fp, "fn": fn, "tn": reference.size - tp - fp - fn}
     if tp + fp + fn == 0:
-        return score | {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0, "hd95": 0.0, "assd": 0.0}
-    score |= {
+        return score | {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0}
+    return score | {
         "dice": 2 * tp / (2 * tp + fp + fn),
         "iou": tp / (tp + fp + fn),
         "precision": tp / (tp + fp) if tp + fp else None,
         "recall": tp / (tp + fn) if tp + fn else None,
-        "hd95": None,
-        "assd": None,
     }
-    if tp + fp and tp + fn:
-        one, other = _surface_distances(reference, prediction)
-        score["hd95"] = float(max(np.percentile(one, 95), np.percentile(other, 95)))
-        score["assd"] = float(np.concatenate([one, other]).mean())
-    return score
+
+
+def score_image(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | int | None]:
+    """Score one binary prediction.
+
+    Args:
+        reference, prediction: (H, W), lesion where not zero.
+
+    Returns:
+        What `overlap` returns; hd95 (the larger of the two directed 95th percentiles of the border distances) and
+        assd (mean of all border distances both ways) in pixels; None where the rule at the top of this file leaves
+        them undefined.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    score = overlap(reference, prediction)
+    if score["tp"] + score["fp"] + score["fn"] == 0:
+        return score | {"hd95": 0.0, "assd": 0.0}
+    if not (score["tp"] + score["fp"] and score["tp"] + score["fn"]):
+        return score | {"hd95": None, "assd": None}
+    one, other = _surface_distances(np.asarray(reference, bool), np.asarray(prediction, bool))
+    hd95 = float(max(np.percentile(one, 95), np.percentile(other, 95)))
+    return score | {"hd95": hd95, "assd": float(np.concatenate([one, other]).mean())}
 
 
 # ---------------------------------------------------------------- many images
@@ -156,7 +173,8 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
     Returns:
         `lesions`, each lesion class, and `all`: number of images, mean of every score, count of undefined
             ones, 95 % intervals of Dice and IoU; HD95 also with an undefined one counted as the diagonal, and as a
-            share of the diagonal, whatever the resolution, without the normals that have a false positive;
+            share of the diagonal, whatever the resolution, without the normals that have a false positive; of
+            lesions also the means and intervals of `KNOWN`, where the scores have them;
         `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
         `accuracy`: over all pixels, beside what predicting no lesion at all would get.
@@ -199,6 +217,10 @@ def _means(scores: Sequence[Mapping]) -> dict:
     out["hd95_of_diagonal"] = float(np.mean(relative)) if relative else None
     for key in ("dice", "iou"):
         out[f"{key}_interval"] = bootstrap_interval(defined[key], [s["group"] for s in scores])
+    for key in KNOWN:
+        if None not in (values := [s.get(key) for s in scores]):
+            out[key] = float(np.mean(values))
+            out[f"{key}_interval"] = bootstrap_interval(values, [s["group"] for s in scores])
     return out
 
 
@@ -210,6 +232,8 @@ def result_line(kind: str, summary: dict, twins: int, chosen_on_test: bool = Fal
         f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
         f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed"
     )
+    if "dice_known" in lesions:
+        line += f"; Dice where a lesion is known to be there: {lesions['dice_known']:.3f}"
     if "normals" in summary:
         line += (
             f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "

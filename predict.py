@@ -1,6 +1,7 @@
 """From a network and pictures of any size to lesion probabilities and scores."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import keras
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from dataset import Sample, resize_image
 from decision import Decision, calibrated, to_mask
-from metrics import score_image
+from metrics import KNOWN, overlap, score_image
 
 BATCH = 16
 
@@ -66,11 +67,17 @@ def score_samples(
         decision: how a probability becomes a mask.
 
     Returns:
-        One dict an image: name, label, group, height, width, diagonal, and the scores of `score_image`.
+        One dict an image: name, label, group, height, width, diagonal, the scores of `score_image`, and Dice and IoU
+        of the mask that is drawn where a lesion is known to be there, None for a normal (`metrics.KNOWN`).
     """
     scores = []
+    knowing = replace(decision, lesion_known=True)
     progress = tqdm(samples, desc="scoring", unit="image", leave=False)
     for sample, (image, reference), group, probability in zip(progress, pictures, groups, probabilities, strict=True):
+        known = None, None
+        if sample.label != "normal":
+            drawn = overlap(reference, to_mask(probability, image.shape, knowing))
+            known = drawn["dice"], drawn["iou"]
         scores.append(
             {
                 "name": sample.name,
@@ -80,6 +87,7 @@ def score_samples(
                 "width": image.shape[1],
                 "diagonal": float(np.hypot(*image.shape)),
                 **score_image(reference, to_mask(probability, image.shape, decision)),
+                **dict(zip(KNOWN, known, strict=True)),
             }
         )
     return scores

@@ -39,6 +39,7 @@ COLUMNS = (
     ("label", "class"),
     ("area", "lesion %"),
     ("dice", "Dice"),
+    ("dice_known", "Dice, lesion known"),
     ("iou", "IoU"),
     ("precision", "precision"),
     ("recall", "recall"),
@@ -60,11 +61,14 @@ class Config:
     threshold: float | None = None  # probability above which a pixel is lesion; without it the run's own
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
+    lesion_known: bool = False  # each picture has a lesion, you know: mark the likeliest pixels, never none
 
     def __post_init__(self):
         """Refuse values that cannot work."""
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}")
+        if self.threshold is not None and self.lesion_known:
+            raise ValueError("--lesion-known sets a threshold of its own in every picture: leave --threshold out")
 
 
 def newest_run(models_dir: Path) -> Path:
@@ -89,7 +93,8 @@ def decision_for(config: Config, run: Path) -> Decision:
     own = load_decision(run / "decision.json")
     if config.threshold is not None:
         own = replace(own, threshold=config.threshold, min_peak=0.0)  # the least peak was chosen for the other one
-    return replace(own, tta=own.tta or config.tta, largest_component=own.largest_component or config.largest_component)
+    largest = own.largest_component or config.largest_component
+    return replace(own, tta=own.tta or config.tta, largest_component=largest, lesion_known=config.lesion_known)
 
 
 def main(config: Config) -> int:
@@ -217,12 +222,15 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         small = cv2.resize(full, (round(full.shape[1] * 112 / full.shape[0]), 112), interpolation=cv2.INTER_AREA)
         score = case.score
         area = 100 * (score["tp"] + score["fn"]) / (score["height"] * score["width"])
-        rows.append({**score, "area": area, "thumbnail": jpeg(small), "full": jpeg(full)})
+        rows.append({"dice_known": None, **score, "area": area, "thumbnail": jpeg(small), "full": jpeg(full)})
     lesions, accuracy = metrics["summary"]["lesions"], metrics["summary"]["accuracy"]
+    known = ""
+    if "dice_known" in lesions:
+        known = f" Dice where a lesion is known to be there: {lesions['dice_known']:.3f}."
     headline = (
         f"Lesion Dice {lesions['dice']:.3f} (95 % interval {lesions['dice_interval'][0]:.3f} to "
         f"{lesions['dice_interval'][1]:.3f}), IoU {lesions['iou']:.3f}, {lesions['missed']} of {lesions['images']} "
-        f"lesion images missed. Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
+        f"lesion images missed.{known} Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
         f"{accuracy['all_background']:.3f}."
     )
     if metrics.get("choose_on") == "test":

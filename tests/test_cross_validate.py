@@ -32,11 +32,24 @@ def test_table_by_hand(tmp_path):
     assert result["together"]["lesions"]["dice"] == pytest.approx((4 * 0.6 + 12 * 0.8) / 16)
     assert len(result["images"]) == 16 and result["images"][0]["run"] == "fold0"
     text = cross_validate.table(result)
-    assert "| fold1 | 0.8 | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
+    assert "| fold1 | 0.8 |  | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
     assert "all 16 images together: Dice 0.750, IoU 0.375, HD95 30.0% of" in text and "FLATTERED" not in text
     assert "7.00 M parameters, 1.25 GMAC" in text
     result["runs"]["fold1"]["choose_on"] = "test"
     assert "FLATTERED" in cross_validate.table(result)
+
+
+def test_table_says_what_is_drawn_where_a_lesion_is_known(tmp_path):
+    for name, dice in (("fold0", 0.7), ("fold1", 0.9)):
+        made(tmp_path / name)
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        metrics["summary"]["lesions"]["dice_known"] = dice
+        for score in metrics["images"]:
+            score |= {"dice_known": dice, "iou_known": dice / 2}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    text = cross_validate.table(cross_validate.collect(tmp_path, ["fold0", "fold1"]))
+    assert "| fold1 | 0.8 | 0.9 |" in text and "| mean | 0.7 | 0.8 |" in text
+    assert "known to hold a lesion: Dice 0.850 (95 % " in text  # 4 images of 0.7, 12 of 0.9
 
 
 def test_the_luck_of_a_seed_by_hand(tmp_path):

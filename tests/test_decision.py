@@ -28,6 +28,17 @@ def test_a_component_without_a_sure_pixel_is_dropped():
     assert not to_mask(probability, (8, 8), Decision(min_peak=0.9, largest_component=True)).any()
 
 
+def test_a_known_lesion_is_marked_however_unlikely():
+    probability = np.full((8, 8), 0.02, np.float32)
+    probability[2:4, 2:6], probability[4, 2:6], probability[7, 7] = 0.2, 0.07, 0.04
+    strict = Decision(threshold=0.5, min_peak=0.9)
+    assert not to_mask(probability, (8, 8), strict).any()
+    known = to_mask(probability, (8, 8), Decision(threshold=0.5, min_peak=0.9, lesion_known=True))
+    assert known[2:5, 2:6].all() and known.sum() == 12  # 0.07 and 0.2, not 0.04: of a peak of 0.2
+    # A sure network is cut at the same share of its peak, not at its threshold.
+    assert to_mask(probability * 4, (8, 8), Decision(lesion_known=True)).sum() == 12
+
+
 def test_calibration_finds_what_was_done_to_the_logits():
     rng = np.random.default_rng(0)
     true = rng.uniform(0.02, 0.98, (60, 80, 80))

@@ -103,6 +103,26 @@ def test_summary_by_hand():
     json.dumps(summary, allow_nan=False)
 
 
+def test_scores_where_a_lesion_is_known_to_be_there():
+    lesion, empty = block((0, 2), (0, 2), (3, 4)), np.zeros((3, 4), bool)
+    rows = [
+        row("a", "benign", lesion, empty, 0),
+        row("b", "benign", lesion, lesion, 1),
+        row("c", "normal", empty, empty, 2),
+    ]
+    for scored, dice in zip(rows, (0.6, 0.8, None), strict=True):
+        scored |= {"dice_known": dice, "iou_known": dice and dice / 2}
+    summary = metrics.summarise(rows)
+    assert summary["lesions"]["dice"] == 0.5
+    assert summary["lesions"]["dice_known"] == pytest.approx(0.7) and summary["benign"]["iou_known"] == pytest.approx(
+        0.35
+    )
+    assert summary["lesions"]["dice_known_interval"] == pytest.approx([0.6, 0.8]) and "dice_known" not in summary["all"]
+    assert "known to be there: 0.700" in metrics.result_line("busi", summary, 0)
+    del rows[0]["dice_known"]  # put together with a run that has no such scores
+    assert "dice_known" not in metrics.summarise(rows)["lesions"]
+
+
 def test_bootstrap_resamples_groups():
     values = np.repeat(np.random.default_rng(0).normal(size=10), 20)
     by_image = metrics.bootstrap_interval(values, range(200))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import cv2
 import keras
@@ -20,6 +21,7 @@ from attention_unet import build_attention_unet
 from dataset import DataError
 from decision import Decision
 from files import RunError
+from rebuild import load_run
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +219,19 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
         assert cv2.imread(str(tmp_path / "out" / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED).shape == expected
         assert (tmp_path / "out" / f"{stem}_overlay.jpg").exists()
     assert not rows["malignant (2).png"]["warning"]
+
+
+def test_a_known_lesion_is_marked_in_every_own_picture(trained, phantom_data, tmp_path, capsys):
+    run, picture = trained / "models" / "attention_unet", phantom_data / "normal" / "normal (1).png"
+    model, stored = load_run(run)
+    for known in (False, True):
+        decision = visualize_results.decision_for(visualize_results.Config(lesion_known=known), run)
+        own_images.predict_images(model, stored, [picture], tmp_path, replace(decision, threshold=1.0))
+        with (tmp_path / "predictions.csv").open() as lines:
+            assert (int(next(csv.DictReader(lines))["area_px"]) > 0) is known
+        assert ("no lesion in 1 of 1 pictures" in capsys.readouterr().out) is not known
+    with pytest.raises(ValueError, match="leave --threshold out"):
+        visualize_results.Config(threshold=0.5, lesion_known=True)
 
 
 def test_no_image_at_all(trained, tmp_path):
