@@ -92,7 +92,9 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         print(f"warning: {row['file']} looks unlike the training data ({row['warning']}): do not trust its mask")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    if (nothing := sum(not row["area_px"] for row in rows)) and not decision.lesion_known:
+    if decision.lesion_known:
+        print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
+    elif nothing := sum(not row["area_px"] for row in rows):
         print(f"no lesion in {nothing} of {len(rows)} pictures; where you know that there is one: --lesion-known")
     print(f"{len(rows)} predictions in {output}" + (f"; {len(problems)} files skipped" if problems else ""))
     return 1 if problems else 0
