@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from dataset import LABELS
 from files import RunError, read_json, write_atomic
-from metrics import SCORES
+from metrics import KNOWN, SCORES
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
 HISTORY = ("epoch", "loss", "dice", "iou", "accuracy", "learning_rate")  # of every row; the val_ ones may be missing
@@ -177,6 +177,7 @@ def read_metrics(path: Path) -> dict:
             good &= min(score["height"], score["width"], score["diagonal"]) > 0 and type(score["group"]) is int
             good &= min(score["dice"], score["iou"]) >= 0  # of the others, None is undefined
             good &= all(score[key] is None or math.isfinite(score[key]) for key in SCORES)
+            good &= all(score.get(key) is None or math.isfinite(score[key]) for key in KNOWN)  # not of old runs
         except (KeyError, TypeError):
             good = False
         if not good:

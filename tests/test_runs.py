@@ -127,7 +127,16 @@ def test_what_a_report_reads_of_the_scores_is_checked(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
-    "change", [{"dice": "0.8"}, {"hd95": float("inf")}, {"tp": -1}, {"label": "x"}, {"width": 0}, {"iou": None}]
+    "change",
+    [
+        {"dice": "0.8"},
+        {"hd95": float("inf")},
+        {"tp": -1},
+        {"label": "x"},
+        {"width": 0},
+        {"iou": None},
+        {"dice_known": ""},
+    ],
 )
 def test_each_score_is_checked(tmp_path, change):
     metrics = json.loads(SHIPPED.read_text())
