@@ -1,7 +1,7 @@
 """Is one run better than another? A paired test over the images that both were tested on.
 
 python compare_runs.py models/a models/b                                    # two runs, or two of cross_validate.py
-python compare_runs.py results/busi_grouped5_scratch.json results/busi_grouped5.json  # what is in the README
+python compare_runs.py results/busi_grouped5_scratch.json results/busi_grouped5.json  # what is in docs/
 """
 
 from pathlib import Path

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -275,6 +276,17 @@ def test_tta_averages_with_the_mirrored_picture():
     plain = predict.predict_probability(Brightness(), image)
     averaged = predict.predict_probability(Brightness(), image, tta=True)
     assert np.allclose(plain[0, 0], [1, 0.75, 0.5, 0.25, 0]) and np.allclose(averaged, 0.5)
+
+
+def test_a_lesion_is_scored_as_found_and_as_known_by_hand():
+    """A map that the rule empties: Dice 0; the likeliest pixels cover half of the lesion."""
+    probability, reference = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint8)
+    probability[2:4, 2:4], reference[2:4, 2:6] = 0.2, 1
+    samples = [SimpleNamespace(name=label, label=label) for label in ("benign", "normal")]
+    pictures = [(reference, reference), (reference, reference * 0)]
+    lesion, normal = predict.score_samples([probability] * 2, samples, pictures, [0, 1], Decision())
+    assert lesion["dice"] == 0 and lesion["dice_known"] == pytest.approx(2 / 3) and lesion["iou_known"] == 0.5
+    assert normal["dice"] == 1 and normal["dice_known"] is None
 
 
 def test_pictures_of_any_size_and_number_are_traced_once():
