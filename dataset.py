@@ -1,11 +1,17 @@
-"""BUSI, or your own images/ and masks/, from disk to arrays; augmentation.py makes batches of them.
+"""From a folder of image and mask pairs to batches for training: find, read, resize, augment, `tf.data`.
 
-python dataset.py --data-dir data        # audit: what is in the folder, and what is wrong with it
+    samples = find_samples(Path("Dataset_BUSI_with_GT"))       # or a folder that holds images/ and masks/
+    images, masks = resize_samples(read_samples(samples), 224)
+    model.fit(make_dataset(images, masks, batch_size=8, training=True), steps_per_epoch=-(-len(images) // 8))
+
+This file imports nothing else of the project: copy it into your own.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +22,6 @@ from tqdm.contrib.concurrent import thread_map
 
 CLASSES = ("benign", "malignant", "normal")
 LABELS = (*CLASSES, "lesion")  # the last one in folders without classes
-BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
-PHANTOM_MARKER = "phantoms.json"  # written by phantoms.py: these pictures are simulated
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # a header can promise any size: refuse before decoding
@@ -41,29 +45,10 @@ class Sample(NamedTuple):
 # ---------------------------------------------------------------- find
 
 
-def has_classes(root: Path) -> bool:
-    """Whether a folder is laid out as BUSI is."""
-    return all((root / label).is_dir() for label in CLASSES)
-
-
-def has_pairs(root: Path) -> bool:
-    """Whether a folder holds images/ and masks/, the other common layout."""
-    return (root / "images").is_dir() and (root / "masks").is_dir()
-
-
-def data_kind(root: Path) -> str:
-    """ "phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
-    if (root / PHANTOM_MARKER).exists():
-        return "phantom"
-    if has_pairs(root):
-        return "custom"
-    counts = {label: _count_files(root / label) for label in CLASSES}
-    return "busi" if counts == BUSI_COUNTS else "custom"
-
-
-def _count_files(folder: Path) -> tuple[int, int]:
-    matches = [m for m in map(_IMAGE_NAME.match, os.listdir(folder)) if m]
-    return sum(not m["mask"] for m in matches), sum(bool(m["mask"]) for m in matches)
+def detect_layout(root: Path) -> str | None:
+    """ "pairs" for a folder of images/ and masks/, "classes" for BUSI's benign/, malignant/ and normal/, else None."""
+    layouts = {"pairs": ("images", "masks"), "classes": CLASSES}
+    return next((name for name, parts in layouts.items() if all((root / part).is_dir() for part in parts)), None)
 
 
 def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
@@ -72,56 +57,42 @@ def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
     Returns:
         The samples, by class and number, and one line for each file that cannot be paired.
     """
-    if has_pairs(root):
+    if detect_layout(root) == "pairs":
         return _list_pairs(root)
     samples, problems = [], []
     for label in CLASSES:
-        images: dict[str, Path] = {}
-        masks: dict[str, list[Path]] = {}
-        for path in sorted((root / label).iterdir()):
-            if path.is_dir() or path.name.startswith("."):
-                continue
+        images, masks = {}, defaultdict(list)
+        for path in sorted(p for p in (root / label).iterdir() if not p.is_dir() and not p.name.startswith(".")):
             problems += _unnameable(path)
             if (match := _IMAGE_NAME.match(path.name)) is None:
                 problems.append(f"{path}: not a .png file of BUSI's naming. Remove or rename it.")
             elif match["mask"]:
-                masks.setdefault(match["name"], []).append(path)
+                masks[match["name"]].append(path)
             else:
                 images[match["name"]] = path
         for name in sorted(images, key=_natural):
-            first_is_there = any(path.stem.lower().endswith("_mask") for path in masks.get(name, ()))
-            if not first_is_there and (label != "normal" or name in masks):  # _mask_1 alone: a file was lost
+            first_is_there = any(path.stem.lower().endswith("_mask") for path in masks[name])
+            if not first_is_there and (label != "normal" or masks[name]):  # _mask_1 alone: a file was lost
                 problems.append(f"{images[name]}: has no mask file {name}_mask.png. Add it, or remove the image.")
             else:
-                samples.append(Sample(name, label, images[name], tuple(masks.get(name, ()))))
-        problems += [
-            f"{path}: mask without an image {name}.png. Add the image, or remove the mask."
-            for name in sorted(set(masks) - set(images), key=_natural)
-            for path in masks[name]
-        ]
-    names = [s.name for s in samples]
-    problems += [
-        f"{s.image}: the name {s.name!r} occurs in two classes. Rename one." for s in samples if names.count(s.name) > 1
-    ]
-    return samples, problems
+                samples.append(Sample(name, label, images[name], tuple(masks[name])))
+        problems += _lone(path for name in sorted(set(masks) - set(images), key=_natural) for path in masks[name])
+    counts = Counter(s.name for s in samples)
+    twice = [s for s in samples if counts[s.name] > 1]
+    return samples, [*problems, *(f"{s.image}: the name {s.name!r} occurs in two classes. Rename one." for s in twice)]
 
 
 def _list_pairs(root: Path) -> tuple[list[Sample], list[str]]:
     """images/ and masks/ with files of one name, of any suffix; an image with an empty mask, or none, is "normal"."""
-    problems = []
-    found: dict[str, dict[str, Path]] = {"images": {}, "masks": {}}
-    for part, files in found.items():
+    problems, images, masks = [], {}, {}
+    for part, files in (("images", images), ("masks", masks)):
         for path in sorted((root / part).iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 problems += _unnameable(path)
                 if path.stem in files:
                     problems.append(f"{path}: {files[path.stem].name} has the same name. Keep one of the two.")
                 files[path.stem] = path
-    images, masks = found["images"], found["masks"]
-    problems += [
-        f"{masks[name]}: mask without an image of that name. Add the image, or remove the mask."
-        for name in sorted(set(masks) - set(images), key=_natural)
-    ]
+    problems += _lone(masks[name] for name in sorted(set(masks) - set(images), key=_natural))
     samples = []
     for name in sorted(images, key=_natural):
         paths = (masks[name],) if name in masks else ()
@@ -133,13 +104,14 @@ def _list_pairs(root: Path) -> tuple[list[Sample], list[str]]:
     return samples, problems
 
 
+def _lone(masks: Iterable[Path]) -> list[str]:
+    return [f"{path}: mask without an image of its name. Add the image, or remove the mask." for path in masks]
+
+
 def _unnameable(path: Path) -> list[str]:
     """A line about a file name that is no text, as another system may have left it: no figure could show it."""
-    try:
-        path.name.encode()
-        return []
-    except UnicodeEncodeError:
-        return [f"{path}: its name holds bytes that are no text. Rename it."]
+    is_text = path.name.encode(errors="replace").decode() == path.name
+    return [] if is_text else [f"{path}: its name holds bytes that are no text. Rename it."]
 
 
 def _natural(name: str) -> list:
@@ -157,14 +129,8 @@ def find_samples(root: Path) -> list[Sample]:
         raise DataError("\n".join(problems))
     if not any(s.label != "normal" for s in samples):
         raise DataError(f"{root}: holds no image of a lesion. See data/README.md for the expected files.")
-    if has_pairs(root):
-        if bare := sum(not s.masks for s in samples):
-            print(f"note: {bare} of {len(samples)} images in {root} have no mask file and count as normal.")
-        return samples
-    images, masks = len(samples), sum(len(s.masks) for s in samples)
-    expected = tuple(sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
-    if not (root / PHANTOM_MARKER).exists() and (images, masks) != expected:
-        print(f"note: {root} holds {images} images and {masks} masks; BUSI has {expected[0]} and {expected[1]}.")
+    if detect_layout(root) == "pairs" and (bare := sum(not s.masks for s in samples)):
+        print(f"note: {bare} of {len(samples)} images in {root} have no mask file and count as normal.")
     return samples
 
 
@@ -182,19 +148,13 @@ def read_gray(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path}: {picture.width}x{picture.height} pixels are more than "
-                    f"{MAX_PIXELS // 1_000_000} million. Shrink it first."
-                )
+                size, limit = f"{picture.width}x{picture.height}", f"{MAX_PIXELS // 1_000_000} million"
+                raise DataError(f"{path}: {size} pixels are more than {limit}. Shrink it first.")
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith(("I", "F")):  # 16 bits: Pillow's own conversion clips at 255
                 values = np.asarray(picture, np.float32)
-                return (
-                    (values / (65535 if values.max(initial=0) > 255 else 255) * 255)
-                    .round()
-                    .clip(0, 255)
-                    .astype(np.uint8)
-                )
+                top = 65535 if values.max(initial=0) > 255 else 255
+                return (values / top * 255).round().clip(0, 255).astype(np.uint8)
             return np.asarray(picture.convert("L"))
     except DataError:
         raise
@@ -215,10 +175,8 @@ def read_mask(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
     for path in paths:
         mask = read_gray(path)
         if mask.shape != shape:
-            raise DataError(
-                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}. "
-                "Export the mask again at the image's size."
-            )
+            sizes = f"mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}"
+            raise DataError(f"{path}: {sizes}. Export the mask again at the image's size.")
         union |= mask > 127  # half range: JPEG masks and soft edges hold values between
     return union
 
@@ -249,20 +207,22 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def try_reading(read: Callable, item):
+    """What `read` makes of an item, or the line of the DataError that it raises."""
+    try:
+        return read(item)
+    except DataError as error:
+        return str(error)
+
+
 def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
     """`read_sample` of every sample, in parallel.
 
     Raises:
         DataError: one line for every sample that cannot be used, not only the first.
     """
-
-    def read(sample: Sample) -> tuple[np.ndarray, np.ndarray] | str:
-        try:
-            return read_sample(sample)
-        except DataError as error:
-            return str(error)
-
     # Threads: decoding releases the GIL.
+    read = partial(try_reading, read_sample)
     results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     if problems := [item for item in results if isinstance(item, str)]:
         raise DataError("\n".join(problems))
@@ -272,23 +232,91 @@ def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray
 def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Images and masks of one size, each (N, image_size, image_size) uint8."""
     size = (image_size, image_size)
-    print(
-        f"{len(pictures)} images of {image_size}x{image_size} take {len(pictures) * image_size**2 * 2 / 2**20:.0f} MiB "
-        "of memory"
-    )
-    return (
-        np.stack([resize_image(image, size) for image, _ in pictures]),
-        np.stack([resize_mask(mask, size) for _, mask in pictures]),
-    )
+    images = np.stack([resize_image(image, size) for image, _ in pictures])
+    return images, np.stack([resize_mask(mask, size) for _, mask in pictures])
 
 
-if __name__ == "__main__":
-    import sys
+# ---------------------------------------------------------------- augment and batch
 
-    import tyro
 
-    import audit
-    from errors import one_clear_line
+def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float = 1.0):
+    """One random change of an image (H, W) uint8 and its mask (H, W) uint8 in {0, 1}: a new pair of the same shapes.
 
-    with one_clear_line():
-        sys.exit(audit.main(tyro.cli(audit.Config, description=__doc__)))
+    Flip (left-right only: shadows fall downwards), rotation, scale, shear, translation and a smooth elastic deformation
+    in one interpolation; then gamma, contrast, blur and speckle on the image. `rng` is the only source of chance.
+    `strength` 0 leaves the flip alone, 1 is the default recipe.
+    """
+    height, width = image.shape
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    angle, shear = np.deg2rad(rng.uniform(-15, 15) * strength), np.deg2rad(rng.uniform(-8, 8) * strength)
+    zoom = np.exp(rng.uniform(-0.25, 0.25) * strength)
+    shift = rng.uniform(-0.1, 0.1, 2) * strength
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.array([[flip, np.tan(shear)], [0, 1]]) / zoom  # output -> input, in units of the picture
+
+    # A coarse random field, enlarged, is a smooth deformation; 4 points a side bend a lesion's outline.
+    field = rng.normal(0, 0.012 * strength, (4, 4, 2)).astype(np.float32)
+    bend = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
+    x, y = np.meshgrid(*(np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in (width, height)))
+    u = matrix[0, 0] * x + matrix[0, 1] * y + shift[0] + bend[..., 0]
+    v = matrix[1, 0] * x + matrix[1, 1] * y + shift[1] + bend[..., 1]
+    map_x, map_y = ((u + 0.5) * (width - 1)).astype(np.float32), ((v + 0.5) * (height - 1)).astype(np.float32)
+    # Both reflect: a lesion mirrored into the picture is a lesion in the mask too.
+    image = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    mask = cv2.remap(mask, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+
+    if rng.random() < 0.2 * strength:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+    gamma = np.exp(rng.uniform(-0.35, 0.35) * strength)
+    gain, offset = 1 + rng.uniform(-0.25, 0.25) * strength, rng.uniform(-0.1, 0.1) * strength
+    curve = np.linspace(0, 1, 256) ** gamma * gain + offset
+    image = cv2.LUT(image, (curve * 255).clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.3 * strength:  # speckle multiplies; its grain is coarser than a pixel
+        grain = cv2.resize(rng.normal(1, 0.12, (height // 2, width // 2)).astype(np.float32), (width, height))
+        image = (image * grain).clip(0, 255).astype(np.uint8)
+    return image, mask
+
+
+def make_dataset(
+    images: np.ndarray, masks: np.ndarray, batch_size: int, *, training=False, seed=0, strength=1.0, first_epoch=0
+):
+    """Batches for `fit`, `evaluate` and `predict`: (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
+
+    Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and augmented anew in
+    every epoch. Every draw is a function of (seed, epoch, image): two runs with one seed are equal, and a resumed run
+    starts at `first_epoch` as if it had never stopped; `tf.random` inside `map` would repeat its draws every epoch.
+    Evaluation: every image once, in order.
+
+    Args:
+        images: (N, H, W) uint8.
+        masks: (N, H, W) uint8 in {0, 1}.
+        strength: of `augment`.
+    """
+    import tensorflow as tf
+
+    def to_batch(image, mask):
+        return tf.cast(image, tf.float32)[..., None], tf.cast(mask, tf.float32)[..., None]
+
+    if not training:
+        data = tf.data.Dataset.from_tensor_slices((images, masks))
+        return data.batch(batch_size).map(to_batch).prefetch(tf.data.AUTOTUNE)
+
+    cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
+
+    def make_batch(epoch: np.ndarray, indices: np.ndarray):
+        draws = (np.random.default_rng((seed, int(epoch), int(i))) for i in indices)
+        pairs = [augment(images[i], masks[i], rng, strength) for i, rng in zip(indices, draws, strict=True)]
+        return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+
+    def epoch_batches(epoch):
+        stream = tf.stack([tf.cast(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=stream)
+        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: (epoch, indices))
+
+    def load(epoch, indices):
+        image, mask = tf.numpy_function(make_batch, (epoch, indices), (tf.uint8, tf.uint8), stateful=False)
+        shape = (None, *images.shape[1:])
+        return to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape))
+
+    epochs = tf.data.Dataset.range(first_epoch, 2**31)
+    return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)

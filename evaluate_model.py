@@ -6,29 +6,30 @@ python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only 
 The folder is laid out as BUSI is, or holds images/ and masks/ with files of one name.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import quiet  # noqa: F401  # isort: skip
+from segmentation import startup  # noqa: F401  # isort: skip
 
 import cv2
 import numpy as np
 import tyro
+from segmentation.score_table import write_scores
 
-from dataset import DataError, Sample, data_kind, find_samples, read_samples
-from decision import Decision, load_decision
-from download import find_data
-from errors import one_clear_line
-from files import write_json
-from metrics import result_line, summarise
-from predict import predict_pictures, score_samples
-from rebuild import load_run
-from runs import environment
-from splits import file_hash, group_pairs, hashes_seen, near_duplicates
+from dataset import DataError, Sample, find_samples, read_samples
+from segmentation.decision import Decision, load_decision, override_decision
+from segmentation.errors import one_clear_line
+from segmentation.files import write_json
+from segmentation.find_data import data_source, find_data
+from segmentation.near_copies import group_pairs, near_copies
+from segmentation.predict import predict_pictures, score_samples
+from segmentation.run_folder import environment, load_run
+from segmentation.scores import result_line, summarise
+from segmentation.splits import file_hash, hashes_seen
 
 
 @dataclass(frozen=True)
-class Config:
+class EvaluationConfig:
     """What to score, and how."""
 
     run: tuple[Path, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
@@ -37,7 +38,7 @@ class Config:
     tta: bool = False  # average with the mirrored picture, also if the runs did not
     threshold: float | None = None  # probability above which a pixel is lesion; without it the runs' own
     largest_component: bool = False  # keep only the largest lesion
-    output: Path = Path("evaluation.json")  # summaries and the scores of every image
+    output: Path = Path("evaluation.json")  # summaries; the scores of every image go beside it, as .csv
 
     def __post_init__(self):
         """Refuse values that cannot work."""
@@ -45,9 +46,11 @@ class Config:
             raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}")
         if not self.run:
             raise ValueError("--run needs at least one folder")
+        if self.output.suffix != ".json":
+            raise ValueError(f"--output is the name of a .json file, got {self.output}")
 
 
-def main(config: Config) -> float:
+def main(config: EvaluationConfig) -> float:
     """Score the images of a folder.
 
     Returns:
@@ -58,7 +61,8 @@ def main(config: Config) -> float:
     """
     config.output.parent.mkdir(parents=True, exist_ok=True)  # before the work, should it not be possible
     root = find_data(config.data_dir)
-    samples, kind = find_samples(root), data_kind(root)
+    samples = find_samples(root)
+    source = data_source(root, samples)
     pictures = read_samples(samples)
     seen = seen_by(config.run, samples)
     if any(seen) and not config.unseen_only:
@@ -66,23 +70,25 @@ def main(config: Config) -> float:
             f"{config.data_dir}: {sum(seen)} of {len(samples)} images were trained on, or an epoch was chosen on them, "
             f"{samples[seen.index(True)].name!r} first. Scores on them mean nothing; --unseen-only leaves them out."
         )
-    groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
+    groups = group_pairs(len(samples), near_copies([image for image, _ in pictures]))
     seen_groups = {group for group, was_seen in zip(groups, seen, strict=True) if was_seen}
     chosen = [i for i, was_seen in enumerate(seen) if not was_seen]
     if not any(samples[i].label != "normal" for i in chosen):
         raise DataError(f"{config.data_dir}: no unseen image with a lesion is left.")
-    twins = sum(groups[i] in seen_groups for i in chosen)
+    leaked = sum(groups[i] in seen_groups for i in chosen)
 
     probabilities, decision = predict_mean(config, [pictures[i][0] for i in chosen])
     scores = score_samples(
         probabilities, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
     summary = summarise(scores)
-    result = {"data": kind, "root": config.data_dir.resolve(), "runs": list(config.run), "twins_in_training": twins}
-    result |= {"decision": asdict(decision), "environment": environment()}
-    write_json(config.output, result | {"summary": summary, "images": scores})
-    print(f"{len(chosen)} images scored, {sum(seen)} left out; all scores in {config.output}")
-    print(result_line(kind, summary, twins))
+    result = {"data": source, "root": config.data_dir.resolve(), "runs": list(config.run)}
+    result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": environment()}
+    table = config.output.with_suffix(".csv")
+    write_scores(table, scores)
+    write_json(config.output, result | {"summary": summary})
+    print(f"{len(chosen)} images scored, {sum(seen)} left out; summary in {config.output}, scores in {table}")
+    print(result_line(source, summary, leaked))
     return summary["lesions"]["dice"]
 
 
@@ -92,28 +98,25 @@ def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
     return [file_hash(sample.image) in used for sample in samples]
 
 
-def predict_mean(config: Config, images: list[np.ndarray]) -> tuple[np.ndarray, Decision]:
-    """Mean of the runs' calibrated probabilities, at the largest network's size, and the rule to cut them with."""
+def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[np.ndarray, Decision]:
+    """Mean of the runs' calibrated probabilities, at the largest network's size, and the decision to cut them with."""
     maps, decisions = [], []
     for run in config.run:
         model, _ = load_run(run)
-        own = load_decision(run / "decision.json")
-        if config.threshold is not None:
-            own = replace(own, threshold=config.threshold, min_peak=0.0)
-        decisions.append(replace(own, tta=own.tta or config.tta))
+        decisions.append(override_decision(load_decision(run / "decision.json"), config.threshold, config.tta))
         maps.append(predict_pictures(model, images, decisions[-1]))
     side = max(m.shape[1] for m in maps)
     mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
-    # The maps are calibrated already, so the rule has no calibration of its own.
-    rule = Decision(
+    # The maps are calibrated already, so this decision has no calibration of its own.
+    together = Decision(
         threshold=float(np.mean([d.threshold for d in decisions])),
         min_peak=float(np.mean([d.min_peak for d in decisions])),
         largest_component=config.largest_component or all(d.largest_component for d in decisions),
         tta=all(d.tta for d in decisions),
     )
-    return mean.astype(np.float32), rule
+    return mean.astype(np.float32), together
 
 
 if __name__ == "__main__":
     with one_clear_line():
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(EvaluationConfig, description=__doc__))

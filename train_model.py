@@ -2,6 +2,7 @@
 
     python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
     python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
+    python train_model.py paper                           # the paper's own network, from random weights
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
 Default settings on BUSI: about 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
@@ -15,89 +16,60 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import quiet  # noqa: F401  # isort: skip
+from segmentation import startup  # noqa: F401  # isort: skip
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tyro
 
-from attention_unet import ENCODER_DEPTH, build_attention_unet, multiply_adds
-from augmentation import make_dataset
-from averaging import AveragingAdamW
-from dataset import Sample, data_kind, find_samples, read_samples, resize_samples
-from decision import Decision, choose_decision, load_decision, save_decision
-from download import find_data
-from errors import one_clear_line
-from files import write_json
-from metrics import BceDiceLoss, result_line, summarise, training_metrics
-from phantoms import write_phantoms
-from precision import Precision, convolution_policy
-from predict import appearance_limits, predict_pictures, predict_probability, score_samples
-from pretrained import load_pretrained
-from rebuild import load_run, start_from
-from runs import RunRecorder, environment, lock, open_run
-from splits import (
-    ChooseOn,
-    Normals,
-    SplitKind,
-    group_pairs,
-    load_split,
-    near_duplicates,
-    seen_before,
-    split_record,
-    split_samples,
-    twins_in_training,
-)
-
-Encoder = Literal[
-    "none", "efficientnet_lite0", "efficientnet_lite2", "densenet121", "efficientnet_v2_b0", "resnet50_v2"
-]
+from attention_unet import multiply_adds
+from dataset import make_dataset
+from segmentation.decision import Decision, choose_decision, load_decision, save_decision
+from segmentation.encoders import ENCODER_DEPTH, Encoder, load_imagenet
+from segmentation.errors import one_clear_line
+from segmentation.files import write_json
+from segmentation.losses import BceDiceLoss, training_metrics
+from segmentation.parts import Parts, load_data, split_data
+from segmentation.predict import predict_pictures, predict_probability, score_samples
+from segmentation.run_folder import build_network, environment, load_run, lock, open_run, take_weights
+from segmentation.scores import result_line, summarise
+from segmentation.splits import ChooseOn, Normals, Split
+from segmentation.training import Precision, RunRecorder, convolution_policy, make_optimizer
 
 
 @dataclass(frozen=True)
-class Config:
-    """Every hyperparameter, once, with the reason for its value."""
+class TrainingConfig:
+    """Every hyperparameter, once, with the reason for its value; docs/settings.md says more of each."""
 
     # Data
     data_dir: Path | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
     image_size: int = 224  # side in pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
-    split: SplitKind = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
+    split: Split = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
     fold: int = 0  # which fold is the test, where the split has folds
-    split_seed: int | None = None  # of the split alone, to train on one split with several seeds; without it, --seed
-    normals: Normals = "both"  # parts that hold images without a lesion; trained without, a network fires on all
-    choose_on: ChooseOn = "validation"  # picks epoch and rule; rule: that alone; nothing: trained on; test: flatters
-    phantom_images: int = 160  # how many pictures to simulate where BUSI cannot be had
-    phantom_epochs: int = 16  # at most this many epochs then: the fallback shows that everything works
+    split_seed: int = 0  # of the split alone: trainings with several seeds share one split
+    normals: Normals = "both"  # parts that hold normal images; a network trained without finds a lesion everywhere
+    choose_on: ChooseOn = "validation"  # chooses epoch and decision; decision: that alone; nothing: trained on too
     # Network
     encoder: Encoder = "efficientnet_lite0"  # 0.03 Dice over "none", the paper's
-    pretrained: bool = True  # an encoder starts from its ImageNet weights; without, from random ones
-    start_from: Path | None = None  # a finished run whose weights to start from instead, of the same network
-    base_filters: int = 8  # channels of the finest decoder level, doubled at each coarser one; 16 for encoder none
+    start_from: Literal["imagenet", "random"] | Path = "imagenet"  # first weights; or a finished run of this network
+    base_filters: int = 8  # channels of the finest decoder level, doubled at each coarser one; the paper has 16
     depth: int = 4  # number of poolings of encoder none, as in the paper; the others have 5
-    gate_grid: Literal["coarse", "full", "none"] = "coarse"  # the grid of alpha, coarse in the paper; none is as good
-    gate_finest: bool = False  # gate the finest skip too; the paper does not
-    deep_supervision: bool = False  # fuse outputs of all decoder levels; +0.005 Dice on validation, within noise
+    gates: Literal["paper", "full", "none"] = "paper"  # full: on the skip's own grid, the finest too; none is as good
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
-    dropout: float = 0.0  # share of channels dropped in the two coarsest levels of encoder none; 0.2 did not help
     # Training
-    epochs: int = 20  # validation Dice was flat from epoch 15 on; from scratch take 40; 80 spare normals, miss lesions
+    epochs: int = 20  # validation Dice was flat from epoch 15 on
     batch_size: int = 8  # larger is hardly faster on a CPU; lower it if memory runs out
     learning_rate: float = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
     weight_decay: float = 1e-4  # decoupled (AdamW); 0 is plain Adam
-    clip_norm: float = 1.0  # of each gradient: one odd batch cannot spoil the averages of Adam
     ema: float = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
     dice_weight: float = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: float = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
-    patience: int = 25  # epochs without a better validation Dice before training stops
-    seed: int = 0  # of the weights, the order, the augmentation, the phantoms, and the split
+    seed: int = 0  # of the weights, the order, the augmentation and the phantoms
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
-    # Scoring
-    threshold: float | None = None  # without it, threshold, calibration and least peak are chosen on validation
-    decision_from: Path | None = None  # a run to take them from: these settings, validation images held back
-    dice_to_spare: float = 0.01  # validation Dice given up to mark fewer normals: 0.01 marks 43 % of them, 0.05 26 %
+    # From probability to mask
+    decision_from: Path | None = None  # a run to take the decision from: these settings, validation images held back
+    dice_to_spare: float = 0.01  # validation Dice given up for fewer false positives on normal images
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
-    largest_component: bool = False  # keep only the largest predicted lesion
     # Files
     models_dir: Path = Path("models")  # where run folders are made
     run: str = "attention_unet"  # the run's folder there; a finished run is never overwritten, -2, -3, ... is added
@@ -105,28 +77,38 @@ class Config:
 
     def __post_init__(self):
         """Refuse values that cannot work, before anything is loaded."""
-        sizes = "image_size", "phantom_images", "base_filters", "depth", "batch_size"
-        for name in (*sizes, "epochs", "phantom_epochs", "learning_rate", "clip_norm", "patience"):
+        for name in ("image_size", "base_filters", "depth", "batch_size", "epochs", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
-        limits = {"dropout": 0.9, "ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0, "dice_to_spare": 1.0}
-        limits |= {"threshold": 1.0} if self.threshold is not None else {}
+        limits = {"ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0, "dice_to_spare": 1.0}
         for name, top in limits.items():
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"--{name.replace('_', '-')} must be between 0 and {top}, got {getattr(self, name)}")
         depth = self.depth if self.encoder == "none" else ENCODER_DEPTH
         if self.image_size % 2**depth or self.image_size < 2 ** (depth + 1):
-            raise ValueError(
-                f"--image-size must be a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on, "
-                f"got {self.image_size}"
-            )
-        if min(self.seed, self.split_seed or 0, self.fold, self.dice_weight) < 0:
+            allowed = f"a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on"
+            raise ValueError(f"--image-size must be {allowed}, got {self.image_size}")
+        if min(self.seed, self.split_seed, self.fold, self.dice_weight) < 0:
             raise ValueError("--seed, --split-seed, --fold and --dice-weight must not be negative")
+        if self.encoder == "none" and self.start_from == "imagenet":
+            raise ValueError(
+                "--encoder none has no ImageNet weights: add --start-from random, or take the preset paper"
+            )
         if Path(self.run).name != self.run or self.run in ("", ".", ".."):
             raise ValueError(f"--run is the name of a folder in models/, got {self.run!r}")
 
 
-def main(config: Config) -> float:
+PRESETS = {
+    "default": TrainingConfig(),
+    # Oktay et al. 2018, in two dimensions. Each value was chosen on validation images (docs/experiments.md).
+    "paper": TrainingConfig(
+        encoder="none", start_from="random", base_filters=16, image_size=128, learning_rate=1e-3, epochs=40
+    ),
+}
+PHANTOM_EPOCHS = 16  # at most, where no data can be had: the phantoms show that everything works
+
+
+def main(config: TrainingConfig) -> float:
     """Train and score one network.
 
     Returns:
@@ -138,154 +120,124 @@ def main(config: Config) -> float:
     started = time.time()
     run, config = open_run(config, config.models_dir / config.run, config.resume)
     with lock(run):
-        keras.utils.set_random_seed(config.seed)
-        if config.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        convolutions = convolution_policy(config.precision, gpus)
-        print(f"training on {gpus or 'no'} GPU, {os.cpu_count()} CPU cores, convolutions in {convolutions}")
-        root, kind, epochs = find_or_draw(config)
-        samples = find_samples(root)
-        pictures = read_samples(samples)
-        parts, groups = make_split(config, run, samples, pictures)
-        twins = len(twins_in_training(parts, groups))
-        sizes = ", ".join(f"{len(members)} {part}" for part, members in parts.items())
-        print(f"split {config.split}: {sizes} images")
-        network = network_arguments(config)
-        about = {"data": kind, "root": root.resolve(), "network": network, "config": asdict(config)}
-        about["convolutions"] = convolutions  # in training; predictions are made in float32 on any machine
-        # So that predictions on pictures of another kind can be warned of.
-        about["appearance"] = appearance_limits([pictures[i][0] for i in parts["train"]])
-        write_json(run / "config.json", about)
+        convolutions = prepare_machine(config.seed, config.deterministic, config.precision)
+        decision = given_decision(config.decision_from, config.tta)  # before hours of training: it may be missing
+        division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
+        earlier = [path for path in (config.start_from, config.decision_from) if isinstance(path, Path)]
+        data = split_data(load_data(config.data_dir, config.seed), run, config.image_size, earlier, **division)
+        epochs = min(config.epochs, PHANTOM_EPOCHS) if data.drawn else config.epochs
+        steps = -(-len(data.train[0]) // config.batch_size)
 
-        decision = given_decision(config)  # before hours of training: its file may be missing
-        test = parts["test"]
-        used = {"train": parts["train"], "val": test if config.choose_on == "test" else parts["val"]}
-        data = {
-            part: resize_samples([pictures[i] for i in members], config.image_size)
-            for part, members in used.items()
-            if members
-        }
-        unseen = [pictures[i] for i in test]
-        del pictures  # the others at their full size: 400 MiB that training can do without
-        steps = -(-len(parts["train"]) // config.batch_size)
-        model = build_attention_unet(**network, convolutions=convolutions)
-        if config.start_from:
-            start_from(model, config.start_from)
-        elif config.encoder != "none" and config.pretrained:
-            load_pretrained(model, config.encoder)
-        model.compile(
-            optimizer=make_optimizer(config, epochs, steps),
-            loss=BceDiceLoss(config.dice_weight),
-            metrics=training_metrics(),
-            jit_compile=False,  # XLA was slower on the CPU
-        )
-        model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
+        network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
+        network["input_shape"] = (config.image_size, config.image_size, 1)
+        model = build(network, convolutions, config.start_from)
+        stored = {"data": data.source, "root": data.root.resolve(), "network": network, "config": asdict(config)}
+        write_json(run / "config.json", stored | {"convolutions": convolutions, "appearance": data.appearance})
 
-        monitor = "epoch" if config.choose_on in ("rule", "nothing") else "val_dice"  # by the epoch, the last is best
-        recorder = RunRecorder(run, monitor, config.patience, steps)
+        optimizer = make_optimizer(config.learning_rate, config.weight_decay, config.ema, epochs, steps)
+        compile_model(model, optimizer, BceDiceLoss(config.dice_weight))
+        recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)
         first_epoch = recorder.restore(model)
-        if first_epoch:
-            print(f"resuming {run}: {first_epoch} of {epochs} epochs are done")
-        # Behind the averaging, so that best.keras gets the averaged weights.
-        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
         stream = {"seed": config.seed, "strength": config.augmentation, "first_epoch": first_epoch}
-        train = make_dataset(*data["train"], config.batch_size, training=True, **stream)
-        if not recorder.finished(epochs):
-            model.fit(
-                train,
-                validation_data=make_dataset(*data["val"], config.batch_size) if "val" in data else None,
-                epochs=epochs,
-                initial_epoch=first_epoch,
-                steps_per_epoch=steps,
-                callbacks=[*averaging, recorder],
-                shuffle=False,
-            )
+        batches = make_dataset(*data.train, config.batch_size, training=True, **stream)
+        judged = make_dataset(*data.val, config.batch_size) if data.val else None
+        fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0)
 
         model, _ = load_run(run)
-        if config.choose_on in ("validation", "rule") and config.threshold is None and config.decision_from is None:
-            images, masks = data["val"]
-            probabilities = predict_probability(model, images, config.tta)
-            decision = choose_decision(probabilities, masks, decision, config.dice_to_spare)
+        if config.choose_on in ("validation", "decision") and not config.decision_from:
+            probabilities = predict_probability(model, data.val[0], config.tta)
+            decision = choose_decision(probabilities, data.val[1], decision, config.dice_to_spare)
         save_decision(run / "decision.json", decision)
-        probabilities = predict_pictures(model, [image for image, _ in unseen], decision)
-        scores = score_samples(probabilities, [samples[i] for i in test], unseen, groups[test], decision)
-        summary = summarise(scores)
-        shown = ("split", "fold", "normals", "seed", "choose_on")
-        result = {"data": kind, "twins_in_training": twins} | {name: getattr(config, name) for name in shown}
-        result |= {"decision": asdict(decision), "best_epoch": recorder.best_epoch(), "epochs": len(recorder.history)}
+        scores = score(model, data, decision)
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
-        result |= {"parameters": model.count_params(), "gmac": round(multiply_adds(model) / 1e9, 3), "minutes": minutes}
-        write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
-        (run / "backup.npz").unlink(missing_ok=True)
-    print(f"epoch {recorder.best_epoch() + 1} of {len(recorder.history)} was kept; all files in {run}/")
-    print(result_line(kind, summary, twins, config.choose_on == "test"))
+        division |= {"seed": config.seed, "minutes": minutes}
+        return save(run, model, data, recorder, decision, scores, division)
+
+
+def prepare_machine(seed: int, deterministic: bool, precision: Precision) -> str:
+    """Seed everything that draws. Returns the dtype policy of the 3x3 convolutions in training."""
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    convolutions = convolution_policy(precision, gpus)
+    print(f"training on {gpus or 'no'} GPU, {os.cpu_count()} CPU cores, convolutions in {convolutions}")
+    return convolutions
+
+
+def given_decision(decision_from: Path | None, tta: bool) -> Decision:
+    """The decision of the run that it is to be taken from, or the plain one: every pixel above 0.5."""
+    given = load_decision(decision_from / "decision.json") if decision_from else Decision()
+    return replace(given, tta=tta)
+
+
+def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Model:
+    """Returns the network of these arguments with its first weights."""
+    model = build_network(**network, convolutions=convolutions)
+    if isinstance(start_from, Path):
+        take_weights(model, start_from)
+    elif start_from == "imagenet":
+        load_imagenet(model, network["encoder"])
+    return model
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss) -> None:
+    """Tie the network to its optimizer, loss and metrics."""
+    model.compile(optimizer, loss=loss, metrics=training_metrics(), jit_compile=False)  # XLA was slower on a CPU
+    model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
+
+
+def fit(
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    judged: tf.data.Dataset | None,
+    recorder: RunRecorder,
+    first_epoch: int,
+    epochs: int,
+    averaged: bool,
+) -> None:
+    """Train from `first_epoch` on; the recorder keeps history, best network and backup in the run's folder."""
+    if first_epoch:
+        print(f"resuming {recorder.run}: {first_epoch} of {epochs} epochs are done")
+    # In front of the recorder, so that best.keras gets the averaged weights.
+    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averaged else []
+    if first_epoch < epochs:
+        model.fit(
+            batches,
+            validation_data=judged,
+            epochs=epochs,
+            initial_epoch=first_epoch,
+            steps_per_epoch=recorder.steps_per_epoch,
+            callbacks=[*averaging, recorder],
+            shuffle=False,
+        )
+
+
+def score(model: keras.Model, data: Parts, decision: Decision) -> list[dict]:
+    """Returns the scores of every test image, each at its original resolution."""
+    probabilities = predict_pictures(model, [image for image, _ in data.pictures], decision)
+    return score_samples(probabilities, data.test, data.pictures, data.groups, decision)
+
+
+def save(
+    run: Path,
+    model: keras.Model,
+    data: Parts,
+    recorder: RunRecorder,
+    decision: Decision,
+    scores: list[dict],
+    settings: dict,
+) -> float:
+    """Write metrics.json, which makes the run a finished one. Returns the mean Dice of the lesion images."""
+    best, epochs, summary = recorder.best_epoch(), len(recorder.history), summarise(scores)
+    result = {"data": data.source, "near_copies_in_training": data.leaked, **settings, "decision": asdict(decision)}
+    result |= {"best_epoch": best, "epochs": epochs}
+    result |= {"parameters": model.count_params(), "gmac": round(multiply_adds(model) / 1e9, 3)}
+    write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
+    (run / "backup.npz").unlink(missing_ok=True)
+    print(f"epoch {best + 1} of {epochs} was kept; all files in {run}/")
+    print(result_line(data.source, summary, data.leaked, settings["choose_on"] == "test"))
     return summary["lesions"]["dice"]
-
-
-def find_or_draw(config: Config) -> tuple[Path, str, int]:
-    """Folder of the data, its kind, and the epochs to train: phantoms where BUSI cannot be had."""
-    root = find_data(config.data_dir)
-    if root is not None:
-        return root, data_kind(root), config.epochs
-    rule = "!" * 100
-    print(
-        f"{rule}\nNO BREAST ULTRASOUND DATA: training on SIMULATED images (phantoms.py). The result says nothing\n"
-        f"about patients. To use BUSI, see data/README.md, then: python train_model.py --data-dir FOLDER\n{rule}",
-        flush=True,
-    )
-    root = Path("data") / f"phantoms-{config.phantom_images}-seed{config.seed}"
-    if not (root / "phantoms.json").exists():  # written last: the folder is whole
-        write_phantoms(root, config.phantom_images, config.seed)
-    return root, data_kind(root), min(config.epochs, config.phantom_epochs)
-
-
-def make_split(config: Config, run: Path, samples: list[Sample], pictures: list) -> tuple[dict, np.ndarray]:
-    """Indices of each part and near-duplicate group of each sample; from split.json if the run has one."""
-    if (run / "split.json").exists():
-        parts, group_of = load_split(run / "split.json", samples)
-        return parts, np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
-    groups = group_pairs(len(samples), near_duplicates([image for image, _ in pictures]))
-    about = {name: getattr(config, name) for name in ("fold", "normals", "choose_on")}
-    about["seed"] = config.seed if config.split_seed is None else config.split_seed
-    parts = split_samples(samples, groups, config.split, **about)
-    for earlier in filter(None, (config.start_from, config.decision_from)):
-        about.setdefault("seen_before", []).extend(seen_before(earlier, samples, groups, parts["test"]))
-    write_json(run / "split.json", split_record(samples, groups, parts, split=config.split, **about))
-    return parts, groups
-
-
-def network_arguments(config: Config) -> dict:
-    """Arguments of `build_attention_unet`; config.json keeps them, so that a run can be rebuilt."""
-    names = ("base_filters", "depth", "gate_grid", "gate_finest", "deep_supervision", "dropout", "encoder")
-    return {"input_shape": (config.image_size, config.image_size, 1)} | {name: getattr(config, name) for name in names}
-
-
-def make_schedule(config: Config, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Warm-up over three epochs, then a cosine down to 0."""
-    warmup = min(3, epochs // 2) * steps
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate,
-        max(epochs * steps - warmup, 1),
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-
-
-def make_optimizer(config: Config, epochs: int, steps: int) -> keras.optimizers.Optimizer:
-    """Adam with decoupled weight decay, the schedule, clipping and weight averaging."""
-    rate = make_schedule(config, epochs, steps)
-    # An average over more than two epochs would lag too far behind in a short run on few images.
-    momentum = min(config.ema, 1 - 1 / (2 * steps))
-    average = dict(use_ema=True, ema_momentum=momentum) if config.ema else {}
-    return AveragingAdamW(rate, weight_decay=config.weight_decay, clipnorm=config.clip_norm, **average)
-
-
-def given_decision(config: Config) -> Decision:
-    """How probabilities become masks, as far as the settings say; the plain rule where they say nothing."""
-    given = load_decision(config.decision_from / "decision.json") if config.decision_from else Decision()
-    given = replace(given, tta=config.tta, largest_component=config.largest_component)
-    return given if config.threshold is None else replace(given, threshold=config.threshold)
 
 
 class Terminated(KeyboardInterrupt):
@@ -296,13 +248,20 @@ def _terminate(signum, frame):
     raise Terminated
 
 
+def parse_command_line() -> TrainingConfig:
+    """The preset that the first argument names, or the default, with the flags that follow."""
+    arguments = sys.argv[1:]
+    preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "default"
+    return tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminate)
-    settings = tyro.cli(Config, description=__doc__)
-    with one_clear_line(
-        "Free some space or choose another --models-dir; what was saved before is whole. The same command goes on "
-        "from there."
-    ):
+    settings = parse_command_line()
+    hint = (
+        "Free some space or choose another --models-dir; what was saved before is whole. The same command goes on from "
+    )
+    with one_clear_line(hint + "there."):
         try:
             main(settings)
         except tf.errors.ResourceExhaustedError:

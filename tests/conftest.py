@@ -12,8 +12,9 @@ from PIL import Image
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-import dataset
 from phantoms import write_phantoms
+
+import dataset
 
 BUSI = REPOSITORY.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason="the real BUSI is not at hand")

@@ -2,9 +2,9 @@ import json
 
 import pytest
 from conftest import assert_one_clear_line, run_script
+from files import RunError
 
 import compare_runs
-from files import RunError
 
 
 def write_run(folder, shift, count=30):

@@ -2,9 +2,9 @@ import json
 
 import pytest
 from conftest import TINY, assert_one_clear_line, run_script
+from files import RunError
 
 import cross_validate
-from files import RunError
 
 FLAGS = [*TINY, "--epochs", "1"]
 

@@ -7,11 +7,11 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from augmentation import augment, make_dataset
 from conftest import BUSI, needs_busi
 from PIL import Image
 
 import dataset
-from augmentation import augment, make_dataset
 from dataset import DataError, Sample
 
 

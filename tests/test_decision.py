@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-
 from decision import Decision, calibrated, choose_decision, fit_calibration, load_decision, save_decision, to_mask
 from files import RunError
 

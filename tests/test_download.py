@@ -1,9 +1,9 @@
 import shutil
 import zipfile
 
+import download
 import pytest
 
-import download
 from dataset import DataError
 
 

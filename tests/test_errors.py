@@ -3,7 +3,6 @@ import sys
 
 import pytest
 from conftest import assert_one_clear_line, run_script
-
 from errors import one_clear_line
 from files import RunError, write_json
 

@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
+from phantoms import write_phantoms
 
 import dataset
 import evaluate_model
-from phantoms import write_phantoms
 
 
 @pytest.fixture(scope="module")

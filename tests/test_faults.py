@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import rebuild
 from conftest import assert_one_clear_line, run_script
 from PIL import Image
 from test_runs import SETTINGS, assert_equal_runs, run_on_a_full_disk, start
 
 import dataset
-import rebuild
 from dataset import DataError
 
 # ---------------------------------------------------------------- damaged files

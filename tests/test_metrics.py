@@ -1,11 +1,10 @@
 import json
 
 import keras
+import metrics
 import numpy as np
 import pytest
 from scipy import ndimage
-
-import metrics
 
 
 def block(rows, columns, shape=(12, 12)):

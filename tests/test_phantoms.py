@@ -1,11 +1,10 @@
 import json
 
 import numpy as np
+import phantoms
 import pytest
 from conftest import assert_one_clear_line, run_script
 from PIL import Image
-
-import phantoms
 
 
 def test_same_seed_same_picture():

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from precision import convolution_policy
 
 from attention_unet import build_attention_unet
-from precision import convolution_policy
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pretrained
 import pytest
+from files import RunError
 from keras import ops
 from sklearn.datasets import load_sample_image
 
-import pretrained
 from attention_unet import APPLICATIONS, ENCODERS, application, build_attention_unet
-from files import RunError
 
 installed = {name for name in ENCODERS if pretrained.find_checkpoint(name)}
 

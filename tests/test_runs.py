@@ -9,16 +9,16 @@ import sys
 import time
 import zipfile
 
+import files
 import keras
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
-
-import files
 import rebuild
 import runs
-from attention_unet import build_attention_unet
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
 from files import RunError
+
+from attention_unet import build_attention_unet
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gate_grid": "coarse", "gate_finest": False,
            "deep_supervision": False, "dropout": 0.0, "encoder": "none"}  # fmt: skip

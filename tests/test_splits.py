@@ -6,11 +6,11 @@ from typing import get_args
 import cv2
 import numpy as np
 import pytest
-from conftest import BUSI, needs_busi
-
 import splits
-from dataset import DataError, Sample, find_samples, read_samples
+from conftest import BUSI, needs_busi
 from phantoms import make_phantom, make_twin
+
+from dataset import DataError, Sample, find_samples, read_samples
 
 PUBLIC = ("p1-1", "p1-2", "p1-3", "curated")
 

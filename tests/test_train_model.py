@@ -9,12 +9,9 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
+import rebuild
 import tyro
 from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
-
-import rebuild
-import train_model
-from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
 from decision import Decision, save_decision
 from files import RunError
 from metrics import BceDiceLoss
@@ -22,6 +19,9 @@ from phantoms import write_phantoms
 from pretrained import load_pretrained
 from runs import read_history
 from splits import hashes_seen
+
+import train_model
+from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
 from train_model import Config, given_decision
 
 
@@ -87,8 +87,9 @@ def test_same_seed_same_history_other_seed_another(finished, phantom_data):
 def test_it_can_learn(phantom_data):
     """Loss, network, optimizer and pipeline together know four lesions by heart after a minute."""
     from augmentation import make_dataset
-    from dataset import find_samples, read_samples, resize_samples
     from metrics import training_metrics
+
+    from dataset import find_samples, read_samples, resize_samples
 
     keras.utils.set_random_seed(0)
     samples = [s for s in find_samples(phantom_data) if s.label != "normal"][:4]

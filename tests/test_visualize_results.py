@@ -8,21 +8,21 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
+import figures
 import keras
 import numpy as np
-import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
-from PIL import Image
-
-import figures
 import own_images
 import predict
+import pytest
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
+from decision import Decision
+from files import RunError
+from PIL import Image
+from rebuild import load_run
+
 import visualize_results
 from attention_unet import build_attention_unet
 from dataset import DataError
-from decision import Decision
-from files import RunError
-from rebuild import load_run
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from dataset import SUFFIXES, DataError, read_gray
-from decision import Decision, to_mask
-from figures import draw_overlay
-from predict import BATCH, predict_pictures, unlike_training
+from dataset import SUFFIXES, DataError, read_gray, try_reading
+from segmentation.decision import Decision, to_mask
+from segmentation.figures import draw_overlay
+from segmentation.files import write_picture
+from segmentation.predict import BATCH, predict_pictures, unlike_training
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -48,13 +49,6 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
     names = unique_names(files)
     output.mkdir(parents=True, exist_ok=True)
     rows, problems = [], []
-
-    def read(path: Path) -> np.ndarray | str:
-        try:
-            return read_gray(path)
-        except DataError as error:
-            return str(error)
-
     batch = min(BATCH, len(files))
     chunks = [slice(start, start + batch) for start in range(0, len(files), batch)]
     writing: list[Future] = []
@@ -62,11 +56,11 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(files), desc="predicting", unit="image") as progress,
     ):
-        reading = [pool.submit(read, path) for path in files[chunks[0]]]
+        reading = [pool.submit(try_reading, read_gray, path) for path in files[chunks[0]]]
         for chunk, following in zip(chunks, [*chunks[1:], slice(0)], strict=True):
             pictures = [job.result() for job in reading]
             # While the network is busy, the next pictures are read and the last results drawn.
-            reading = [pool.submit(read, path) for path in files[following]]
+            reading = [pool.submit(try_reading, read_gray, path) for path in files[following]]
             problems += [p for p in pictures if isinstance(p, str)]
             good = [
                 (f, n, p)
@@ -92,10 +86,10 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         print(f"warning: {row['file']} looks unlike the training data ({row['warning']}): do not trust its mask")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    if decision.lesion_known:
+    if decision.lesion_given:
         print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
     elif nothing := sum(not row["area_px"] for row in rows):
-        print(f"no lesion in {nothing} of {len(rows)} pictures; where you know that there is one: --lesion-known")
+        print(f"no lesion in {nothing} of {len(rows)} pictures; where you know that there is one: --lesion-given")
     print(f"{len(rows)} predictions in {output}" + (f"; {len(problems)} files skipped" if problems else ""))
     return 1 if problems else 0
 
@@ -132,9 +126,8 @@ def write_prediction(
         "mask.png": mask.astype(np.uint8) * 255,
         "probability.png": (full * 255).round().astype(np.uint8),
     }
-    for kind, pixels in pictures.items():
-        # imwrite cannot open a non-ASCII path on Windows.
-        (output / f"{name}_{kind}").write_bytes(cv2.imencode(Path(kind).suffix, pixels)[1].tobytes())
+    for ending, pixels in pictures.items():
+        write_picture(output / f"{name}_{ending}", pixels)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return {
         "file": str(path),

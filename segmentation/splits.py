@@ -1,4 +1,4 @@
-"""Near-duplicate groups, and splits that keep a group in one part.
+"""Splits that keep a group of near-copies in one part, and split.json, which records them.
 
 BUSI holds many near-copies of one frame, and no patient numbers. A random split puts a copy of many
 a test image into training; here a group of near-copies never straddles two parts.
@@ -7,112 +7,29 @@ a test image into training; here a group of near-copies never straddles two part
 import csv
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import cv2
 import numpy as np
-from scipy import fft
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
-from tqdm import tqdm
 
 from dataset import DataError, Sample
-from files import RunError, read_json
+from segmentation.errors import RunError
+from segmentation.files import read_json
 
-LISTS = Path(__file__).parent / "data" / "splits"
+LISTS = Path(__file__).parent.parent / "data" / "splits"
 PARTS = ("train", "val", "test")
-SplitKind = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random", "random-cv"]
-FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4, "random-cv": 5}  # of the other kinds, one
+Split = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random", "random-cv"]
+FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4, "random-cv": 5}  # of the others, one
 Normals = Literal["both", "train", "test", "none"]
-ChooseOn = Literal["validation", "rule", "nothing", "test"]
+ChooseOn = Literal["validation", "decision", "nothing", "test"]
 
-# Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
-WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
-CANDIDATE = 0.5  # whole-picture correlation below which no pair is searched by sliding
-_FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
 _TWENTIETHS = 20  # every split is made of twenty grouped, stratified folds of 5 %
-_LEAKY = ("all-random", "random-cv")  # kinds that ignore near-copies
+_LEAKY = ("all-random", "random-cv")  # these ignore near-copies
 _GROUPED_TEST = [0, 1, 2]  # those that are the test part of "grouped"
-
-
-class Pair(NamedTuple):
-    """Two near-copies (indices into the samples, a < b) and what tied them."""
-
-    a: int
-    b: int
-    whole: float
-    fine: float
-    sliding: float
-
-
-# ---------------------------------------------------------------- near-duplicates
-
-
-def _unit_rows(pictures: np.ndarray) -> np.ndarray:
-    rows = pictures.reshape(len(pictures), -1).astype(np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-
-
-def _high_pass(picture: np.ndarray, sigma: float) -> np.ndarray:
-    picture = picture.astype(np.float32)
-    return picture - cv2.GaussianBlur(picture, (0, 0), sigma)
-
-
-def _sliding_spectrum(picture: np.ndarray) -> np.ndarray:
-    """Spectrum of the fine structure at an eighth of the picture's own scale, on a common canvas."""
-    size = max(picture.shape[1] // 8, 8), max(picture.shape[0] // 8, 8)
-    small = _high_pass(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), 3)
-    small = ((small - small.mean()) / max(small.std(), 1e-6)).clip(-3, 3)[: _FRAME[0], : _FRAME[1]]
-    canvas = np.zeros(_FRAME, np.float32)
-    canvas[: small.shape[0], : small.shape[1]] = small
-    return fft.rfft2(canvas / max(np.linalg.norm(canvas), 1e-6))
-
-
-def near_duplicates(pictures: Sequence[np.ndarray]) -> list[Pair]:
-    """Pairs of near-copies among grey pictures, (H, W) uint8 each, of any size.
-
-    A pair is tied by any of three correlations:
-    - whole: 32x32 thumbnails (same frame, other gain, caliper or size);
-    - fine: 64x64 thumbnails without their coarse shading (same frame, other overlay);
-    - sliding: fine structure at the pictures' own scale, best over all shifts (another crop).
-    """
-    if not pictures:
-        return []
-    thumbnails = [cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in pictures]
-    whole = _unit_rows(np.stack([cv2.resize(t, (32, 32), interpolation=cv2.INTER_AREA) for t in thumbnails]))
-    fine = _unit_rows(
-        np.stack([cv2.resize(_high_pass(t, 6), (64, 64), interpolation=cv2.INTER_AREA) for t in thumbnails])
-    )
-    whole, fine = whole @ whole.T, fine @ fine.T
-    spectra = np.stack([_sliding_spectrum(p) for p in pictures])
-    pairs = []
-    for a in tqdm(range(len(pictures) - 1), desc="searching near-copies", unit="image", leave=False):
-        candidates = a + 1 + np.flatnonzero(whole[a, a + 1 :] > CANDIDATE)
-        sliding = np.zeros(len(pictures), np.float32)
-        if len(candidates):
-            shifted = fft.irfft2(spectra[candidates] * spectra[a].conj(), s=_FRAME, workers=os.cpu_count())
-            sliding[candidates] = shifted.max(axis=(1, 2))
-        tied = (whole[a] > WHOLE) | (fine[a] > FINE) | (sliding > SLIDING)
-        pairs += [
-            Pair(a, int(b), float(whole[a, b]), float(fine[a, b]), float(sliding[b]))
-            for b in np.flatnonzero(tied)
-            if b > a
-        ]
-    return pairs
-
-
-def group_pairs(count: int, pairs: Sequence[Pair]) -> np.ndarray:
-    """Group number of each of `count` images, (count,) int: pairs, and pairs of pairs, share one."""
-    a, b = [p.a for p in pairs], [p.b for p in pairs]
-    graph = coo_array((np.ones(len(pairs)), (a, b)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
 
 
 # ---------------------------------------------------------------- splits
@@ -142,7 +59,7 @@ def _curated_names() -> set[str]:
 def split_samples(
     samples: Sequence[Sample],
     groups: np.ndarray,
-    kind: SplitKind = "grouped",
+    split: Split = "grouped",
     fold: int = 0,
     seed: int = 0,
     normals: Normals = "both",
@@ -152,13 +69,13 @@ def split_samples(
 
     Args:
         samples: as `find_samples` lists them.
-        groups: near-duplicate group of each sample.
-        kind: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "tuning" fold 0..2, to compare ideas without a look
+        groups: near-copy group of each sample.
+        split: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "tuning" fold 0..2, to compare ideas without a look
             at the test images of "grouped": those are in no part, a third of the others stands for the test;
             "p1-1".."p1-3" the public lists of the CMUNeXt benchmark: its validation images are the test, 15 % of its
             training images the validation; "curated" the 450-image keep-list, fold 0..3, 60/15/25; "all-random"
             70/15/15 and "random-cv" fold 0..4 ignore groups, leak, and exist to measure the leak.
-        fold: for the kinds that have folds.
+        fold: for those that have folds.
         seed: of the shuffling (p1's test images are fixed).
         normals: parts that may hold normal images: both; "train" (and validation); "test"; none.
         choose_on: if it is "nothing" or "test", the validation images are trained on.
@@ -170,62 +87,68 @@ def split_samples(
     Raises:
         DataError: the fold does not exist, an image of a public list is missing, or a part is empty.
     """
-    folds_of = FOLDS.get(kind, 1)
+    folds_of = FOLDS.get(split, 1)
     if not 0 <= fold < folds_of:
-        raise DataError(f"split {kind} has fold {'0' if folds_of == 1 else f'0 to {folds_of - 1}'}, not {fold}.")
+        raise DataError(f"split {split} has fold {'0' if folds_of == 1 else f'0 to {folds_of - 1}'}, not {fold}.")
     largest = max(Counter(s.label for s in samples).values(), default=0)
     if largest < _TWENTIETHS:
         raise DataError(f"{len(samples)} images are too few to split: one class must have at least {_TWENTIETHS}.")
-    index = {s.name: i for i, s in enumerate(samples)}
-    folds = _folds(samples, np.arange(len(samples)) if kind in _LEAKY else groups, seed)
-    part = np.full(len(samples), "train", dtype="U5")
-    if kind.startswith("p1-"):
-        test, rest = _names(f"busi_val{kind[3]}.txt"), _names(f"busi_train{kind[3]}.txt")
-        _require(index, test | rest, kind)
-        # The lists leave the normals out: 30 % of them are tested, as of the lesions.
-        part[np.isin(folds, range(3, 9))] = "test"
-        part[[index[name] for name in rest]] = "train"
-        part[np.isin(folds, (0, 1, 2))] = "val"
-        part[[index[name] for name in test]] = "test"
-    elif kind == "curated":
-        _require(index, _curated_names(), kind)
-        keep = np.isin(np.arange(len(samples)), [index[name] for name in _curated_names()])
-        part[np.isin(folds, range(5 * fold, 5 * fold + 5))] = "test"
-        part[np.isin(folds, [(5 * fold + 5 + k) % _TWENTIETHS for k in range(3)])] = "val"
-        part[~keep] = ""
-    elif kind == "tuning":
-        part[np.isin(folds, _GROUPED_TEST)] = ""
-        others = np.setdiff1d(range(_TWENTIETHS), _GROUPED_TEST)
-        thirds = np.array_split(others, FOLDS[kind])
-        part[np.isin(folds, thirds[fold])] = "test"
-        part[np.isin(folds, thirds[fold - 1][:3])] = "val"
-    else:
-        five = kind in ("grouped-cv", "random-cv")
-        test_folds = [4 * fold + k for k in range(4)] if five else _GROUPED_TEST
-        val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if five else [3, 4, 5]
-        part[np.isin(folds, test_folds)] = "test"
-        part[np.isin(folds, val_folds)] = "val"
+    folds = _folds(samples, np.arange(len(samples)) if split in _LEAKY else groups, seed)
+    part = _assign_parts(samples, split, fold, folds)
     normal = np.array([s.label == "normal" for s in samples])
     allowed = {"both": PARTS, "train": ("train", "val"), "test": ("test",), "none": ()}[normals]
     part[normal & ~np.isin(part, allowed)] = ""
     parts = {name: np.flatnonzero(part == name).tolist() for name in PARTS}
     for name, members in parts.items():
         if not any(samples[i].label != "normal" for i in members):
-            raise DataError(f"split {kind}: no lesion image is left for {name}. Use more images.")
+            raise DataError(f"split {split}: no lesion image is left for {name}. Use more images.")
     if choose_on in ("nothing", "test"):
         parts = {"train": sorted(parts["train"] + parts["val"]), "val": [], "test": parts["test"]}
     return parts
 
 
-def _require(index: dict[str, int], names: set[str], kind: str) -> None:
+def _assign_parts(samples: Sequence[Sample], split: Split, fold: int, folds: np.ndarray) -> np.ndarray:
+    """Part of each sample, "" for none, from its fold among the twenty."""
+    index = {s.name: i for i, s in enumerate(samples)}
+    part = np.full(len(samples), "train", dtype="U5")
+    if split.startswith("p1-"):
+        test, rest = _names(f"busi_val{split[3]}.txt"), _names(f"busi_train{split[3]}.txt")
+        _require(index, test | rest, split)
+        # The lists leave the normals out: 30 % of them are tested, as of the lesions.
+        part[np.isin(folds, range(3, 9))] = "test"
+        part[[index[name] for name in rest]] = "train"
+        part[np.isin(folds, (0, 1, 2))] = "val"
+        part[[index[name] for name in test]] = "test"
+    elif split == "curated":
+        _require(index, _curated_names(), split)
+        keep = np.isin(np.arange(len(samples)), [index[name] for name in _curated_names()])
+        part[np.isin(folds, range(5 * fold, 5 * fold + 5))] = "test"
+        part[np.isin(folds, [(5 * fold + 5 + k) % _TWENTIETHS for k in range(3)])] = "val"
+        part[~keep] = ""
+    elif split == "tuning":
+        part[np.isin(folds, _GROUPED_TEST)] = ""
+        others = np.setdiff1d(range(_TWENTIETHS), _GROUPED_TEST)
+        thirds = np.array_split(others, FOLDS[split])
+        part[np.isin(folds, thirds[fold])] = "test"
+        part[np.isin(folds, thirds[fold - 1][:3])] = "val"
+    else:
+        five = split in ("grouped-cv", "random-cv")
+        test_folds = [4 * fold + k for k in range(4)] if five else _GROUPED_TEST
+        val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if five else [3, 4, 5]
+        part[np.isin(folds, test_folds)] = "test"
+        part[np.isin(folds, val_folds)] = "val"
+    return part
+
+
+def _require(index: dict[str, int], names: set[str], split: str) -> None:
     if missing := sorted(names - set(index)):
         raise DataError(
-            f"split {kind} needs the published BUSI: {len(missing)} of its {len(names)} images are not "
+            f"split {split} needs the published BUSI: {len(missing)} of its {len(names)} images are not "
             f"here, {missing[0]!r} first. Use --split grouped."
         )
 
 
-def twins_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> list[int]:
+def near_copies_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> list[int]:
     """Test samples that have a near-copy in training or validation."""
     seen = set(groups[parts["train"] + parts["val"]])
     return [i for i in parts["test"] if groups[i] in seen]
@@ -242,7 +165,7 @@ def file_hash(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str, list[int]], **about) -> dict:
+def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str, list[int]], **settings) -> dict:
     """What `split.json` holds: how the split was made, then part, group and hashes of every image in it.
 
     `sha256` is that of image and masks together, `image_sha256` of the image alone.
@@ -257,7 +180,7 @@ def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str,
         for name, members in parts.items()
         for i in members
     }
-    return {**about, "images": images}
+    return {**settings, "images": images}
 
 
 def hashes_seen(run: Path) -> set[str]:

@@ -12,6 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from sklearn.calibration import calibration_curve
+
+from segmentation.scores import overlap
 
 REFERENCE, PREDICTION = "#56B4E9", "#E69F00"  # outlines
 FALSE_POSITIVE, FALSE_NEGATIVE = "#D55E00", "#009E73"  # hatched areas
@@ -196,30 +199,29 @@ def distributions(scores: Sequence[Mapping]) -> Figure:
 
 
 def reliability(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean probability, observed share of lesion and count in each of 15 bins, and the expected calibration
-    error (Guo et al. 2017, On calibration of modern neural networks, section 2)."""
-    index = np.minimum((probability * BINS).astype(int), BINS - 1).ravel()
-    count = np.bincount(index, minlength=BINS)
-    divisor = np.maximum(count, 1)
-    mean = np.bincount(index, weights=probability.ravel(), minlength=BINS) / divisor
-    observed = np.bincount(index, weights=reference.ravel(), minlength=BINS) / divisor
-    return mean, observed, count, float(np.sum(count / max(count.sum(), 1) * np.abs(mean - observed)))
+    """Mean probability, observed share of lesion and number of pixels of each bin that holds any, of 15, and the
+    expected calibration error (Guo et al. 2017, On calibration of modern neural networks, section 2)."""
+    if not probability.size:
+        return np.empty(0), np.empty(0), np.empty(0, int), 0.0
+    observed, mean = calibration_curve(reference.ravel(), probability.ravel(), n_bins=BINS)
+    edges = np.linspace(0, 1, BINS + 1)[1:-1]
+    count = np.bincount(np.searchsorted(edges, probability.ravel()), minlength=BINS)
+    count = count[count > 0]
+    return mean, observed, count, float(np.sum(count / count.sum() * np.abs(mean - observed)))
 
 
 def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
     """Dice, IoU and sensitivity (means over lesion images) and false-positive area (mean over normals; NaN
     without any) at each threshold, at the network's resolution. Arrays (N, S, S)."""
-    reference = reference.reshape(len(reference), -1).astype(bool)
-    probability = probability.reshape(len(probability), -1)
-    lesion = reference.any(axis=1)
-    rows = []
+    lesion = reference.any(axis=(1, 2))
+    curves = {"dice": [], "iou": [], "sensitivity": [], "false_positive_area": []}
     for threshold in thresholds:
         predicted = probability > threshold
-        tp = (predicted & reference)[lesion].sum(axis=1)
-        p, r = predicted[lesion].sum(axis=1), reference[lesion].sum(axis=1)
-        area = predicted[~lesion].mean() if (~lesion).any() else np.nan
-        rows.append((np.mean(2 * tp / (p + r)), np.mean(tp / (p + r - tp)), np.mean(tp / r), area))
-    return dict(zip(("dice", "iou", "sensitivity", "false_positive_area"), np.array(rows).T, strict=True))
+        scores = [overlap(r, p) for r, p in zip(reference[lesion], predicted[lesion], strict=True)]
+        for curve, key in (("dice", "dice"), ("iou", "iou"), ("sensitivity", "recall")):
+            curves[curve].append(np.mean([score[key] for score in scores]))
+        curves["false_positive_area"].append(predicted[~lesion].mean() if (~lesion).any() else np.nan)
+    return {name: np.array(values) for name, values in curves.items()}
 
 
 def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float) -> Figure:
@@ -228,11 +230,11 @@ def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float
     `threshold` is the run's own, drawn as a line."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
-    mean, observed, count, error = reliability(probability, reference)
+    mean, observed, _, error = reliability(probability, reference)
     lesion = probability > threshold
     inside = reliability(probability[lesion], reference[lesion])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
-    diagram.plot(mean[count > 0], observed[count > 0], "o-", color="black")
+    diagram.plot(mean, observed, "o-", color="black")
     diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test")
     diagram.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",

@@ -1,4 +1,4 @@
-"""JSON and other small files, written whole or not at all."""
+"""JSON, pictures and other small files, written whole or not at all."""
 
 import json
 import os
@@ -6,11 +6,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
+
+from segmentation.errors import RunError
+
 MAX_JSON_BYTES = 20_000_000
-
-
-class RunError(Exception):
-    """A run folder cannot be used; the message names the file and says what to do."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -38,6 +39,14 @@ def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all; NaN is refused, since it is no JSON."""
     text = json.dumps(content, indent=1, allow_nan=False, default=_path_as_text) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write an (H, W) or (H, W, 3) BGR uint8 picture in the format of the path's ending.
+
+    Not by `cv2.imwrite`, which says nothing of a full disk, and cannot open a non-ASCII path on Windows.
+    """
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
 
 
 def read_json(path: Path) -> dict:

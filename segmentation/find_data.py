@@ -1,16 +1,20 @@
-"""Get BUSI: a folder, the archive as Kaggle ships it, or a download."""
+"""Where the data comes from: a folder, BUSI's archive as Kaggle ships it, a download, or simulated pictures."""
 
 import re
 import shutil
 import stat
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from dataset import DataError, has_classes, has_pairs
+from dataset import CLASSES, DataError, Sample, detect_layout
+from segmentation.phantoms import MARKER, write_phantoms
 
 KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
 ARCHIVES = ("archive.zip", "Dataset_BUSI_with_GT.zip")
+BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
+PHANTOM_IMAGES = 160  # how many pictures are simulated where BUSI cannot be had
 MAX_BYTES, MAX_FILES, MAX_RATIO = 2_000_000_000, 20_000, 100  # BUSI: 0.3 GB, 1578 files
 
 
@@ -49,16 +53,51 @@ def find_data(data_dir: Path | None) -> Path | None:
         return None
 
 
+def find_or_draw(data_dir: Path | None, seed: int) -> tuple[Path, bool]:
+    """As `find_data`, but where no data can be had, phantoms are drawn in `data/` with that seed, and a banner says so.
+
+    Returns:
+        The folder, and whether it holds such phantoms.
+    """
+    root = find_data(data_dir)
+    if root is not None:
+        return root, False
+    line = "!" * 100
+    print(
+        f"{line}\nNO BREAST ULTRASOUND DATA: training on SIMULATED images (segmentation/phantoms.py). The result says\n"
+        "nothing about patients. To use BUSI, see data/README.md, then: python train_model.py --data-dir FOLDER\n"
+        f"{line}",
+        flush=True,
+    )
+    root = Path("data") / f"phantoms-{PHANTOM_IMAGES}-seed{seed}"
+    if not (root / MARKER).exists():  # written last: the folder is whole
+        write_phantoms(root, PHANTOM_IMAGES, seed)
+    return root, True
+
+
+def data_source(root: Path, samples: Sequence[Sample]) -> str:
+    """ "phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
+    if (root / MARKER).exists():
+        return "phantom"
+    counts = {label: [len(s.masks) for s in samples if s.label == label] for label in CLASSES}
+    same = {label: (len(masks), sum(masks)) for label, masks in counts.items()} == BUSI_COUNTS
+    if detect_layout(root) == "classes" and not same:
+        images, masks = (sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
+        here = f"{len(samples)} images and {sum(len(s.masks) for s in samples)} masks"
+        print(f"note: {root} holds {here}; BUSI has {images} and {masks}.")
+    return "busi" if same and detect_layout(root) == "classes" else "custom"
+
+
 def _find_root(folder: Path) -> Path | None:
     nested = [folder, folder / "Dataset_BUSI_with_GT", folder / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"]
     for root in nested:
-        if has_classes(root) or has_pairs(root):
+        if detect_layout(root):
             return root
     for archive in ARCHIVES:
         if (folder / archive).is_file():
             print(f"unpacking {folder / archive}")
             unpack_archive(folder / archive, folder)
-            return next(filter(has_classes, nested), None)
+            return next(filter(detect_layout, nested), None)
     return None
 
 

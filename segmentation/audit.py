@@ -1,6 +1,10 @@
-"""What is in a BUSI folder, and what is wrong with it. Run as: python dataset.py --data-dir data"""
+"""What is in a folder of data, and what is wrong with it.
+
+python -m segmentation.audit --data-dir data
+"""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +12,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tyro
 from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import LABELS, DataError, Sample, data_kind, list_samples, read_sample, resize_image, resize_mask
-from download import find_data
-from files import write_json
-from splits import FINE, SLIDING, WHOLE, Pair, group_pairs, near_duplicates
+from dataset import LABELS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
+from segmentation.errors import one_clear_line
+from segmentation.files import write_json, write_picture
+from segmentation.find_data import data_source, find_data
+from segmentation.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
+from segmentation.scores import overlap
 
 SAME_FRAME = 0.98  # whole-picture correlation from which two masks should agree
 COLOUR_DIFFERENCE, COLOUR_SHARE = 40, 0.0005  # a pixel is coloured / a picture has an overlay from here on
@@ -22,7 +29,7 @@ SHEET_PAIRS = 40
 
 
 @dataclass(frozen=True)
-class Config:
+class AuditConfig:
     """Where to look, and where to write."""
 
     data_dir: Path  # folder with BUSI, or with its archive
@@ -59,8 +66,7 @@ def read(sample: Sample) -> Reading:
 
 def mask_agreement(a: np.ndarray, b: np.ndarray) -> float:
     """Dice between the masks of two near-copies, compared on one grid of 256x256."""
-    a, b = (resize_mask(mask, (256, 256)).astype(bool) for mask in (a, b))
-    return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
+    return overlap(resize_mask(a, (256, 256)), resize_mask(b, (256, 256)))["dice"]
 
 
 def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
@@ -69,7 +75,7 @@ def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
     readings = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     problems += [r.problem for r in readings if r.problem]
     good = [r for r in readings if not r.problem]
-    pairs = near_duplicates([r.image for r in good])
+    pairs = near_copies([r.image for r in good])
     groups = group_pairs(len(good), pairs)
     members = [
         [good[i].sample for i in np.flatnonzero(groups == g)] for g, n in Counter(groups.tolist()).items() if n > 1
@@ -85,7 +91,7 @@ def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
     heights, widths = ([r.image.shape[k] for r in good] for k in (0, 1))
     report = {
         "folder": str(root),
-        "kind": data_kind(root),
+        "source": data_source(root, samples),
         "problems": problems,
         "images": dict(Counter(s.label for s in samples)),
         "mask_files": sum(len(s.masks) for s in samples),
@@ -112,7 +118,7 @@ def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
             "images": sum(map(len, members)),
         },
         "groups_across_classes": [[s.name for s in group] for group in members if len({s.label for s in group}) > 1],
-        "twin_masks": {
+        "near_copy_masks": {
             "pairs": len(agreement),
             "mean_dice": _round(np.mean, agreement),
             "median_dice": _round(np.median, agreement),
@@ -161,10 +167,10 @@ def contact_sheet(good: Sequence[Reading], pairs: Sequence[Pair]) -> np.ndarray:
 
 def describe(report: dict) -> str:
     """The report as a person reads it."""
-    copies, twins = report["near_copies"], report["twin_masks"]
+    copies, masks = report["near_copies"], report["near_copy_masks"]
     across = [" = ".join(group) for group in report["groups_across_classes"]]
     lines = [
-        f"{report['folder']} ({report['kind']})",
+        f"{report['folder']} ({report['source']})",
         f"images          {report['images']}, {report['mask_files']} mask files",
         f"height x width  {report['size']}",
         f"mask modes      {report['mask_modes']}",
@@ -174,15 +180,15 @@ def describe(report: dict) -> str:
         f"identical       {'; '.join(' = '.join(pair) for pair in report['identical']) or 'none'}",
         f"near-copies     {copies['pairs']} pairs tie {copies['images']} images into {copies['groups']} groups",
         f"across classes  {len(across)} groups: {'; '.join(across)}",
-        f"twin masks      {twins['pairs']} pairs of one frame agree with Dice {twins['mean_dice']} (mean), "
-        f"{twins['median_dice']} (median), {len(twins['below_0.5'])} below 0.5: about the most a network can score",
+        f"their masks     {masks['pairs']} pairs of one frame agree with Dice {masks['mean_dice']} (mean), "
+        f"{masks['median_dice']} (median), {len(masks['below_0.5'])} below 0.5: about the most a network can score",
     ]
     problems = report["problems"]
     lines += [f"{len(problems)} problems make training wrong:", *problems] if problems else ["no problem found"]
     return "\n".join(lines)
 
 
-def main(config: Config) -> int:
+def main(config: AuditConfig) -> int:
     """Print the audit, write audit.json and audit.png.
 
     Returns:
@@ -193,7 +199,11 @@ def main(config: Config) -> int:
     report, good, pairs = audit(root)
     print(describe(report))
     write_json(config.output / "audit.json", report)
-    # imwrite says nothing of a full disk, and cannot open a non-ASCII path on Windows.
-    (config.output / "audit.png").write_bytes(cv2.imencode(".png", contact_sheet(good, pairs))[1].tobytes())
+    write_picture(config.output / "audit.png", contact_sheet(good, pairs))
     print(f"written: {config.output / 'audit.json'}, {config.output / 'audit.png'}")
     return 1 if report["problems"] else 0
+
+
+if __name__ == "__main__":
+    with one_clear_line():
+        sys.exit(main(tyro.cli(AuditConfig, description=__doc__)))

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import Sample, resize_image
-from decision import Decision, calibrated, to_mask
-from metrics import KNOWN, overlap, score_image
+from segmentation.decision import Decision, calibrated, to_mask
+from segmentation.scores import LESION_GIVEN, overlap, score_image
 
 BATCH = 16
 
@@ -63,21 +63,21 @@ def score_samples(
         probabilities: what `predict_pictures` returns for the images.
         samples: BUSI images.
         pictures: image and mask of each, as `read_sample` returns them.
-        groups: near-duplicate group of each.
+        groups: near-copy group of each.
         decision: how a probability becomes a mask.
 
     Returns:
         One dict an image: name, label, group, height, width, diagonal, the scores of `score_image`, and Dice and IoU
-        of the mask that is drawn where a lesion is known to be there, None for a normal (`metrics.KNOWN`).
+        of the mask that is drawn with lesion presence given, None for a normal image (`scores.LESION_GIVEN`).
     """
     scores = []
-    knowing = replace(decision, lesion_known=True)
+    with_presence = replace(decision, lesion_given=True)
     progress = tqdm(samples, desc="scoring", unit="image", leave=False)
     for sample, (image, reference), group, probability in zip(progress, pictures, groups, probabilities, strict=True):
-        known = None, None
+        given = None, None
         if sample.label != "normal":
-            drawn = overlap(reference, to_mask(probability, image.shape, knowing))
-            known = drawn["dice"], drawn["iou"]
+            drawn = overlap(reference, to_mask(probability, image.shape, with_presence))
+            given = drawn["dice"], drawn["iou"]
         scores.append(
             {
                 "name": sample.name,
@@ -87,7 +87,7 @@ def score_samples(
                 "width": image.shape[1],
                 "diagonal": float(np.hypot(*image.shape)),
                 **score_image(reference, to_mask(probability, image.shape, decision)),
-                **dict(zip(KNOWN, known, strict=True)),
+                **dict(zip(LESION_GIVEN, given, strict=True)),
             }
         )
     return scores

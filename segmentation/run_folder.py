@@ -10,13 +10,11 @@ metrics.json  scores of the held-out test images; a run that has it is finished
 """
 
 import csv
-import io
 import math
 import os
 import platform
 import subprocess
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
@@ -24,13 +22,17 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import keras
-import numpy as np
 from filelock import FileLock, Timeout
 
+from attention_unet import GATES, build_attention_unet
 from dataset import LABELS
-from files import RunError, read_json, write_atomic
-from metrics import KNOWN, SCORES
+from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename, upgrade_network, upgrade_settings
+from segmentation.encoders import APPLICATIONS, LITE, choose_encoder
+from segmentation.errors import RunError
+from segmentation.files import read_json
+from segmentation.scores import LESION_GIVEN, SCORES
 
+MAX_WEIGHTS_BYTES, MAX_CHANNELS = 500_000_000, 2048
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
 HISTORY = ("epoch", "loss", "dice", "iou", "accuracy", "learning_rate")  # of every row; the val_ ones may be missing
 
@@ -41,7 +43,7 @@ def environment() -> dict[str, str]:
         ["git", "describe", "--always", "--dirty", "--exclude=*"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parent.parent,
         check=False,
     )
     return {
@@ -55,17 +57,17 @@ def environment() -> dict[str, str]:
 # ---------------------------------------------------------------- open
 
 
-def settings_from_json(kind: type, stored: object, path: Path):
-    """Rebuild a settings dataclass from config.json; keys and types are checked, as nothing else would.
+def settings_from_json(settings: type, stored: object, path: Path):
+    """Rebuild a dataclass of settings from config.json; keys and types are checked, as nothing else would.
 
     Raises:
         RunError: a key is unknown or a value has the wrong type or range.
     """
     if not isinstance(stored, dict):
         raise RunError(f'{path}: has no "config" object.')
-    hints = get_type_hints(kind)
+    hints = get_type_hints(settings)
     values = {}
-    for key, value in stored.items():
+    for key, value in upgrade_settings(stored, path).items():
         if key not in hints:
             raise RunError(f"{path}: setting {key!r} is not known. Was the run made by a newer version?")
         allowed = get_args(hints[key]) or (hints[key],)
@@ -73,14 +75,15 @@ def settings_from_json(kind: type, stored: object, path: Path):
             good = value in allowed
         elif Path in allowed:
             good = type(value) is str or (value is None and type(None) in allowed)
-            value = Path(value) if good and value is not None else value
+            words = [word for option in allowed for word in get_args(option)]  # "imagenet" is no path
+            value = Path(value) if good and value is not None and value not in words else value
         else:
             good = type(value) in allowed or (float in allowed and type(value) is int)
         if not good:
             raise RunError(f"{path}: setting {key!r} cannot be {value!r}.")
         values[key] = value
     try:
-        return kind(**values)
+        return settings(**values)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
 
@@ -165,11 +168,12 @@ def read_metrics(path: Path) -> dict:
     Raises:
         RunError: the file is missing or damaged, or a score in it cannot come from training.
     """
-    metrics = read_json(path)
-    kinds = {"data": str, "split": str, "twins_in_training": int, "parameters": int, "environment": dict}
-    kinds |= {"best_epoch": int, "minutes": (int, float, type(None)), "images": list}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(metrics.get(key, ...), kind)]:
+    metrics = rename(read_json(path), RENAMED_METRICS)
+    types = {"data": str, "split": str, "near_copies_in_training": int, "parameters": int, "environment": dict}
+    types |= {"best_epoch": int, "minutes": (int, float, type(None)), "images": list}
+    if wrong := [key for key, expected in types.items() if not isinstance(metrics.get(key, ...), expected)]:
         raise RunError(f"{path}: {wrong[0]!r} is missing, or of the wrong type.")
+    metrics["images"] = [rename(s, RENAMED_SCORES) if isinstance(s, dict) else s for s in metrics["images"]]
     for score in metrics["images"]:
         try:
             good = type(score["name"]) is str and score["label"] in LABELS
@@ -177,7 +181,7 @@ def read_metrics(path: Path) -> dict:
             good &= min(score["height"], score["width"], score["diagonal"]) > 0 and type(score["group"]) is int
             good &= min(score["dice"], score["iou"]) >= 0  # of the others, None is undefined
             good &= all(score[key] is None or math.isfinite(score[key]) for key in SCORES)
-            good &= all(score.get(key) is None or math.isfinite(score[key]) for key in KNOWN)  # not of old runs
+            good &= all(score.get(key) is None or math.isfinite(score[key]) for key in LESION_GIVEN)
         except (KeyError, TypeError):
             good = False
         if not good:
@@ -187,105 +191,96 @@ def read_metrics(path: Path) -> dict:
     return metrics
 
 
-class RunRecorder(keras.callbacks.Callback):
-    """Writes history.csv, best.keras and backup.npz; stops early; can go on where a run was killed.
+# ---------------------------------------------------------------- the network
 
-    Stands for CSVLogger, ModelCheckpoint, EarlyStopping and BackupAndRestore, which (Keras 3.15)
-    overwrite good files in place, keep a NaN epoch as best, and forget the best score on resume. All
-    that is remembered is in two files: the history says what was best and for how long, the backup's
-    iteration count says how many of its rows count.
 
-    Put it behind SwapEMAWeights(swap_on_epoch=True): at the end of an epoch it then sees the averaged
-    weights (best.keras), at the start of the next the raw ones (backup.npz).
+def _check_network(path: Path, network: object) -> dict:
+    """The allow-list: only these keys, only these types and sizes, can reach the builder."""
+    checks: dict[str, Callable[[object], bool]] = {
+        "input_shape": lambda v: (
+            isinstance(v, list) and len(v) == 3 and all(type(n) is int and 0 < n <= 4096 for n in v)
+        ),
+        "base_filters": lambda v: type(v) is int and 0 < v <= 256,
+        "depth": lambda v: type(v) is int and 0 < v <= 8,
+        "gates": lambda v: v in GATES,
+        "encoder": lambda v: v in ("none", *LITE, *APPLICATIONS),
+    }
+    if not isinstance(network, dict):
+        raise RunError(f'{path}: has no "network" object.')
+    network = upgrade_network(network, path)
+    for key, value in network.items():
+        if key not in checks:
+            raise RunError(f"{path}: network key {key!r} means nothing here. Was the run made by a newer version?")
+        if not checks[key](value):
+            raise RunError(f"{path}: network key {key!r} cannot be {value!r}.")
+    if missing := set(checks) - set(network):
+        raise RunError(f"{path}: network key {min(missing)!r} is missing.")
+    if network["base_filters"] * 2 ** network["depth"] > MAX_CHANNELS:
+        raise RunError(f"{path}: a network of more than {MAX_CHANNELS} channels. Refused.")
+    return {**network, "input_shape": tuple(network["input_shape"])}
+
+
+def _check_use(path: Path, config: dict) -> None:
+    """What is read from config.json beside the network, when a run is shown or used."""
+
+    def number(value: object) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    limits = config.get("appearance", {})
+    good = isinstance(limits, dict) and all(
+        isinstance(v, list) and len(v) == 2 and all(map(number, v)) for v in limits.values()
+    )
+    if not good:
+        raise RunError(f'{path}: "appearance" holds a value of the wrong type.')
+
+
+def build_network(encoder: str, **arguments) -> keras.Model:
+    """`build_attention_unet` with the encoder of that name; what else config.json keeps under "network" goes to it."""
+    return build_attention_unet(encoder=choose_encoder(encoder), **arguments)
+
+
+def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
+    """Rebuild a run's network and load its weights. No code from any file is run.
 
     Args:
         run: the run's folder.
-        monitor: history column whose maximum is best.
-        patience: epochs without a new best before training stops.
-        steps_per_epoch: training steps in an epoch.
+        weights: the file in it.
+
+    Returns:
+        The network, and config.json.
+
+    Raises:
+        RunError: a file is missing, damaged, or does not fit the network.
     """
-
-    def __init__(self, run: Path, monitor: str, patience: int, steps_per_epoch: int):
-        super().__init__()
-        self.run, self.monitor, self.patience, self.steps_per_epoch = run, monitor, patience, steps_per_epoch
-        self.history: list[dict[str, float]] = []
-
-    def _state(self) -> list:
-        # Random states (dropout) are variables of their layers, and not among model.variables.
-        seeds = [v for layer in self.model.layers for v in layer.variables if "seed_generator" in v.path]
-        return list({id(v): v for v in (*self.model.variables, *seeds, *self.model.optimizer.variables)}.values())
-
-    def restore(self, model: keras.Model) -> int:
-        """Load backup.npz into a compiled model and return the epoch to go on with (0 without a backup).
-
-        Raises:
-            RunError: the backup does not fit the model, or the history is shorter than it says.
-        """
-        path = self.run / "backup.npz"
-        if not path.exists():
-            return 0
-        self.set_model(model)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                for number, variable in enumerate(self._state()):
-                    variable.assign(arrays[f"v{number}"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise RunError(f"{path}: does not fit this run ({error}). Start it under another --run name.") from None
-        epoch = int(model.optimizer.iterations) // self.steps_per_epoch
-        self.history = read_history(self.run / "history.csv")[:epoch]
-        if len(self.history) < epoch:
-            raise RunError(
-                f"{self.run / 'history.csv'}: has {len(self.history)} rows, the backup {epoch} epochs. "
-                "Start the run under another --run name."
-            )
-        return epoch
-
-    def best_epoch(self) -> int | None:
-        """Epoch (from 0) of the best finite score so far."""
-        scores = [row[self.monitor] if math.isfinite(row[self.monitor]) else -math.inf for row in self.history]
-        return int(np.argmax(scores)) if scores and max(scores) > -math.inf else None
-
-    def finished(self, epochs: int) -> bool:
-        """Whether training is over: all epochs done, or no better one for `patience` epochs."""
-        best = self.best_epoch()
-        return len(self.history) >= epochs or (best is not None and len(self.history) - 1 - best >= self.patience)
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Stop at the first loss that is no number, before anything is saved."""
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise RunError(
-                f"{self.run}: the loss became {logs['loss']} in epoch {len(self.history) + 1}. The best network so "
-                "far is kept. Start a new --run with a lower --learning-rate, or a lower --clip-norm."
-            )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Back up the state after the epoch before, raw weights and optimizer."""
-        if self.history:
-            buffer = io.BytesIO()  # in memory first: a full disk then fails on one plain write
-            np.savez(buffer, **{f"v{n}": np.asarray(v) for n, v in enumerate(self._state())})
-            write_atomic(self.run / "backup.npz", lambda path: path.write_bytes(buffer.getbuffer()))
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Add a history row; save the network if it is the best; stop if none was for `patience` epochs."""
-        row = {"epoch": epoch, "learning_rate": float(self.model.optimizer.learning_rate)} | {
-            key: float(value) for key, value in (logs or {}).items()
-        }
-        self.history.append(row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, row)
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_atomic(self.run / "history.csv", lambda path: path.write_text(text.getvalue()))
-        if self.best_epoch() == len(self.history) - 1:
-            # Shares the layers but not the optimizer, which would make the file four times as large.
-            network = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
-            write_atomic(self.run / "best.keras", lambda path: _save_checked(network, path))
-        if self.finished(self.params["epochs"]):
-            self.model.stop_training = True
+    config = read_json(run / "config.json")
+    network = _check_network(run / "config.json", config.get("network"))
+    _check_use(run / "config.json", config)
+    path = run / weights
+    try:
+        if path.stat().st_size > MAX_WEIGHTS_BYTES:
+            raise RunError(f"{path}: larger than {MAX_WEIGHTS_BYTES // 10**6} MB. Refused.")
+        model = build_network(**network)
+        model.load_weights(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file. Has the run finished its first epoch?") from None
+    except RunError:
+        raise
+    except Exception as error:  # zipfile, h5py and Keras each raise their own for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise RunError(f"{path}: cannot be loaded into the network of config.json ({reason}).") from error
+    return model, config
 
 
-def _save_checked(network: keras.Model, path: Path) -> None:
-    network.save(path)
-    with zipfile.ZipFile(path) as written:
-        if damaged := written.testzip():
-            raise OSError(f"{damaged} was not written whole")
+def take_weights(model: keras.Model, run: Path) -> None:
+    """Give a network the weights of a run's best epoch; the image size may be another.
+
+    Raises:
+        RunError: the run's network cannot be loaded or has other layers.
+    """
+    other, _ = load_run(run)
+    if [w.shape for w in other.weights] != [w.shape for w in model.weights]:
+        raise RunError(
+            f"{run}: is another network than this one. Give --encoder, --base-filters, --depth and the other "
+            "settings of a network as in its config.json."
+        )
+    model.set_weights(other.get_weights())

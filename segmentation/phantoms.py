@@ -1,6 +1,6 @@
 """Simulated breast ultrasound in BUSI's folder layout, for runs without the real data.
 
-    python phantoms.py --output data/phantoms --images 120 --seed 0
+    python -m segmentation.phantoms --output data/phantoms --images 120 --seed 0
 
 The model is the classic convolution model of B-mode ultrasound (Bamber and Dickinson 1980, Phys. Med.
 Biol. 25:463; Meunier and Bertrand 1995, IEEE Trans. Med. Imaging 14:293): many random scatterers a
@@ -22,6 +22,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from segmentation.files import write_picture
+
+MARKER = "phantoms.json"  # a folder that holds it holds phantoms
 CLASS_SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # as in BUSI
 DYNAMIC_RANGE_DB = 60.0
 _RNG_STREAM = 20180411  # keeps the phantoms' draws apart from anything else that uses the same seed
@@ -185,7 +188,7 @@ def make_phantom(label: str, seed: int | tuple[int, ...]) -> tuple[np.ndarray, l
     return image, masks
 
 
-def make_twin(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def make_near_copy(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A near-copy, as BUSI holds many: the same frame with another crop and gain."""
     height, width = image.shape
     top, left = int(rng.integers(0, height // 40 + 1)), int(rng.integers(0, width // 40 + 1))
@@ -193,14 +196,14 @@ def make_twin(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> 
     return cv2.convertScaleAbs(image[window], alpha=rng.uniform(0.9, 1.1), beta=rng.uniform(-8, 8)), mask[window]
 
 
-def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: float = 0.1) -> Path:
+def write_phantoms(folder: Path, images: int = 120, seed: int = 0, near_copy_share: float = 0.1) -> Path:
     """Write a BUSI-layout tree of phantoms.
 
     Args:
         folder: gets `benign/`, `malignant/`, `normal/` and a marker file that says these are phantoms.
         images: how many pictures.
         seed: of everything drawn.
-        twin_share: share of the pictures that are near-copies of the one before, in the same class.
+        near_copy_share: share of the pictures that are near-copies of the one before, in the same class.
 
     Returns:
         `folder`.
@@ -212,8 +215,8 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: f
     previous: tuple[str, np.ndarray, list[np.ndarray]] = ("", np.empty(0), [])
     for index, label in enumerate(tqdm(labels, desc="drawing phantoms", unit="image", leave=False)):
         rng = np.random.default_rng((_RNG_STREAM, seed, index, 1))
-        if previous[0] == label and len(previous[2]) == 1 and rng.random() < twin_share / 0.7:
-            image, mask = make_twin(previous[1], previous[2][0], rng)
+        if previous[0] == label and len(previous[2]) == 1 and rng.random() < near_copy_share / 0.7:
+            image, mask = make_near_copy(previous[1], previous[2][0], rng)
             masks = [mask] if mask.any() else []
         else:
             image, masks = make_phantom(label, (seed, index))
@@ -224,17 +227,17 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, twin_share: f
         for number, mask in enumerate(masks):
             files["_mask" + (f"_{number}" if number else "")] = mask.astype(np.uint8) * 255
         for suffix, pixels in files.items():
-            # imwrite says nothing of a full disk, and cannot open a non-ASCII path on Windows.
-            (folder / label / f"{name}{suffix}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+            write_picture(folder / label / f"{name}{suffix}.png", pixels)
     marker = {"what": "simulated ultrasound, see phantoms.py", "images": len(labels), "seed": seed}
-    (folder / "phantoms.json").write_text(json.dumps(marker, indent=1) + "\n")
+    (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
     return folder
 
 
 if __name__ == "__main__":
     import tyro
 
-    from errors import DataError, one_clear_line
+    from dataset import DataError
+    from segmentation.errors import one_clear_line
 
     def write(output: Path, images: int = 160, seed: int = 0) -> None:
         """Write a BUSI-layout folder of simulated ultrasound."""

@@ -1,4 +1,4 @@
-"""Loss, training metrics, and the scores of a segmentation, image by image.
+"""Scores of a segmentation, image by image, their summaries and intervals, and the paired comparison of two runs.
 
 The rule for empty masks, used everywhere here:
 - reference and prediction both empty: Dice = IoU = precision = recall = 1, HD95 = ASSD = 0;
@@ -11,72 +11,12 @@ normals are judged by their false positives.
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-import keras
 import numpy as np
-from keras import ops
 from scipy import ndimage, stats
 
 SCORES = ("dice", "iou", "precision", "recall", "hd95", "assd")
-KNOWN = ("dice_known", "iou_known")  # of the mask drawn where a lesion is known to be there; not of normals
+LESION_GIVEN = ("dice_lesion_given", "iou_lesion_given")  # of the mask drawn with lesion presence given; not of normals
 FLATTERED = "FLATTERED: the epoch was chosen on the test images"
-
-# ---------------------------------------------------------------- training
-
-
-@keras.saving.register_keras_serializable("attention_unet")
-class BceDiceLoss(keras.losses.Loss):
-    """Binary cross-entropy + dice_weight * (1 - soft Dice), each a mean over images.
-
-    Soft Dice per image (Milletari et al. 2016, V-Net, section 3), with 1 pixel added above and below
-    so that an image without a lesion has a gradient too. dice_weight=0 is plain cross-entropy.
-
-    Inputs: references in {0, 1} and probabilities in [0, 1], both (B, H, W, 1).
-    """
-
-    def __init__(self, dice_weight: float = 1.0, name: str = "bce_dice", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.dice_weight = dice_weight
-
-    def call(self, y_true, y_pred):
-        """Loss of each image, (B,)."""
-        bce = ops.mean(keras.losses.binary_crossentropy(y_true, y_pred), axis=(1, 2))
-        overlap = ops.sum(y_true * y_pred, axis=(1, 2, 3))
-        total = ops.sum(y_true + y_pred, axis=(1, 2, 3))
-        return bce + self.dice_weight * (1 - (2 * overlap + 1) / (total + 1))
-
-    def get_config(self):
-        return {**super().get_config(), "dice_weight": self.dice_weight}
-
-
-@keras.saving.register_keras_serializable("attention_unet")
-class LesionDice(keras.metrics.Mean):
-    """Mean of the per-image Dice over images with a lesion, at a threshold; others have weight 0."""
-
-    def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.threshold = threshold
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: references and probabilities, both (B, H, W, 1)."""
-        y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred > self.threshold, "float32")
-        lesion = ops.sum(y_true, axis=(1, 2, 3))
-        overlap = ops.sum(y_true * y_pred, axis=(1, 2, 3))
-        dice = 2 * overlap / ops.maximum(lesion + ops.sum(y_pred, axis=(1, 2, 3)), 1)
-        weight = ops.cast(lesion > 0, "float32")
-        super().update_state(dice, weight if sample_weight is None else weight * ops.reshape(sample_weight, (-1,)))
-
-    def get_config(self):
-        return {**super().get_config(), "threshold": self.threshold}
-
-
-def training_metrics() -> list[keras.metrics.Metric]:
-    """Pixel accuracy, pooled foreground IoU and per-image lesion Dice, for `compile`."""
-    return [
-        keras.metrics.BinaryAccuracy(name="accuracy"),
-        keras.metrics.BinaryIoU(target_class_ids=[1], threshold=0.5, name="iou"),
-        LesionDice(name="dice"),
-    ]
-
 
 # ---------------------------------------------------------------- one image
 
@@ -174,7 +114,7 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
         `lesions`, each lesion class, and `all`: number of images, mean of every score, count of undefined
             ones, 95 % intervals of Dice and IoU; HD95 also with an undefined one counted as the diagonal, and as a
             share of the diagonal, whatever the resolution, without the normals that have a false positive; of
-            lesions also the means and intervals of `KNOWN`, where the scores have them;
+            lesions also the means and intervals of `LESION_GIVEN`, where the scores have them;
         `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
         `accuracy`: over all pixels, beside what predicting no lesion at all would get.
@@ -217,30 +157,30 @@ def _means(scores: Sequence[Mapping]) -> dict:
     out["hd95_of_diagonal"] = float(np.mean(relative)) if relative else None
     for key in ("dice", "iou"):
         out[f"{key}_interval"] = bootstrap_interval(defined[key], [s["group"] for s in scores])
-    for key in KNOWN:
+    for key in LESION_GIVEN:
         if None not in (values := [s.get(key) for s in scores]):
             out[key] = float(np.mean(values))
             out[f"{key}_interval"] = bootstrap_interval(values, [s["group"] for s in scores])
     return out
 
 
-def result_line(kind: str, summary: dict, twins: int, chosen_on_test: bool = False) -> str:
-    """The one line to quote, from what `summarise` returns; `twins` is the number of leaked test images."""
+def result_line(source: str, summary: dict, near_copies: int, chosen_on_test: bool = False) -> str:
+    """The one line to quote, from what `summarise` returns; `near_copies` is the number of leaked test images."""
     lesions = summary["lesions"]
     low, high = lesions["dice_interval"]
     line = (
-        f"test ({kind}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"test ({source}): lesion Dice {lesions['dice']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
         f"IoU {lesions['iou']:.3f}, {lesions['images']} images, {lesions['missed']} missed"
     )
-    if "dice_known" in lesions:
-        line += f"; Dice where a lesion is known to be there: {lesions['dice_known']:.3f}"
+    if "dice_lesion_given" in lesions:
+        line += f"; Dice with lesion presence given: {lesions['dice_lesion_given']:.3f}"
     if "normals" in summary:
         line += (
             f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
             f"{summary['normals']['images']} normals"
         )
-    if twins:
-        line += f"; LEAKY: {twins} test images have a near-copy in training or validation"
+    if near_copies:
+        line += f"; LEAKY: {near_copies} test images have a near-copy in training or validation"
     if chosen_on_test:
         line += f"; {FLATTERED}"
     return line

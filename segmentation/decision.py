@@ -1,4 +1,4 @@
-"""From the network's probabilities to a mask: the rule, and how it is chosen on validation images."""
+"""From the network's probabilities to a mask: the decision, and how it is chosen on validation images."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,7 +7,10 @@ import cv2
 import numpy as np
 from scipy import optimize
 
-from files import RunError, read_json, write_json
+from segmentation.earlier_runs import RENAMED_DECISION, rename
+from segmentation.errors import RunError
+from segmentation.files import read_json, write_json
+from segmentation.scores import overlap
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
@@ -24,13 +27,13 @@ class Decision:
     min_peak: float = 0.0  # a component whose highest probability is below this is dropped
     largest_component: bool = False  # keep only the largest component
     tta: bool = False  # the probability is the mean of the picture's and its mirror image's
-    lesion_known: bool = False  # there is a lesion, so mark the likeliest pixels, however unlikely, and drop none
+    lesion_given: bool = False  # lesion presence is given: mark the likeliest pixels, however unlikely, and drop none
 
     def __post_init__(self):
         """Refuse what cannot come from `choose_decision`, or from a user."""
         for key, value in asdict(self).items():
-            kinds = (bool,) if key in ("largest_component", "tta", "lesion_known") else (int, float)
-            if type(value) not in kinds or not -20 <= value <= 20:
+            types = (bool,) if key in ("largest_component", "tta", "lesion_given") else (int, float)
+            if type(value) not in types or not -20 <= value <= 20:
                 raise ValueError(f"{key} cannot be {value!r}")
         if not (0 <= self.threshold <= 1 and 0 <= self.min_peak <= 1 and self.scale > 0):
             raise ValueError("threshold and min_peak must be between 0 and 1, scale greater than 0")
@@ -48,9 +51,23 @@ def load_decision(path: Path) -> Decision:
         RunError: the file is missing or holds something else.
     """
     try:
-        return Decision(**read_json(path))
+        return Decision(**rename(read_json(path), RENAMED_DECISION))
     except (TypeError, ValueError) as error:
         raise RunError(f"{path}: {error}.") from None
+
+
+def override_decision(
+    own: Decision,
+    threshold: float | None = None,
+    tta: bool = False,
+    largest_component: bool = False,
+    lesion_given: bool = False,
+) -> Decision:
+    """A run's own decision with what a command line asks for on top; the switches can only be switched on."""
+    if threshold is not None:
+        own = replace(own, threshold=threshold, min_peak=0.0)  # the minimum peak was chosen for the other threshold
+    switches = {"tta": tta, "largest_component": largest_component, "lesion_given": lesion_given}
+    return replace(own, **{name: True for name, on in switches.items() if on})
 
 
 def calibrated(probability: np.ndarray, decision: Decision) -> np.ndarray:
@@ -73,7 +90,7 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision)
     """
     full = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
     threshold, min_peak = decision.threshold, decision.min_peak
-    if decision.lesion_known:
+    if decision.lesion_given:
         threshold, min_peak = LIKELIEST * float(full.max()), 0.0
     mask = full > threshold
     if mask.any() and (min_peak > threshold or decision.largest_component):
@@ -94,10 +111,10 @@ def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision)
 def choose_decision(
     probabilities: np.ndarray, references: np.ndarray, given: Decision, dice_to_spare: float
 ) -> Decision:
-    """Calibration, threshold and least peak from validation images, at the network's resolution.
+    """Calibration, threshold and minimum peak from validation images, at the network's resolution.
 
     Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the
-    lesion images; the least peak is the highest that costs at most `dice_to_spare` of it, so that as
+    lesion images; the minimum peak is the highest that costs at most `dice_to_spare` of it, so that as
     few normals as possible have a false positive, and 0 where there are no normals.
 
     Args:
@@ -115,7 +132,7 @@ def choose_decision(
     lesions = [(p, r > 0) for p, r in zip(maps, references, strict=True) if r.any()]
 
     def dice(decision: Decision) -> float:
-        return float(np.mean([_dice(to_mask(p, p.shape, decision), r) for p, r in lesions]))
+        return float(np.mean([overlap(r, to_mask(p, p.shape, decision))["dice"] for p, r in lesions]))
 
     scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
     given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))
@@ -143,7 +160,3 @@ def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[flo
     # which would turn lesion into background, and on a few images the optimum can lie at infinity.
     best = optimize.minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 2), (-10, 10)])
     return float(np.exp(best.x[0])), float(best.x[1])
-
-
-def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
-    return 2 * np.count_nonzero(mask & reference) / (np.count_nonzero(mask) + np.count_nonzero(reference))

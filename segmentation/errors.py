@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dataset import DataError
-from files import RunError
+
+
+class RunError(Exception):
+    """A run folder cannot be used; the message names the file and says what to do."""
 
 
 @contextmanager

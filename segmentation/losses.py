@@ -1,0 +1,59 @@
+"""The loss, and what is watched while a network trains. Another loss: write it here, and name it in train_model.py."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("attention_unet")
+class BceDiceLoss(keras.losses.Loss):
+    """Binary cross-entropy + dice_weight * (1 - soft Dice), each a mean over images.
+
+    Soft Dice per image (Milletari et al. 2016, V-Net, section 3), with 1 pixel added above and below
+    so that an image without a lesion has a gradient too. dice_weight=0 is plain cross-entropy.
+
+    Inputs: references in {0, 1} and probabilities in [0, 1], both (B, H, W, 1).
+    """
+
+    def __init__(self, dice_weight: float = 1.0, name: str = "bce_dice", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.dice_weight = dice_weight
+
+    def call(self, y_true, y_pred):
+        """Loss of each image, (B,)."""
+        bce = ops.mean(keras.losses.binary_crossentropy(y_true, y_pred), axis=(1, 2))
+        overlap = ops.sum(y_true * y_pred, axis=(1, 2, 3))
+        total = ops.sum(y_true + y_pred, axis=(1, 2, 3))
+        return bce + self.dice_weight * (1 - (2 * overlap + 1) / (total + 1))
+
+    def get_config(self):
+        return {**super().get_config(), "dice_weight": self.dice_weight}
+
+
+@keras.saving.register_keras_serializable("attention_unet")
+class LesionDice(keras.metrics.Mean):
+    """Mean of the per-image Dice over images with a lesion, at a threshold; others have weight 0."""
+
+    def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.threshold = threshold
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add a batch: references and probabilities, both (B, H, W, 1)."""
+        y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred > self.threshold, "float32")
+        lesion = ops.sum(y_true, axis=(1, 2, 3))
+        overlap = ops.sum(y_true * y_pred, axis=(1, 2, 3))
+        dice = 2 * overlap / ops.maximum(lesion + ops.sum(y_pred, axis=(1, 2, 3)), 1)
+        weight = ops.cast(lesion > 0, "float32")
+        super().update_state(dice, weight if sample_weight is None else weight * ops.reshape(sample_weight, (-1,)))
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+def training_metrics() -> list[keras.metrics.Metric]:
+    """Pixel accuracy, pooled foreground IoU and per-image lesion Dice, for `compile`."""
+    return [
+        keras.metrics.BinaryAccuracy(name="accuracy"),
+        keras.metrics.BinaryIoU(target_class_ids=[1], threshold=0.5, name="iou"),
+        LesionDice(name="dice"),
+    ]

@@ -1,0 +1,83 @@
+"""From a folder to what a training needs: everything read, divided into parts, near-copies together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dataset import Sample, find_samples, read_samples, resize_samples
+from segmentation.files import write_json
+from segmentation.find_data import data_source, find_or_draw
+from segmentation.near_copies import group_pairs, near_copies
+from segmentation.predict import appearance_limits
+from segmentation.splits import load_split, near_copies_in_training, seen_before, split_record, split_samples
+
+
+class Data(NamedTuple):
+    """What `load_data` found."""
+
+    root: Path
+    source: str  # "busi", "custom" or "phantom"
+    drawn: bool  # phantoms, because no data could be had
+    samples: list[Sample]
+    pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each sample, (H, W) uint8
+
+
+class Parts(NamedTuple):
+    """What `split_data` makes of it: small arrays to train and to choose on, and full pictures to be tested on."""
+
+    root: Path
+    source: str
+    drawn: bool
+    appearance: dict  # how the training pictures look, so that a strange one can be warned of
+    train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
+    val: tuple[np.ndarray, np.ndarray] | None  # the same; None where nothing is chosen
+    test: list[Sample]
+    pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each test sample, (H, W) uint8
+    groups: np.ndarray  # near-copy group of each test sample
+    leaked: int  # test samples with a near-copy in training or validation
+
+
+def load_data(data_dir: Path | None, seed: int) -> Data:
+    """Find and read everything, so that a damaged file is named now. Returns samples and pictures."""
+    root, drawn = find_or_draw(data_dir, seed)
+    samples = find_samples(root)
+    return Data(root, data_source(root, samples), drawn, samples, read_samples(samples))
+
+
+def split_data(data: Data, run: Path, image_size: int, earlier: Sequence[Path], **division) -> Parts:
+    """Divide the samples, near-copies together, by split.json if the run has one. Returns what each part needs.
+
+    Args:
+        earlier: runs whose weights or decision are to be used; no test sample may have been seen by one.
+        division: the settings of that name, for `split_samples`.
+    """
+    samples, pictures = data.samples, data.pictures
+    if (run / "split.json").exists():
+        parts, group_of = load_split(run / "split.json", samples)
+        groups = np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
+    else:
+        groups = group_pairs(len(samples), near_copies([image for image, _ in pictures]))
+        record = {**division, "seed": division["split_seed"]}
+        del record["split_seed"]
+        parts = split_samples(samples, groups, **record)
+        for path in earlier:
+            record.setdefault("seen_before", []).extend(seen_before(path, samples, groups, parts["test"]))
+        write_json(run / "split.json", split_record(samples, groups, parts, **record))
+    print(
+        f"split {division['split']}: " + ", ".join(f"{len(members)} {part} images" for part, members in parts.items())
+    )
+    judged = parts["test"] if division["choose_on"] == "test" else parts["val"]
+    return Parts(
+        root=data.root,
+        source=data.source,
+        drawn=data.drawn,
+        appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
+        train=resize_samples([pictures[i] for i in parts["train"]], image_size),
+        val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,
+        test=[samples[i] for i in parts["test"]],
+        pictures=[pictures[i] for i in parts["test"]],
+        groups=groups[parts["test"]],
+        leaked=len(near_copies_in_training(parts, groups)),
+    )
