@@ -145,24 +145,29 @@ def build_attention_unet(
         skips, depth = [finest, *coarser], len(coarser) + 1
         _check_size(input_shape, depth)
 
-    # The official code passes the bottleneck through a 1x1 convolution before it gates anything.
-    g = layers.Conv2D(base_filters * 2**depth, 1, use_bias=False, name="gating_conv")(x)
-    g = layers.ReLU(name="gating_relu")(BatchNormalization(momentum=0.9, name="gating_bn")(g))
-    for level in range(depth, 0, -1):
-        skip = skips[level - 1]
-        if gates == "full" or (gates == "paper" and level > 1):
-            skip = attention_gate(skip, g, f"gate_{level}", full=gates == "full")
-        # Channels are reduced on the coarse grid, as the official `UnetUp` does: a 1x1 convolution and a bilinear
-        # upsampling commute, and this order costs a quarter.
-        x = layers.Conv2D(skip.shape[-1], 1, use_bias=False, name=f"up_{level}_conv")(x)
-        x = layers.UpSampling2D(2, interpolation="bilinear", name=f"up_{level}")(x)
-        x = layers.Concatenate(name=f"concat_{level}")([skip, x])
-        g = x = conv_block(x, base_filters * 2 ** (level - 1), f"decoder_{level}", convolutions)
-
+    x = attention_decoder(x, skips, base_filters, gates, convolutions)
     # The first guess is the usual share of lesion, a tenth, and not a half (Lin et al. 2017, section 4.1).
     prior = keras.initializers.Constant(-2.2)
     outputs = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=prior, dtype="float32", name="lesion")(x)
     return keras.Model(inputs, outputs, name="attention_unet")
+
+
+def attention_decoder(x, skips: list, base_filters: int, gates: str, dtype: str | None = None):
+    """The decoder: from the deepest features and the skips, finest first, to (B, H, W, base_filters)."""
+    # The official code passes the bottleneck through a 1x1 convolution before it gates anything.
+    g = layers.Conv2D(base_filters * 2 ** len(skips), 1, use_bias=False, name="gating_conv")(x)
+    g = layers.ReLU(name="gating_relu")(BatchNormalization(momentum=0.9, name="gating_bn")(g))
+    for level in range(len(skips), 0, -1):
+        skip = skips[level - 1]
+        if gates == "full" or (gates == "paper" and level > 1):
+            skip = attention_gate(skip, g, f"gate_{level}", full=gates == "full")
+        # Channels are reduced on the coarse grid: a 1x1 convolution and a bilinear upsampling commute, and this order
+        # costs a quarter.
+        x = layers.Conv2D(skip.shape[-1], 1, use_bias=False, name=f"up_{level}_conv")(x)
+        x = layers.UpSampling2D(2, interpolation="bilinear", name=f"up_{level}")(x)
+        x = layers.Concatenate(name=f"concat_{level}")([skip, x])
+        g = x = conv_block(x, base_filters * 2 ** (level - 1), f"decoder_{level}", dtype)
+    return x
 
 
 def paper_encoder(x, base_filters: int, depth: int, dtype: str | None = None):

@@ -20,13 +20,13 @@ from segmentation import startup  # noqa: F401  # isort: skip
 
 import numpy as np
 import tyro
-from segmentation.score_table import write_scores
 from tqdm import tqdm
 
 from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename
 from segmentation.errors import RunError, one_clear_line
 from segmentation.files import read_json, write_json
 from segmentation.jobs import ray_trainer, train_here
+from segmentation.score_table import write_scores
 from segmentation.scores import FLATTERED, LESION_GIVEN, summarise
 from segmentation.splits import FOLDS, Split
 
@@ -183,7 +183,9 @@ def table(result: dict) -> str:
     )
     if "dice_lesion_given" in lesions:
         low, high = lesions["dice_lesion_given_interval"]
-        lines.append(f"with lesion presence given: Dice {lesions['dice_known']:.3f} (95 % {low:.3f} to {high:.3f})")
+        lines.append(
+            f"with lesion presence given: Dice {lesions['dice_lesion_given']:.3f} (95 % {low:.3f} to {high:.3f})"
+        )
     if result["seed_luck"] is not None:
         lines.append(f"runs with the same test images, so seeds alone: Dice differs with sd {result['seed_luck']:.3f}")
     everything = result["together"]["all"]

@@ -52,11 +52,7 @@ def detect_layout(root: Path) -> str | None:
 
 
 def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
-    """Pair images with their masks by file name, in either layout.
-
-    Returns:
-        The samples, by class and number, and one line for each file that cannot be paired.
-    """
+    """Pair images with their masks by file name, in either layout: the samples, and a line for each unpaired file."""
     if detect_layout(root) == "pairs":
         return _list_pairs(root)
     samples, problems = [], []
@@ -221,7 +217,6 @@ def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray
     Raises:
         DataError: one line for every sample that cannot be used, not only the first.
     """
-    # Threads: decoding releases the GIL.
     read = partial(try_reading, read_sample)
     results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     if problems := [item for item in results if isinstance(item, str)]:
@@ -254,7 +249,7 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[flip, np.tan(shear)], [0, 1]]) / zoom  # output -> input, in units of the picture
 
-    # A coarse random field, enlarged, is a smooth deformation; 4 points a side bend a lesion's outline.
+    # A coarse random field, enlarged, is a smooth deformation.
     field = rng.normal(0, 0.012 * strength, (4, 4, 2)).astype(np.float32)
     bend = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
     x, y = np.meshgrid(*(np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in (width, height)))

@@ -14,7 +14,6 @@ from segmentation import startup  # noqa: F401  # isort: skip
 import cv2
 import numpy as np
 import tyro
-from segmentation.score_table import write_scores
 
 from dataset import DataError, Sample, find_samples, read_samples
 from segmentation.decision import Decision, load_decision, override_decision
@@ -24,6 +23,7 @@ from segmentation.find_data import data_source, find_data
 from segmentation.near_copies import group_pairs, near_copies
 from segmentation.predict import predict_pictures, score_samples
 from segmentation.run_folder import environment, load_run
+from segmentation.score_table import write_scores
 from segmentation.scores import result_line, summarise
 from segmentation.splits import file_hash, hashes_seen
 

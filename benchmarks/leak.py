@@ -1,11 +1,15 @@
 """How much does a random split of BUSI flatter? Five random folds against five grouped ones, image by image.
 
-    python cross_validate.py --name grouped5 --data-dir FOLDER
-    python cross_validate.py --name random5 --splits random-cv --data-dir FOLDER
-    python benchmarks/leak.py models/grouped5 models/random5
+    python cross_validate.py paper --name leak_grouped --splits grouped-cv SETTINGS
+    python cross_validate.py paper --name leak_random --splits random-cv SETTINGS
+    python benchmarks/leak.py models/leak_grouped models/leak_random
 
-Both test every image once, by a network trained on as many others. On random folds most images that have near-copies
-have one in training or validation; images that have none are the control.
+On either kind of fold every image is tested once for each seed, by a network trained on as many others. On random folds
+most images that have near-copies have one in training. Images that have none are the control: their Dice should be the
+same on both. The table in docs/results.md is of a small network; there SETTINGS are
+
+    --data-dir FOLDER --seeds 0 1 2 --image-size 64 --base-filters 8 --epochs 30 --learning-rate 2e-3 \
+        --choose-on nothing
 """
 
 import re
@@ -17,10 +21,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from compare_runs import scores_file
-from errors import one_clear_line
-from files import read_json
-from metrics import compare_runs
+from segmentation.errors import RunError, one_clear_line
+from segmentation.score_table import find_scores
+from segmentation.scores import LESION_GIVEN, SCORES, compare_runs
 
 
 def main(grouped: tyro.conf.Positional[Path], random: tyro.conf.Positional[Path], key: str = "dice") -> None:
@@ -29,30 +32,46 @@ def main(grouped: tyro.conf.Positional[Path], random: tyro.conf.Positional[Path]
     Args:
         grouped: folder of cross_validate.py, or its file in results/, of --splits grouped-cv.
         random: the same of --splits random-cv.
-        key: the score to compare.
+        key: the score to compare, as in compare_runs.py.
     """
-    sides = [read_json(scores_file(path))["images"] for path in (grouped, random)]
-    names, folds = defaultdict(set), defaultdict(set)  # of each group of near-copies
-    for s in sides[1]:
-        names[s["group"]].add(s["name"])
-        folds[s["group"]].add(re.sub(r"-seed\d+$", "", s["run"]))
+    if key not in (allowed := SCORES + LESION_GIVEN):
+        raise RunError(f"--key must be one of {', '.join(allowed)}, got {key!r}.")
+    sides = [find_scores(path) for path in (grouped, random)]
+    try:
+        print(table(*sides, key))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{grouped} and {random} cannot be compared: {error}") from None
+
+
+def table(grouped: list[dict], random: list[dict], key: str) -> str:
+    """Markdown: all lesion images, then those that leak on random folds, then those that cannot.
+
+    Raises:
+        ValueError: the two do not hold the same images, or too few of a row.
+    """
+    group_of, names, folds = {}, defaultdict(set), defaultdict(set)  # names and random folds of each group
+    for score in random:
+        group = group_of[score["name"]] = score["group"]
+        names[group].add(score["name"])
+        folds[group].add(re.sub(r"-seed\d+$", "", score["run"]))
+    if {score["name"] for score in grouped} != set(group_of):
+        raise ValueError("they do not hold the same images")
     rows = {
-        "all": lambda s: True,
-        # One that another fold tests was in this one's training or validation part.
-        "with a near-copy in training or validation": lambda s: len(folds[s["group"]]) > 1,
-        "with no near-copy in BUSI": lambda s: len(names[s["group"]]) == 1,
+        "all": lambda group: True,
+        # While one fold tests an image of the group, the images that another fold tests are trained on.
+        "with a near-copy in training or validation": lambda group: len(folds[group]) > 1,
+        "with no near-copy in BUSI": lambda group: len(names[group]) == 1,
     }
-    print(f"| lesion images | n | {key}, grouped folds | {key}, random folds (leak) | difference (95 %) |")
-    print("| --- | --- | --- | --- | --- |")
+    lines = [f"| lesion images | n | {key}, grouped folds | {key}, random folds (leak) | difference (95 %) |"]
+    lines.append("| --- " * 5 + "|")
     for title, chosen in rows.items():
         # Without their folds, which differ: an image is compared with itself wherever it was tested.
-        a, b = ([{**s, "run": ""} for s in side if chosen(s)] for side in sides)
+        a, b = ([{**s, "run": ""} for s in side if chosen(group_of[s["name"]])] for side in (grouped, random))
         result = compare_runs(a, b, key)
         low, high = result["interval"]
-        print(
-            f"| {title} | {result['images']} | {result['a']:.3f} | {result['b']:.3f} "
-            f"| {result['difference']:+.3f} ({low:+.3f} to {high:+.3f}) |"
-        )
+        means = f"{result['images']} | {result['a']:.3f} | {result['b']:.3f}"
+        lines.append(f"| {title} | {means} | {result['difference']:+.3f} ({low:+.3f} to {high:+.3f}) |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

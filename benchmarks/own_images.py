@@ -1,6 +1,6 @@
 """What does prediction on own pictures cost beside the network? 100 pictures of 600x500, five times.
 
-python benchmarks/own_images.py --run models/attention_unet
+python benchmarks/own_images.py --run models/attention_unet_busi
 """
 
 import contextlib
@@ -14,17 +14,17 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-import quiet  # noqa: F401  # isort: skip
+from segmentation import startup  # noqa: F401  # isort: skip
 
 import cv2
 import tyro
 
-import own_images
 from dataset import read_gray
-from decision import load_decision
-from phantoms import make_phantom
-from predict import predict_pictures
-from rebuild import load_run
+from segmentation.decision import load_decision
+from segmentation.own_images import predict_images, write_prediction
+from segmentation.phantoms import make_phantom
+from segmentation.predict import predict_pictures
+from segmentation.run_folder import load_run
 
 PICTURES, REPEATS = 100, 5
 
@@ -62,24 +62,20 @@ def main(run: Path) -> None:
 
         def draw() -> None:
             for file, image, probability in zip(files, images, maps, strict=True):
-                own_images.write_prediction(
-                    file, file.stem, image, probability, decision, stored.get("appearance"), output
-                )
+                write_prediction(file, file.stem, image, probability, decision, stored.get("appearance"), output)
 
         work = {
             "reading, one thread": lambda: [read_gray(file) for file in files],
             "network": lambda: predict_pictures(model, images, decision),
             "drawing and writing, one thread": draw,
-            "all of it, as the script does it": lambda: own_images.predict_images(
-                model, stored, [folder], output, decision
-            ),
+            "all of it, as the script does it": lambda: predict_images(model, stored, [folder], output, decision),
         }
         times = {name: [] for name in work}
         for _ in range(REPEATS):
             for name, call in work.items():
                 times[name].append(seconds(call))
         before = peak()
-        five = seconds(lambda: own_images.predict_images(model, stored, [folder] * 5, output, decision))
+        five = seconds(lambda: predict_images(model, stored, [folder] * 5, output, decision))
         print(f"| {PICTURES} pictures of 600x500 | seconds, median of {REPEATS} |\n|---|---|")
         for name, values in times.items():
             print(f"| {name} | {statistics.median(values):.2f} |")

@@ -2,7 +2,7 @@
 
     python benchmarks/pipeline.py
 
-Uses phantoms drawn in memory and the default settings of train_model.py. Run it on an idle machine.
+Uses simulated pictures, drawn in memory, and the settings of the default network. Run it on an idle machine.
 """
 
 import json
@@ -14,25 +14,23 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-import quiet  # noqa: F401  # isort: skip
+from segmentation import startup  # noqa: F401  # isort: skip
 
 import numpy as np
 import tyro
+from default_run import default_network, default_settings
 
-from attention_unet import build_attention_unet
-from augmentation import augment, make_dataset
-from dataset import resize_image, resize_mask
-from metrics import BceDiceLoss, training_metrics
-from phantoms import make_phantom
-from precision import convolution_policy
-from train_model import Config as Training
-from train_model import make_optimizer, network_arguments
+from dataset import augment, make_dataset, resize_samples
+from segmentation.losses import BceDiceLoss, training_metrics
+from segmentation.phantoms import make_phantom
+from segmentation.run_folder import build_network
+from segmentation.training import convolution_policy, make_optimizer
 
 STEPS, REPEATS = 8, 5
 
 
 @dataclass(frozen=True)
-class Config:
+class PipelineConfig:
     """Where to."""
 
     output: Path | None = None  # write the figures as JSON too
@@ -45,18 +43,16 @@ def seconds(work) -> float:
     return time.perf_counter() - started
 
 
-def main(config: Config) -> None:
+def main(config: PipelineConfig) -> None:
     """Print a table."""
-    training = Training()
+    settings = default_settings()
+    size, batch_size = settings["image_size"], settings["batch_size"]
     pictures = [make_phantom("benign", i) for i in range(32)]
-    size = (training.image_size, training.image_size)
-    images = np.stack([resize_image(image, size) for image, _ in pictures])
-    masks = np.stack([resize_mask(m[0].astype(np.uint8), size) for _, m in pictures])
-    model = build_attention_unet(
-        **network_arguments(training), convolutions=convolution_policy(training.precision, gpus=0)
-    )
-    model.compile(make_optimizer(training, 10, STEPS), BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
-    stream = iter(make_dataset(images, masks, training.batch_size, training=True))
+    images, masks = resize_samples([(image, masks[0].astype(np.uint8)) for image, masks in pictures], size)
+    model = build_network(**default_network(), convolutions=convolution_policy(settings["precision"], gpus=0))
+    optimizer = make_optimizer(settings["learning_rate"], settings["weight_decay"], settings["ema"], 10, STEPS)
+    model.compile(optimizer, BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
+    stream = iter(make_dataset(images, masks, batch_size, training=True))
     batch = next(stream)
     model.train_on_batch(*batch)
 
@@ -68,11 +64,10 @@ def main(config: Config) -> None:
         pipeline.append(seconds(lambda: [next(stream) for _ in range(4 * STEPS)]) / (4 * STEPS))
         step.append(seconds(lambda: [model.train_on_batch(*batch) for _ in range(STEPS)]) / STEPS)
     one, made, trained = map(statistics.median, (single, pipeline, step))
-    what = f"{training.image_size}x{training.image_size}, batches of {training.batch_size}"
-    print(f"| {what} | median of {REPEATS} |\n|---|---|")
+    print(f"| {size}x{size}, batches of {batch_size} | median of {REPEATS} |\n|---|---|")
     print(f"| augmented images/s, one thread | {1 / one:.0f} |")
     print(f"| batch from the pipeline | {1000 * made:.1f} ms |")
-    print(f"| training step | {1000 * trained:.1f} ms ({training.batch_size / trained:.1f} images/s) |")
+    print(f"| training step | {1000 * trained:.1f} ms ({batch_size / trained:.1f} images/s) |")
     print(f"| pipeline / step | {100 * made / trained:.1f} % |")
     if config.output:
         figures = {"augmented_per_second": 1 / one, "batch_seconds": made, "step_seconds": trained}
@@ -80,4 +75,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(PipelineConfig, description=__doc__))

@@ -1,10 +1,11 @@
-"""How fast is a training step, and a prediction? Ours beside the pilot network, PyTorch and MONAI.
+"""How fast is a training step, and a prediction? The default network beside PyTorch, MONAI and the pilot network.
 
-    python benchmarks/step.py                               # ours and the pilot
+    python benchmarks/step.py                               # without PyTorch and MONAI
     pip install torch==2.13.0 monai && python benchmarks/step.py --output step.json
 
-Every configuration is a process of its own, which waits while another is measured; they take turns, so
-that a slow moment of the machine meets all of them. Run it on an idle machine; each takes up to 2 GiB.
+The pilot network is the one that the project began with. Every configuration is a process of its own, which waits
+while another is measured; they take turns, so that a slow moment of the machine meets all of them. Run it on an idle
+machine; each takes up to 3 GiB.
 """
 
 import json
@@ -27,8 +28,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np
 import tyro
+from default_run import default_network, default_settings
 
-# name: (library, image size, batch, precision, compiled, network); without a size, that of train_model.py
+# name: (library, image size, batch, precision, compiled, network); without a size, the default network's
 CONFIGURATIONS = {
     "default": ("keras", None, 8, "auto", False, "default"),
     "default, float32": ("keras", None, 8, "float32", False, "default"),
@@ -36,17 +38,18 @@ CONFIGURATIONS = {
     "default, PyTorch bfloat16": ("torch", None, 8, "bfloat16", False, "default"),
     "default, PyTorch compiled": ("torch", None, 8, "float32", True, "default"),
     "default, PyTorch bfloat16 compiled": ("torch", None, 8, "bfloat16", True, "default"),
-    "from scratch": ("keras", 128, 8, "auto", False, "scratch"),
-    "from scratch, PyTorch bfloat16 compiled": ("torch", 128, 8, "bfloat16", True, "scratch"),
+    "paper": ("keras", 128, 8, "auto", False, "paper"),
+    "paper, PyTorch bfloat16 compiled": ("torch", 128, 8, "bfloat16", True, "paper"),
     "pilot": ("keras", 256, 8, "float32", False, "pilot"),
     "pilot, bfloat16": ("keras", 256, 8, "bfloat16", False, "pilot"),
     "MONAI AttentionUnet": ("torch", None, 8, "float32", False, "monai"),
     "MONAI AttentionUnet, bfloat16 compiled": ("torch", None, 8, "bfloat16", True, "monai"),
 }
+PAPER = {"encoder": "none", "base_filters": 16}  # of the preset of train_model.py
 
 
 @dataclass(frozen=True)
-class Config:
+class StepConfig:
     """What to measure."""
 
     repeats: int = 5  # turns of each configuration; the median is reported
@@ -55,7 +58,7 @@ class Config:
     output: Path | None = None  # write the figures as JSON too
 
 
-def main(config: Config) -> None:
+def main(config: StepConfig) -> None:
     """Print a table."""
     names = [n for n in config.only or CONFIGURATIONS if runs_here(n)]
     with ThreadPoolExecutor(2) as pool:  # building and compiling take longer than measuring
@@ -68,17 +71,17 @@ def main(config: Config) -> None:
                 rates[name][what].append(worker.ask(what, seconds))
     rows = {}
     for name, worker in workers.items():
-        about = worker.ask("about", 0)
+        facts = worker.ask("facts", 0)
         row = {what: statistics.median(values) for what, values in rates[name].items()}
         row["train_spread"] = [min(rates[name]["train"]), max(rates[name]["train"])]
-        rows[name] = {**about, **row}
+        rows[name] = {**facts, **row}
         worker.close()
     print(table(rows))
     if config.output:
         packages = ("tensorflow", "keras", "torch", "monai")
         versions = {p: version(p) for p in packages if find_spec(p)}
-        about = {"date": str(date.today()), "machine": platform.platform(), "cores": os.cpu_count()}
-        config.output.write_text(json.dumps({**about, "versions": versions, "rows": rows}, indent=1) + "\n")
+        machine = {"date": str(date.today()), "machine": platform.platform(), "cores": os.cpu_count()}
+        config.output.write_text(json.dumps({**machine, "versions": versions, "rows": rows}, indent=1) + "\n")
 
 
 def runs_here(name: str) -> bool:
@@ -123,10 +126,10 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )  # fmt: skip
-        self.ask("about", 0)  # has built and compiled
+        self.ask("facts", 0)  # has built and compiled
 
     def ask(self, what: str, seconds: float):
-        """Images/s of "train" or "predict", GFLOP/s of "ceiling", or "about"."""
+        """Images/s of "train" or "predict", GFLOP/s of "ceiling", or "facts" of the network."""
         self.process.stdin.write(json.dumps([what, seconds]) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -140,18 +143,20 @@ class Worker:
 def work(name: str) -> None:
     """The worker's side: build, then answer on standard output."""
     library, size, batch, precision, compiled, network = CONFIGURATIONS[name]
-    size = size or default_size()
+    from segmentation import startup  # noqa: F401  # PyTorch's too: multiply-adds are counted on the Keras network
+
+    size = size or default_settings()["image_size"]
     build = build_keras if library == "keras" else build_torch
-    calls, about = build(size, batch, precision, compiled, network)
+    calls, facts = build(size, batch, precision, compiled, network)
     for _ in range(2):
         calls["train"](), calls["predict"]()
-    about |= {"size": size, "gmac": giga_multiply_adds(network, size)}
+    facts |= {"size": size, "gmac": giga_multiply_adds(network, size)}
     for line in sys.stdin:
         what, seconds = json.loads(line)
-        if what == "about":
+        if what == "facts":
             # ru_maxrss is in KiB on Linux, in bytes on macOS
             scale = 2**20 if sys.platform == "darwin" else 2**10
-            answer = about | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+            answer = facts | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
         else:
             per_call = calls["operations"] / 1e9 if what == "ceiling" else batch
             answer = per_call * rate(calls[what], seconds)
@@ -168,25 +173,14 @@ def rate(call, seconds: float) -> float:
     return count / (time.perf_counter() - started)
 
 
-def default_size() -> int:
-    """Image size of train_model.py."""
-    from train_model import Config as Training
-
-    return Training().image_size
-
-
 def keras_network(network: str, size: int, convolutions: str | None = None):
-    """The default of train_model.py, the same from scratch, or the pilot."""
-    from attention_unet import build_attention_unet
-    from train_model import Config as Training
-    from train_model import network_arguments
+    """The default network, the paper's own, or the pilot."""
+    from segmentation.run_folder import build_network
 
     if network == "pilot":
         return build_pilot(size)
-    arguments = network_arguments(Training()) | {"input_shape": (size, size, 1)}
-    if network == "scratch":
-        arguments |= {"encoder": "none", "base_filters": 16}
-    return build_attention_unet(**arguments, convolutions=convolutions)
+    arguments = default_network(input_shape=(size, size, 1), **(PAPER if network == "paper" else {}))
+    return build_network(**arguments, convolutions=convolutions)
 
 
 def build_pilot(size: int, base_filters: int = 16, depth: int = 4):
@@ -229,21 +223,19 @@ def giga_multiply_adds(network: str, size: int) -> float:
 
 def build_keras(size: int, batch: int, precision: str, compiled: bool, network: str):
     """Calls of a Keras network."""
-    import quiet  # noqa: F401  # isort: skip
-
     import keras
     import tensorflow as tf
 
-    from metrics import BceDiceLoss, training_metrics
-    from precision import convolution_policy
-    from train_model import Config as Training
-    from train_model import make_optimizer
+    from segmentation.losses import BceDiceLoss, training_metrics
+    from segmentation.training import convolution_policy, make_optimizer
 
     bfloat16 = precision == "bfloat16"
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
     model = keras_network(network, size, convolution_policy("auto", 0) if precision == "auto" else None)
-    model.compile(make_optimizer(Training(), 10, 70), BceDiceLoss(), metrics=training_metrics(), jit_compile=compiled)
-    x, y = np.random.default_rng(0).uniform(0, 255, (batch, size, size, 1)).astype(np.float32), None
+    settings = default_settings()
+    optimizer = make_optimizer(settings["learning_rate"], settings["weight_decay"], settings["ema"], 10, 70)
+    model.compile(optimizer, BceDiceLoss(), metrics=training_metrics(), jit_compile=compiled)
+    x = np.random.default_rng(0).uniform(0, 255, (batch, size, size, 1)).astype(np.float32)
     y = (x > 200).astype(np.float32)
     side = 2048
     a = tf.random.normal((side, side), dtype=tf.bfloat16 if bfloat16 else tf.float32)
@@ -266,10 +258,8 @@ def build_torch(size: int, batch: int, precision: str, compiled: bool, network: 
 
         model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
     else:
-        from train_model import Config as Training
-
-        default = Training()
-        model = AttentionUNet(default.base_filters, default.encoder) if network == "default" else AttentionUNet(16)
+        arguments = PAPER if network == "paper" else default_network()
+        model = AttentionUNet(arguments["base_filters"], arguments["encoder"])
     bfloat16 = precision == "bfloat16"
     trainer = Trainer(model, lambda step: 1e-3, 0.99, bfloat16, compiled)
     x = torch.rand(batch, 1, size, size).mul(255)
@@ -289,4 +279,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         work(sys.argv[2])
     else:
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(StepConfig, description=__doc__))

@@ -1,4 +1,4 @@
-"""How long until the network is good? Ours beside MONAI's AttentionUnet and the pilot network, on the same images.
+"""How long until a network is good? Ours beside MONAI's AttentionUnet and the pilot network, on the same images.
 
     pip install torch==2.13.0 monai && python benchmarks/time_to_dice.py --data-dir FOLDER
 
@@ -14,43 +14,42 @@ what torch.compile kept from an earlier run. Who has reached the last goal stops
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-import quiet  # noqa: F401  # isort: skip
+from segmentation import startup  # noqa: F401  # isort: skip
 
 import keras
 import numpy as np
 import torch
 import tyro
+from default_run import default_network, default_settings
 from monai.networks.nets import AttentionUnet
 from step import build_pilot
 from torch_attention_unet import Trainer
 
-from attention_unet import build_attention_unet
-from augmentation import make_dataset
-from dataset import find_samples, read_samples, resize_samples
-from download import find_data
-from metrics import BceDiceLoss
-from precision import convolution_policy
-from pretrained import load_pretrained
-from splits import split_samples
-from train_model import Config as Training
-from train_model import make_optimizer, make_schedule, network_arguments
+from dataset import find_samples, make_dataset, read_samples, resize_samples
+from segmentation.encoders import Encoder, load_imagenet
+from segmentation.find_data import find_data
+from segmentation.losses import BceDiceLoss
+from segmentation.run_folder import build_network
+from segmentation.splits import split_samples
+from segmentation.training import convolution_policy, make_optimizer, make_schedule
 
+DEFAULT = default_settings()
 GOALS = (0.60, 0.70, 0.75)
 
 
 @dataclass(frozen=True)
-class Config:
+class TimeToDiceConfig:
     """What to train on."""
 
     data_dir: Path  # folder with BUSI
-    epochs: int = Training.epochs  # of each network
-    encoder: str = "efficientnet_lite0"  # ours; "none" is the network from scratch
+    epochs: int = DEFAULT["epochs"]  # of each network
+    encoder: Encoder = DEFAULT["encoder"]  # of ours; none: the same settings from random weights
     networks: tuple[str, ...] = ("ours", "MONAI AttentionUnet", "pilot")  # who takes part
     score_every: int = 1  # epochs between two scorings; the last is always scored
     to_the_end: bool = False  # train all epochs: what is the best Dice of each?
@@ -58,20 +57,20 @@ class Config:
 
 
 class Ours:
-    """Our network, or the pilot, an epoch at a time."""
+    """Our network, or without `encoder` the pilot, an epoch at a time."""
 
-    def __init__(self, training: Training, epochs: int, steps: int, pilot: bool = False):
-        if pilot:
+    def __init__(self, epochs: int, steps: int, encoder: Encoder | None = None):
+        if encoder is None:
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
-            self.model = build_pilot(training.image_size)
+            self.model = build_pilot(DEFAULT["image_size"])
             keras.mixed_precision.set_global_policy("float32")
         else:
-            policy = convolution_policy(training.precision, gpus=0)
-            self.model = build_attention_unet(**network_arguments(training), convolutions=policy)
-            if training.encoder != "none":
-                load_pretrained(self.model, training.encoder)
-        optimizer = make_optimizer(training, epochs, steps)
-        self.model.compile(optimizer, BceDiceLoss(training.dice_weight), jit_compile=False)
+            policy = convolution_policy(DEFAULT["precision"], gpus=0)
+            self.model = build_network(**default_network(encoder=encoder), convolutions=policy)
+            if encoder != "none":
+                load_imagenet(self.model, encoder)
+        optimizer = make_optimizer(DEFAULT["learning_rate"], DEFAULT["weight_decay"], DEFAULT["ema"], epochs, steps)
+        self.model.compile(optimizer, BceDiceLoss(DEFAULT["dice_weight"]), jit_compile=False)
         self.averaging = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
 
     def epoch(self, batches, number: int, steps: int) -> None:
@@ -94,10 +93,10 @@ class Ours:
 class Theirs:
     """MONAI's network, an epoch at a time."""
 
-    def __init__(self, training: Training, epochs: int, steps: int):
-        rate = make_schedule(training, epochs, steps)
+    def __init__(self, epochs: int, steps: int):
+        rate = make_schedule(DEFAULT["learning_rate"], epochs, steps)
         model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
-        momentum = min(training.ema, 1 - 1 / (2 * steps))
+        momentum = min(DEFAULT["ema"], 1 - 1 / (2 * steps))
         self.trainer = Trainer(model, lambda step: float(rate(step)), momentum, bfloat16=True, compiled=True)
 
     def epoch(self, batches, number: int, steps: int) -> None:
@@ -111,32 +110,33 @@ class Theirs:
         return torch.cat([self.trainer.predict(part, averaged=True) for part in x.split(16)])[:, 0].numpy()
 
 
-def main(config: Config) -> None:
+def main(config: TimeToDiceConfig) -> None:
     """Print a table."""
     torch.compiler.config.force_disable_caches = True
-    training = replace(Training(), encoder=config.encoder, split="p1-1", normals="none")
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     samples = find_samples(find_data(config.data_dir))
     pictures = read_samples(samples)
     parts = split_samples(samples, np.arange(len(samples)), "p1-1", normals="none")
-    train, val = (resize_samples([pictures[i] for i in parts[p]], training.image_size) for p in ("train", "test"))
-    steps = -(-len(train[0]) // training.batch_size)
-    build = {"ours": Ours, "MONAI AttentionUnet": Theirs, "pilot": partial(Ours, pilot=True)}
-    networks = {name: build[name](training, config.epochs, steps) for name in config.networks}
+    train, test = (
+        resize_samples([pictures[i] for i in parts[part]], DEFAULT["image_size"]) for part in ("train", "test")
+    )
+    steps = -(-len(train[0]) // DEFAULT["batch_size"])
+    build = {"ours": partial(Ours, encoder=config.encoder), "MONAI AttentionUnet": Theirs, "pilot": Ours}
+    networks = {name: build[name](config.epochs, steps) for name in config.networks}
     minutes, curves = dict.fromkeys(networks, 0.0), {name: [] for name in networks}
     for epoch in range(config.epochs):
         for name, network in networks.items():
             if not config.to_the_end and any(dice >= GOALS[-1] for _, dice in curves[name]):
                 continue
-            batches = make_dataset(*train, training.batch_size, training=True, first_epoch=epoch)
+            batches = make_dataset(*train, DEFAULT["batch_size"], training=True, first_epoch=epoch)
             started = time.perf_counter()
             network.epoch(batches, epoch, steps)
             minutes[name] += (time.perf_counter() - started) / 60
             if (epoch + 1) % config.score_every and epoch + 1 < config.epochs:
                 continue
-            mirrored = network.predict(val[0][:, :, ::-1])[:, :, ::-1]
-            dice = mean_dice((network.predict(val[0]) + mirrored) / 2, val[1])
+            mirrored = network.predict(test[0][:, :, ::-1])[:, :, ::-1]
+            dice = mean_dice((network.predict(test[0]) + mirrored) / 2, test[1])
             curves[name].append((minutes[name], dice))
             print(f"epoch {epoch + 1}: {name} {dice:.3f} after {minutes[name]:.1f} min", flush=True)
     goals = " | ".join(f"{goal:.2f}" for goal in GOALS)
@@ -155,4 +155,4 @@ def mean_dice(probability: np.ndarray, masks: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(TimeToDiceConfig, description=__doc__))

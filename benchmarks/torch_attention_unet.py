@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attention_unet import ENCODER_DEPTH, ENCODERS
+from segmentation.encoders import ENCODER_DEPTH, LITE
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -64,13 +64,13 @@ class Bottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """`efficientnet_lite` of attention_unet.py: four skips, and the features of stride 32."""
+    """`efficientnet_lite` of segmentation/encoders.py: four skips, and the features of stride 32."""
 
     def __init__(self, name: str):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, 2, 1, bias=False), norm(32), nn.ReLU6(inplace=True))
         inputs, parts, part = 32, [], []
-        stages = zip(*ENCODERS[name], (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), strict=True)
+        stages = zip(*LITE[name], (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), strict=True)
         for stage, (filters, repeats, kernel, stride) in enumerate(stages, start=1):
             if stage in (2, 3, 4, 6):
                 parts, part = [*parts, nn.Sequential(*part)], []
@@ -135,7 +135,7 @@ class AttentionUNet(nn.Module):
 
 
 class Trainer:
-    """The loss, optimizer, clipping and weight averaging of train_model.py around a PyTorch network.
+    """The project's loss, optimizer, clipping and weight averaging around a PyTorch network.
 
     `rate` gives the learning rate of a step. Images and masks are (B, 1, H, W) float32.
     """

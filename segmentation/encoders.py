@@ -122,7 +122,8 @@ def application_encoder(x, name: str):
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9  # as in `_encoder_norm`
-        if len(layer.output.shape) == 4:
+        # At 64 pixels, padded features of stride 32 have the size of those of stride 16.
+        if len(layer.output.shape) == 4 and not isinstance(layer, layers.ZeroPadding2D):
             last[height / layer.output.shape[1]] = layer.output
     return [last[2**level] for level in range(1, ENCODER_DEPTH)], last[2**ENCODER_DEPTH]
 

@@ -81,17 +81,20 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
             writer = csv.DictWriter(lines, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-    odd = [row for row in rows if row["warning"]]
-    for row in odd:
+    _say_what_was_found(rows, problems, output, decision.lesion_given)
+    return 1 if problems else 0
+
+
+def _say_what_was_found(rows: Sequence[dict], problems: Sequence[str], output: Path, lesion_given: bool) -> None:
+    for row in filter(lambda row: row["warning"], rows):
         print(f"warning: {row['file']} looks unlike the training data ({row['warning']}): do not trust its mask")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    if decision.lesion_given:
+    if lesion_given:
         print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
     elif nothing := sum(not row["area_px"] for row in rows):
         print(f"no lesion in {nothing} of {len(rows)} pictures; where you know that there is one: --lesion-given")
     print(f"{len(rows)} predictions in {output}" + (f"; {len(problems)} files skipped" if problems else ""))
-    return 1 if problems else 0
 
 
 def unique_names(files: Sequence[Path]) -> list[str]:

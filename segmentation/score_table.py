@@ -52,7 +52,7 @@ def _cell(column: str, score: Mapping) -> str:
         return ""
     if column in TEXT:
         # A spreadsheet runs a cell that begins like this as a formula; behind an apostrophe it is text.
-        return f"'{value}" if re.match(r"'*[=+\-@\t\r]", value) else value
+        return f"'{value}" if re.match(r"'*[=+\-@\t\r\n]", value) else value
     if column in COUNTS:
         return f"{value:d}"
     if not math.isfinite(value):
@@ -76,8 +76,6 @@ def read_scores(path: Path) -> list[dict]:
             raise RunError(f"{path}: larger than {MAX_CSV_BYTES // 10**6} MB. Refused.")
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
             return _read_rows(csv.reader(lines, strict=True), path)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file.") from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror or error}).") from None
 
@@ -117,7 +115,7 @@ def _value(column: str, text: str) -> str | int | float | None:
     if column == "label" and text not in LABELS:
         raise ValueError(f"label must be one of {', '.join(LABELS)}, got {text[:40]!r}")
     if column in TEXT:
-        return text[1:] if re.match(r"''*[=+\-@\t\r]", text) else text
+        return text[1:] if re.match(r"''*[=+\-@\t\r\n]", text) else text
     if column in COUNTS:
         if not re.fullmatch("[0-9]{1,15}", text):
             raise ValueError(f"{column} must be a whole number, 0 or more, got {text[:40]!r}")
@@ -139,10 +137,10 @@ def find_scores(path: Path) -> list[dict]:
     Raises:
         RunError: there is no such file, or it holds no scores of images.
     """
-    if path.is_dir():
+    if path.is_dir() or path.suffix not in (".csv", ".json"):
         files = [path / name for name in ("cross_validation.csv", "cross_validation.json", "metrics.json")]
         path = next((file for file in files if file.exists()), files[-1])
-    if path.suffix.lower() == ".csv":
+    if path.suffix == ".csv":
         return read_scores(path)
     images = read_json(path).get("images")
     if not isinstance(images, list) or not all(isinstance(score, dict) for score in images):

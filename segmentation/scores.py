@@ -52,10 +52,14 @@ def overlap(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | 
         raise ValueError(f"reference is {reference.shape}, prediction {prediction.shape}")
     tp = int(np.count_nonzero(reference & prediction))
     fp, fn = int(np.count_nonzero(prediction)) - tp, int(np.count_nonzero(reference)) - tp
-    score: dict[str, float | int | None] = {"tp": tp, "fp": fp, "fn": fn, "tn": reference.size - tp - fp - fn}
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": reference.size - tp - fp - fn, **overlap_scores(tp, fp, fn)}
+
+
+def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, float | None]:
+    """Dice, IoU, precision and recall of these counts of pixels, by the rule at the top of this file."""
     if tp + fp + fn == 0:
-        return score | {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0}
-    return score | {
+        return {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0}
+    return {
         "dice": 2 * tp / (2 * tp + fp + fn),
         "iou": tp / (tp + fp + fn),
         "precision": tp / (tp + fp) if tp + fp else None,

@@ -1,20 +1,31 @@
-import os
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from attention_unet import BatchNormalization, attention_gate, build_attention_unet, multiply_adds
+from attention_unet import GATES, BatchNormalization, attention_gate, build_attention_unet, multiply_adds
 
 TINY = dict(input_shape=(32, 48, 1), base_filters=2, depth=3)
+
+
+def strided_encoder(image):
+    """An encoder as somebody may write it: skips of strides 2 and 4, and features of stride 8."""
+    skips, x = [], keras.layers.Rescaling(1 / 255)(image)
+    for channels in (3, 5, 6):
+        skips.append(keras.layers.Conv2D(channels, 3, strides=2, padding="same", activation="relu")(x))
+        x = skips[-1]
+    return skips[:-1], x
+
+
 VARIANTS = [
-    {},
-    {"gate_grid": "full"},
-    {"gate_grid": "none"},
-    {"gate_finest": True},
-    {"deep_supervision": True},
-    {"dropout": 0.5, "gate_finest": True, "deep_supervision": True},
+    *({"gates": gates} for gates in GATES),
+    *({"gates": gates, "encoder": strided_encoder} for gates in GATES),
+    {"depth": 1},
+    {"input_shape": (32, 48, 3)},
 ]
 
 
@@ -23,8 +34,8 @@ def test_output_is_a_probability_map_and_every_weight_learns(variant):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    model = build_attention_unet(**TINY, **variant)
-    image = np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 1)).astype(np.float32)
+    model = build_attention_unet(**{**TINY, **variant})
+    image = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:])).astype(np.float32)
     with tf.GradientTape() as tape:
         output = model(image, training=True)
         loss = tf.reduce_mean((output - 0.3) ** 2)
@@ -45,20 +56,42 @@ def test_multiply_adds_by_hand():
     assert multiply_adds(model) == 32 * 32 * fine + 16 * 16 * coarse
 
 
-def gates(model):
+def gate_shapes(model):
     return {layer.name: tuple(layer.output.shape[1:]) for layer in model.layers if layer.name.endswith("_alpha")}
 
 
 def test_gates_are_where_the_paper_has_them():
     # Coarse: alpha on the grid of the gating signal, half the skip's; the finest skip is not gated.
-    assert gates(build_attention_unet(**TINY)) == {"gate_3_alpha": (4, 6, 1), "gate_2_alpha": (8, 12, 1)}
-    assert gates(build_attention_unet(**TINY, gate_grid="full", gate_finest=True)) == {
+    paper = {"gate_3_alpha": (4, 6, 1), "gate_2_alpha": (8, 12, 1)}
+    assert gate_shapes(build_attention_unet(**TINY)) == paper
+    assert gate_shapes(build_attention_unet(**TINY, gates="paper")) == paper
+    assert gate_shapes(build_attention_unet(**TINY, gates="full")) == {
         "gate_3_alpha": (8, 12, 1),
         "gate_2_alpha": (16, 24, 1),
         "gate_1_alpha": (32, 48, 1),
     }
-    plain = build_attention_unet(**TINY, gate_grid="none", gate_finest=True)
+    plain = build_attention_unet(**TINY, gates="none")
     assert not any("gat" in layer.name for layer in plain.layers)
+
+
+def test_an_encoder_of_ones_own_goes_under_the_same_gates():
+    """The depth is the encoder's, `depth` is not looked at; the finest skip comes from a branch of the network's."""
+    asked = []
+    model = build_attention_unet((32, 48, 1), 2, depth=7, encoder=lambda x: asked.append(x) or strided_encoder(x))
+    assert asked[0] is model.input  # grey values 0 to 255: rescaling is the encoder's own affair
+    assert gate_shapes(model) == {"gate_3_alpha": (4, 6, 1), "gate_2_alpha": (8, 12, 1)}
+    skips = {k: model.get_layer(f"gate_{k}_multiply").output.shape[1:] for k in (2, 3)}
+    assert skips == {2: (16, 24, 3), 3: (8, 12, 5)}
+    assert model.get_layer("concat_1").input[0] is model.get_layer("encoder_1_relu2").output
+    assert model.get_layer("encoder_1_conv1").input is model.get_layer("rescale").output
+    assert model.get_layer("gating_conv").output.shape[1:] == (4, 6, 2 * 2**3)
+    assert [model.get_layer(f"decoder_{k}_conv2").filters for k in (3, 2, 1)] == [8, 4, 2]
+    full = build_attention_unet((32, 48, 1), 2, gates="full", encoder=strided_encoder)
+    assert gate_shapes(full) == {"gate_3_alpha": (8, 12, 1), "gate_2_alpha": (16, 24, 1), "gate_1_alpha": (32, 48, 1)}
+    plain = build_attention_unet((32, 48, 1), 2, gates="none", encoder=strided_encoder)
+    assert not any("gat" in layer.name for layer in plain.layers)
+    with pytest.raises(ValueError, match="36x48 cannot be halved 3 times: use a multiple of 8 from 16 on"):
+        build_attention_unet((36, 48, 1), 2, encoder=strided_encoder)
 
 
 def test_gate_layers_follow_the_official_code():
@@ -72,17 +105,17 @@ def test_gate_layers_follow_the_official_code():
     assert model.get_layer("gate_3_phi").input is model.get_layer("gating_relu").output
 
 
-@pytest.mark.parametrize("grid", ["coarse", "full"])
-def test_gate_computes_the_papers_equation(grid):
+@pytest.mark.parametrize("full", [False, True])
+def test_gate_computes_the_papers_equation(full):
     x, g = keras.Input((4, 4, 2)), keras.Input((2, 2, 3))
-    out = attention_gate(x, g, "gate", grid)
+    out = attention_gate(x, g, "gate", full)
     model = keras.Model([x, g], [out, keras.Model([x, g], out).get_layer("gate_alpha").output])
     rng = np.random.default_rng(0)
     u, v = rng.normal(size=(1, 4, 4, 2)).astype("float32"), np.tile(rng.normal(size=3), (1, 2, 2, 1)).astype("float32")
-    if grid == "coarse":
-        theta = np.einsum("aibjc,ijcd->abd", u[0].reshape(2, 2, 2, 2, 2), model.get_layer("gate_theta").kernel.numpy())
-    else:
+    if full:
         theta = u[0] @ model.get_layer("gate_theta").kernel.numpy()[0, 0]
+    else:
+        theta = np.einsum("aibjc,ijcd->abd", u[0].reshape(2, 2, 2, 2, 2), model.get_layer("gate_theta").kernel.numpy())
     phi = v[0, 0, 0] @ model.get_layer("gate_phi").kernel.numpy()[0, 0]  # g is constant: upsampling changes nothing
     psi = model.get_layer("gate_alpha").kernel.numpy()[0, 0]
     alpha = 1 / (1 + np.exp(-(np.maximum(theta + phi, 0) @ psi)))
@@ -95,7 +128,9 @@ def test_gate_computes_the_papers_equation(grid):
         ({"input_shape": (250, 256, 1)}, "multiple of 16"),
         ({"input_shape": (16, 16, 1)}, "from 32"),
         ({"depth": 0}, "at least 1"),
-        ({"gate_grid": "fine"}, "gate_grid"),
+        ({"base_filters": 0}, "at least 1, got 4 and 0"),
+        ({"gates": "fine"}, "gates must be one of .*paper.*, got 'fine'"),
+        ({"encoder": strided_encoder, "input_shape": (8, 8, 1)}, "8x8 cannot be halved 3 times"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(arguments, words):
@@ -104,17 +139,14 @@ def test_bad_arguments_say_what_is_wrong(arguments, words):
 
 
 def test_a_saved_model_needs_attention_unet_and_nothing_else(tmp_path):
-    import subprocess
-    import sys
-
+    shutil.copy(REPOSITORY / "attention_unet.py", tmp_path)  # alone, as in somebody's own project
     model = build_attention_unet(**TINY)
     image = np.random.default_rng(0).uniform(0, 255, (1, 32, 48, 1)).astype(np.float32)
     model.save(tmp_path / "m.keras")
     np.save(tmp_path / "x.npy", image)
     load = "keras.saving.load_model('m.keras')(numpy.load('x.npy'))"
     code = f"import attention_unet, keras, numpy; numpy.save('y.npy', {load})"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
     assert np.allclose(np.load(tmp_path / "y.npy"), model(image).numpy(), atol=1e-6)
 
 
@@ -123,7 +155,8 @@ def test_fused_normalisation_computes_what_keras_does():
     import tensorflow as tf
 
     x = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 7)).astype(np.float32)
-    ours, stock = (kind(momentum=0.9, epsilon=1e-3) for kind in (BatchNormalization, keras.layers.BatchNormalization))
+    both = (BatchNormalization, keras.layers.BatchNormalization)
+    ours, stock = (layer(momentum=0.9, epsilon=1e-3) for layer in both)
     for step in (1, 2, 3):
         gradients = []
         for layer in (ours, stock):

@@ -2,9 +2,11 @@ import json
 
 import pytest
 from conftest import TINY, assert_one_clear_line, run_script
-from files import RunError
 
 import cross_validate
+from segmentation.errors import RunError
+from segmentation.jobs import RESULTS
+from segmentation.score_table import read_scores
 
 FLAGS = [*TINY, "--epochs", "1"]
 
@@ -20,8 +22,8 @@ def made(run):
     ]  # fmt: skip
     lesions = {"dice": dice, "iou": dice / 2, "hd95": 3.0, "hd95_or_diagonal": 3.0, "missed": 0}
     summary = {"lesions": lesions, "all": lesions, "normals": {"false_positive_rate": 0.25}}
-    about = {"data": "busi", "minutes": 2.0, "parameters": 7_000_000, "gmac": 1.25, "twins_in_training": 3}
-    (run / "metrics.json").write_text(json.dumps({**about, "summary": summary, "images": images}))
+    result = {"data": "busi", "minutes": 2.0, "parameters": 7_000_000, "gmac": 1.25, "near_copies_in_training": 3}
+    (run / "metrics.json").write_text(json.dumps({**result, "summary": summary, "images": images}))
 
 
 def test_table_by_hand(tmp_path):
@@ -39,17 +41,22 @@ def test_table_by_hand(tmp_path):
     assert "FLATTERED" in cross_validate.table(result)
 
 
-def test_table_says_what_is_drawn_where_a_lesion_is_known(tmp_path):
+@pytest.mark.parametrize("earlier", [False, True])
+def test_table_says_what_is_drawn_with_lesion_presence_given(tmp_path, earlier):
     for name, dice in (("fold0", 0.7), ("fold1", 0.9)):
         made(tmp_path / name)
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())
-        metrics["summary"]["lesions"]["dice_known"] = dice
+        metrics["summary"]["lesions"]["dice_lesion_given"] = dice
         for score in metrics["images"]:
-            score |= {"dice_known": dice, "iou_known": dice / 2}
-        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+            score |= {"dice_lesion_given": dice, "iou_lesion_given": dice / 2}
+        text = json.dumps(metrics)
+        if earlier:  # the names that earlier commits wrote
+            text = text.replace("_lesion_given", "_known").replace("near_copies_in", "twins_in")
+        (tmp_path / name / "metrics.json").write_text(text)
     text = cross_validate.table(cross_validate.collect(tmp_path, ["fold0", "fold1"]))
     assert "| fold1 | 0.8 | 0.9 |" in text and "| mean | 0.7 | 0.8 |" in text
-    assert "known to hold a lesion: Dice 0.850 (95 % " in text  # 4 images of 0.7, 12 of 0.9
+    assert "with lesion presence given: Dice 0.850 (95 % " in text  # 4 images of 0.7, 12 of 0.9
+    assert "LEAKY: 6" in text
 
 
 def test_the_luck_of_a_seed_by_hand(tmp_path):
@@ -79,11 +86,11 @@ def test_a_score_that_the_last_run_lacks_is_kept(tmp_path):
 def test_some_folds_alone(tmp_path, monkeypatch):
     planned = {}
     monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: planned.update(runs) or dict.fromkeys(runs, "no"))
-    config = cross_validate.Config(splits=("grouped-cv",), folds=(4, 1), seeds=(7,), models_dir=tmp_path)
+    config = cross_validate.CrossValidationConfig(splits=("grouped-cv",), folds=(4, 1), seeds=(7,), models_dir=tmp_path)
     with pytest.raises(RunError, match="the run failed"):
         cross_validate.main(config, ["--epochs", "1"])
     assert planned == {
-        f"grouped-cv-fold{fold}-seed7": ["--split", "grouped-cv", "--fold", fold, "--seed", "7", "--epochs", "1"]
+        f"grouped-cv-fold{fold}-seed7": ["--epochs", "1", "--split", "grouped-cv", "--fold", fold, "--seed", "7"]
         for fold in ("4", "1")
     }
 
@@ -101,15 +108,21 @@ def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_p
     assert_one_clear_line(both, "2 runs in", "1 to be made", "| sd |", code=0)
     assert "same test images, so seeds alone" in both.stdout  # in 48 images the largest groups are always tested
     assert "seeds alone" not in first.stdout
-    result = json.loads((tmp_path / "models" / "cv2" / "cross_validation.json").read_text())
-    assert set(result["runs"]) == {"grouped-fold0-seed0", "grouped-fold0-seed1"}
+    folder = tmp_path / "models" / "cv2"
+    result = json.loads((folder / "cross_validation.json").read_text())
+    assert set(result["runs"]) == {"grouped-fold0-seed0", "grouped-fold0-seed1"} and "images" not in result
+    assert len({(folder / run / "split.json").read_bytes() for run in result["runs"]}) == 1  # of both seeds
+    table = read_scores(folder / "cross_validation.csv")
+    for run in result["runs"]:
+        scores = json.loads((folder / run / "metrics.json").read_text())["images"]
+        assert [(s["name"], s["dice"]) for s in table if s["run"] == run] == [(s["name"], s["dice"]) for s in scores]
     other = run_script(*command, "--base-filters", "3", cwd=tmp_path)
     assert_one_clear_line(other, "holds runs with other flags")
 
 
 def test_the_order_of_the_flags_does_not_matter_but_their_values_do(tmp_path, monkeypatch):
     monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: dict.fromkeys(runs, "no"))
-    config = cross_validate.Config(splits=("grouped",), models_dir=tmp_path)
+    config = cross_validate.CrossValidationConfig(splits=("grouped",), models_dir=tmp_path)
     for flags in (["--epochs", "1", "--batch-size", "2"], ["--batch-size", "2", "--epochs", "1"]):
         with pytest.raises(RunError, match="the run failed"):
             cross_validate.main(config, flags)
@@ -126,19 +139,40 @@ def test_refused_flags_are_told_and_can_be_mended(tmp_path):
     assert_one_clear_line(mended, "nowhere: no such folder")
 
 
+def test_a_preset_is_handed_on(phantom_data, tmp_path):
+    command = ["cross_validate.py", "paper", "--name", "cv", "--splits", "grouped", "--data-dir", phantom_data]
+    small = ["--image-size", "32", "--epochs", "1"]
+    result = run_script(*command, *small, cwd=tmp_path)
+    assert_one_clear_line(result, "1 to be made", "| grouped-fold0-seed0 |", code=0)
+    run = tmp_path / "models" / "cv" / "grouped-fold0-seed0"
+    config = json.loads((run / "config.json").read_text())["config"]
+    preset = {"encoder": "none", "start_from": "random", "base_filters": 16, "learning_rate": 1e-3}
+    assert config.items() >= (preset | {"image_size": 32, "epochs": 1, "split": "grouped"}).items()
+    again = run_script(*command, *reversed(small[2:]), cwd=tmp_path)
+    assert_one_clear_line(again, "holds runs with other flags (paper --data-dir")
+    without = run_script(*command[:1], *command[2:], *small, cwd=tmp_path)
+    assert_one_clear_line(without, "holds runs with other flags (paper --data-dir")
+    assert_one_clear_line(run_script(*command, *small, cwd=tmp_path), "0 to be made", code=0)
+
+
+def test_an_unknown_preset_is_told(tmp_path):
+    result = run_script("cross_validate.py", "papper", "--splits", "grouped", cwd=tmp_path)
+    assert_one_clear_line(result, "the run failed", "papper")
+
+
 @pytest.mark.parametrize(("splits", "folds"), [(("grouped-cv",), (5,)), (("p1-1",), (1,)), (("tuning",), (-1,))])
 def test_folds_that_do_not_exist(splits, folds):
     with pytest.raises(ValueError, match=f"of split {splits[0]} are 0 to"):
-        cross_validate.Config(splits=splits, folds=folds)
+        cross_validate.CrossValidationConfig(splits=splits, folds=folds)
 
 
 def test_a_flag_can_name_the_run(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(cross_validate, "train_all", lambda runs, *_: asked.append(runs) or {"x": "stopped here"})
-    config = cross_validate.Config(splits=("p1-1", "p1-2"), models_dir=tmp_path)
+    config = cross_validate.CrossValidationConfig(splits=("p1-1", "p1-2"), models_dir=tmp_path)
     with pytest.raises(RunError, match="stopped here"):
         cross_validate.main(config, ["--decision-from", "models/p1/{run}"])
-    assert {name: arguments[-1] for name, arguments in asked[0].items()} == {
+    assert {name: arguments[1] for name, arguments in asked[0].items()} == {
         "p1-1-fold0-seed0": "models/p1/p1-1-fold0-seed0",
         "p1-2-fold0-seed0": "models/p1/p1-2-fold0-seed0",
     }
@@ -150,4 +184,4 @@ def test_folds_as_ray_tasks(phantom_data, tmp_path):
     result = run_script("cross_validate.py", *where, *FLAGS, cwd=tmp_path)
     assert_one_clear_line(result, "| grouped-fold0-seed0 |", code=0)
     files = {p.name for p in (tmp_path / "models" / "cv" / "grouped-fold0-seed0").iterdir()}
-    assert files == set(cross_validate.RESULTS)
+    assert files == set(RESULTS)

@@ -7,12 +7,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from augmentation import augment, make_dataset
 from conftest import BUSI, needs_busi
 from PIL import Image
 
 import dataset
-from dataset import DataError, Sample
+from dataset import DataError, Sample, augment, make_dataset
+from segmentation.find_data import data_source
 
 
 def save(path, array, **options):
@@ -70,9 +70,9 @@ def png_header(width, height):
 @pytest.mark.parametrize("name", ["empty.png", "page.png", "half.png", "half.jpg", "huge.png", "missing.png"])
 def test_unreadable_files_are_refused_by_name(tmp_path, name):
     whole = np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8)
-    for kind in ("png", "jpg"):
-        save(tmp_path / f"whole.{kind}", whole)
-        (tmp_path / f"half.{kind}").write_bytes((tmp_path / f"whole.{kind}").read_bytes()[:9000])
+    for suffix in ("png", "jpg"):
+        save(tmp_path / f"whole.{suffix}", whole)
+        (tmp_path / f"half.{suffix}").write_bytes((tmp_path / f"whole.{suffix}").read_bytes()[:9000])
     (tmp_path / "empty.png").touch()
     (tmp_path / "page.png").write_text("<html>not found</html>")
     (tmp_path / "huge.png").write_bytes(png_header(20000, 20000) + b"\0" * 50)
@@ -181,7 +181,6 @@ def test_evaluation_keeps_order_and_drops_nothing(arrays):
 
 def test_phantoms_are_found(phantom_data, capsys):
     samples = dataset.find_samples(phantom_data)
-    assert dataset.data_kind(phantom_data) == "phantom"
     assert {s.label for s in samples} == set(dataset.CLASSES)
     numbers = [int(s.name[8:-1]) for s in samples if s.label == "benign"]
     assert numbers == sorted(numbers) and len(samples) == 48
@@ -201,11 +200,36 @@ def test_every_unpaired_file_is_named(broken_data):
     assert ("(1).png: its name holds bytes that are no text" in str(error.value)) == (sys.platform == "linux")
 
 
-def test_another_count_than_busis_is_said(broken_data, capsys):
-    (broken_data / dataset.PHANTOM_MARKER).unlink()
-    dataset.find_samples(broken_data)
-    assert "BUSI has 780 and 798" in capsys.readouterr().out
-    assert dataset.data_kind(broken_data) == "custom"
+def test_layouts_are_told_apart(tmp_path):
+    assert dataset.detect_layout(tmp_path) is dataset.detect_layout(tmp_path / "nowhere") is None
+    for label in dataset.CLASSES:
+        assert dataset.detect_layout(tmp_path) is None
+        (tmp_path / label).mkdir()
+    assert dataset.detect_layout(tmp_path) == "classes"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").touch()  # a file is no folder
+    assert dataset.detect_layout(tmp_path) == "classes"
+    (tmp_path / "masks").unlink()
+    (tmp_path / "masks").mkdir()
+    assert dataset.detect_layout(tmp_path) == "pairs"
+
+
+def test_a_reading_that_fails_is_the_line_that_says_why(tmp_path):
+    path = save(tmp_path / "i.png", square(3, 3))
+    assert np.array_equal(dataset.try_reading(dataset.read_gray, path), square(3, 3))
+    assert dataset.try_reading(dataset.read_gray, tmp_path / "no.png") == f"{tmp_path / 'no.png'}: no such file."
+    with pytest.raises(ZeroDivisionError):  # our own mistakes stay visible
+        dataset.try_reading(lambda item: 1 / item, 0)
+
+
+def test_every_sample_that_cannot_be_read_is_named(broken_data):
+    samples = dataset.find_samples(broken_data)
+    for sample in samples[1:3]:
+        sample.image.write_text("<html>404</html>")
+    with pytest.raises(DataError) as error:
+        dataset.read_samples(samples)
+    lines = str(error.value).splitlines()
+    assert [s.image.name in line for s, line in zip(samples[1:3], lines, strict=True)] == [True, True]
 
 
 def test_pairs_that_do_not_fit_are_all_named(tmp_path):
@@ -223,7 +247,7 @@ def test_pairs_that_do_not_fit_are_all_named(tmp_path):
 @needs_busi
 def test_real_busi():
     samples = dataset.find_samples(BUSI)
-    assert dataset.data_kind(BUSI) == "busi"
+    assert data_source(BUSI, samples) == "busi"
     assert (len(samples), sum(len(s.masks) for s in samples)) == (780, 798)
     assert sum(len(s.masks) > 1 for s in samples) == 17
     three = next(s for s in samples if s.name == "benign (195)")

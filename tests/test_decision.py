@@ -2,8 +2,18 @@ import json
 
 import numpy as np
 import pytest
-from decision import Decision, calibrated, choose_decision, fit_calibration, load_decision, save_decision, to_mask
-from files import RunError
+
+from segmentation.decision import (
+    Decision,
+    calibrated,
+    choose_decision,
+    fit_calibration,
+    load_decision,
+    override_decision,
+    save_decision,
+    to_mask,
+)
+from segmentation.errors import RunError
 
 
 def test_largest_component_and_size():
@@ -27,15 +37,15 @@ def test_a_component_without_a_sure_pixel_is_dropped():
     assert not to_mask(probability, (8, 8), Decision(min_peak=0.9, largest_component=True)).any()
 
 
-def test_a_known_lesion_is_marked_however_unlikely():
+def test_a_given_lesion_is_marked_however_unlikely():
     probability = np.full((8, 8), 0.02, np.float32)
     probability[2:4, 2:6], probability[4, 2:6], probability[7, 7] = 0.2, 0.07, 0.04
     strict = Decision(threshold=0.5, min_peak=0.9)
     assert not to_mask(probability, (8, 8), strict).any()
-    known = to_mask(probability, (8, 8), Decision(threshold=0.5, min_peak=0.9, lesion_known=True))
-    assert known[2:5, 2:6].all() and known.sum() == 12  # 0.07 and 0.2, not 0.04: of a peak of 0.2
+    given = to_mask(probability, (8, 8), Decision(threshold=0.5, min_peak=0.9, lesion_given=True))
+    assert given[2:5, 2:6].all() and given.sum() == 12  # 0.07 and 0.2, not 0.04: of a peak of 0.2
     # A sure network is cut at the same share of its peak, not at its threshold.
-    assert to_mask(probability * 4, (8, 8), Decision(lesion_known=True)).sum() == 12
+    assert to_mask(probability * 4, (8, 8), Decision(lesion_given=True)).sum() == 12
 
 
 def test_calibration_finds_what_was_done_to_the_logits():
@@ -88,6 +98,8 @@ def test_decision_file(tmp_path):
     path = tmp_path / "decision.json"
     save_decision(path, Decision(scale=0.5, min_peak=0.8, tta=True))
     assert load_decision(path) == Decision(scale=0.5, min_peak=0.8, tta=True)
+    path.write_text(json.dumps({"lesion_known": True}))  # its name in earlier versions
+    assert load_decision(path) == Decision(lesion_given=True)
     for change in ({"threshold": "0.5"}, {"tta": 1}, {"scale": 0}, {"min_peak": 2}, {"code": "x"}, {"offset": 1e999}):
         path.write_text(json.dumps({**{"scale": 0.5}, **change}))
         with pytest.raises(RunError, match=r"decision\.json"):
@@ -95,3 +107,19 @@ def test_decision_file(tmp_path):
     path.unlink()
     with pytest.raises(RunError, match=r"decision\.json"):
         load_decision(path)
+
+
+def test_a_command_line_goes_over_the_runs_own_decision():
+    own = Decision(scale=0.5, offset=0.1, threshold=0.4, min_peak=0.8, tta=True)
+    assert override_decision(own) == own  # what was not asked for stays, and is not switched off
+    # The minimum peak was chosen for the run's own threshold.
+    assert override_decision(own, threshold=0.0) == Decision(scale=0.5, offset=0.1, threshold=0.0, tta=True)
+    plain = Decision()
+    assert override_decision(plain, tta=True) == Decision(tta=True)
+    assert override_decision(plain, largest_component=True) == Decision(largest_component=True)
+    given = override_decision(own, lesion_given=True)
+    assert given.lesion_given and given.min_peak == 0.8 and not own.lesion_given
+    largest = Decision(largest_component=True)
+    assert override_decision(largest, threshold=0.3).largest_component
+    with pytest.raises(ValueError, match="threshold"):
+        override_decision(own, threshold=1.5)

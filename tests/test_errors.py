@@ -1,20 +1,25 @@
 import errno
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import assert_one_clear_line, run_script
-from errors import one_clear_line
-from files import RunError, write_json
+from PIL import Image
+
+from segmentation.errors import RunError, one_clear_line
+from segmentation.files import write_json, write_picture
 
 
 @pytest.mark.parametrize(
-    "script", [["dataset.py"], ["evaluate_model.py", "--run", "models/none"], ["visualize_results.py", "--images", "."]]
+    "script",
+    [["segmentation.audit"], ["evaluate_model.py", "--run", "models/none"], ["visualize_results.py", "--images", "."]],
 )
 def test_a_file_where_a_folder_should_be(phantom_data, tmp_path, script):
     """Root may write anywhere, but not below a file."""
     (tmp_path / "taken").touch()
     (tmp_path / "a.png").touch()
-    where = ["--output", tmp_path / "taken" / "here"]
+    where = ["--output", tmp_path / "taken" / "here.json"]
     data = [] if "--images" in script else ["--data-dir", phantom_data]
     assert_one_clear_line(run_script(*script, *data, *where, cwd=tmp_path), "taken", "choose a folder")
 
@@ -42,6 +47,27 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
         write_json(tmp_path / "metrics.json", {})
     assert "metrics.json: No space left on device. Free some space" in stop.value.code
     assert ".writing" not in stop.value.code and not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_written_wherever_the_name_allows(tmp_path):
+    """Another alphabet in the path, grey and colour, the format of the ending; no folder is an error."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("grå.png", (5, 7)), ("色.bmp", (5, 7, 3))):
+        pixels = rng.integers(0, 255, shape, np.uint8)
+        write_picture(tmp_path / name, pixels)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == name[-3:].upper()
+            assert np.array_equal(np.asarray(picture), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    with pytest.raises(FileNotFoundError):
+        write_picture(tmp_path / "nowhere" / "a.png", np.zeros((2, 2), np.uint8))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has a device that is always full")
+def test_a_picture_that_does_not_fit_on_the_disk_is_an_error(tmp_path):
+    (tmp_path / "a.png").symlink_to("/dev/full")
+    with pytest.raises(OSError) as error:
+        write_picture(tmp_path / "a.png", np.zeros((200, 200), np.uint8))
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_a_name_that_is_no_text_can_be_printed(monkeypatch, tmp_path):

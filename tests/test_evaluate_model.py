@@ -1,13 +1,16 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
-from phantoms import write_phantoms
 
 import dataset
 import evaluate_model
+from segmentation.decision import Decision
+from segmentation.phantoms import write_phantoms
+from segmentation.score_table import read_scores
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +37,22 @@ def test_unseen_images_score_as_in_training(runs, phantom_data, tmp_path):
     """The test part again, by another script: the same scores, image by image."""
     result = evaluate("--run", runs[0], "--data-dir", phantom_data, "--unseen-only", cwd=tmp_path)
     assert_one_clear_line(result, "left out", "test (phantom): lesion Dice", code=0)
-    new, old = (
-        {s["name"]: s["dice"] for s in json.loads(path.read_text())["images"]}
-        for path in (tmp_path / "evaluation.json", runs[0] / "metrics.json")
-    )
-    assert new == old
+    old = json.loads((runs[0] / "metrics.json").read_text())
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["summary"] == old["summary"] and "images" not in result
+    new = read_scores(tmp_path / "evaluation.csv")
+    assert {s["name"]: s["dice"] for s in new} == {s["name"]: s["dice"] for s in old["images"]}
+    for a, b in zip(new, old["images"], strict=True):
+        for key in ("hd95", "assd", "dice_lesion_given", "iou_lesion_given"):  # None where undefined
+            assert a[key] == (None if b[key] is None else pytest.approx(b[key], rel=1e-4))
+
+
+def test_the_table_lies_beside_the_summary(runs, phantom_data, tmp_path):
+    out = tmp_path / "other" / "place.json"
+    where = ["--run", runs[0], "--data-dir", phantom_data, "--unseen-only", "--output"]
+    assert_one_clear_line(evaluate(*where, out, cwd=tmp_path), str(out), str(out.with_suffix(".csv")), code=0)
+    assert {path.name for path in out.parent.iterdir()} == {"place.json", "place.csv"}
+    assert_one_clear_line(evaluate(*where, "x.csv", cwd=tmp_path), "--output is the name of a .json file", code=2)
 
 
 def test_a_renamed_image_is_still_known(runs, broken_data, tmp_path):
@@ -59,19 +73,17 @@ def test_other_layout_and_mean_of_two(runs, tmp_path):
     result = evaluate("--run", *runs, "--data-dir", flat, "--tta", cwd=tmp_path)
     assert_one_clear_line(result, "have no mask file", f"{count} images scored, 0 left out", code=0)
     scores = json.loads((tmp_path / "evaluation.json").read_text())
-    assert len(scores["runs"]) == 2 and {s["label"] for s in scores["images"]} == {"lesion", "normal"}
+    assert len(scores["runs"]) == 2
+    assert {s["label"] for s in read_scores(tmp_path / "evaluation.csv")} == {"lesion", "normal"}
     assert scores["summary"]["lesions"]["images"] + scores["summary"]["normals"]["images"] == count
 
 
 def test_the_mean_is_a_mean(monkeypatch):
-    from decision import Decision
-
     maps = iter([np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)])
     monkeypatch.setattr(evaluate_model, "load_run", lambda run: (None, None))
-    rules = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
-    monkeypatch.setattr(evaluate_model, "load_decision", lambda path: rules[path.parent.name])
+    decisions = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
+    monkeypatch.setattr(evaluate_model, "load_decision", lambda path: decisions[path.parent.name])
     monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(maps))
-    from pathlib import Path
-
-    mean, rule = evaluate_model.predict_mean(evaluate_model.Config((Path("a"), Path("b")), Path(".")), [])
-    assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and rule.threshold == pytest.approx(0.4)
+    config = evaluate_model.EvaluationConfig((Path("a"), Path("b")), Path("."))
+    mean, decision = evaluate_model.predict_mean(config, [])
+    assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and decision.threshold == pytest.approx(0.4)

@@ -13,35 +13,35 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import rebuild
 from conftest import assert_one_clear_line, run_script
 from PIL import Image
-from test_runs import SETTINGS, assert_equal_runs, run_on_a_full_disk, start
+from test_run_folder import SETTINGS, assert_equal_runs, run_on_a_full_disk, start
 
 import dataset
 from dataset import DataError
+from segmentation.run_folder import load_run
 
 # ---------------------------------------------------------------- damaged files
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
     """One of the ways in which a file goes bad."""
-    kind = rng.randrange(7)
+    damage = rng.randrange(7)
     data = bytearray(content)
-    if kind == 0:
+    if damage == 0:
         return bytes(data[: rng.randrange(len(data))])
-    if kind == 1:
+    if damage == 1:
         for _ in range(rng.randrange(1, 9)):
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    elif kind == 2:
+    elif damage == 2:
         data[rng.randrange(min(len(data), 64))] = rng.randrange(256)  # the header
-    elif kind == 3:
+    elif damage == 3:
         at = rng.randrange(len(data))
         data[at : at + rng.randrange(1, 200)] = rng.randbytes(rng.randrange(0, 200))
-    elif kind == 4 and data[:4] == b"\x89PNG":
+    elif damage == 4 and data[:4] == b"\x89PNG":
         at = rng.choice((16, 20))
         data[at : at + 4] = rng.randrange(2**31).to_bytes(4, "big")  # a huge picture
-    elif kind == 5:
+    elif damage == 5:
         return rng.choice(
             (b"", b"<html>404</html>", rng.randbytes(300), b"\x89PNG\r\n\x1a\n", b"II*\0" + rng.randbytes(60))
         )
@@ -57,20 +57,20 @@ def fuzz(folder, phantom_data, count: int, seed: int) -> dict[str, int]:
     for path in sorted(phantom_data.glob("*/*).png"))[:3] + sorted(phantom_data.glob("*/*_mask.png"))[:3]:
         with Image.open(path) as picture:
             small = picture.resize((90, 70))
-            for kind, mode in (("png", "L"), ("png", "RGB"), ("png", "1"), ("png", "P"), ("png", "RGBA"), ("jpg", "L"),
-                               ("bmp", "L"), ("tiff", "L"), ("png", "I;16")):  # fmt: skip
-                target = folder / f"seed-{mode.replace(';', '')}.{kind}"
+            for ending, mode in (("png", "L"), ("png", "RGB"), ("png", "1"), ("png", "P"), ("png", "RGBA"),
+                                 ("jpg", "L"), ("bmp", "L"), ("tiff", "L"), ("png", "I;16")):  # fmt: skip
+                target = folder / f"seed-{mode.replace(';', '')}.{ending}"
                 converted = (
                     Image.fromarray(np.asarray(small).astype(np.uint16) * 200)
                     if mode == "I;16"
                     else small.convert(mode)
                 )
                 converted.save(target)
-                seeds.append((kind, target.read_bytes()))
+                seeds.append((ending, target.read_bytes()))
     outcome = {"loaded": 0, "refused": 0}
     for number in range(count):
-        kind, content = rng.choice(seeds)
-        path = folder / f"fuzz {number % 50}.{kind}"
+        ending, content = rng.choice(seeds)
+        path = folder / f"fuzz {number % 50}.{ending}"
         path.write_bytes(mutate(content, rng))
         started = time.monotonic()
         try:
@@ -99,7 +99,7 @@ def test_damaged_pictures_are_loaded_or_refused_by_name(phantom_data, tmp_path, 
 
 # ---------------------------------------------------------------- kills
 
-LONGER = [*SETTINGS, "--epochs", "12", "--patience", "12"]
+LONGER = [*SETTINGS, "--epochs", "12"]
 
 
 def check_folder(run) -> int:
@@ -108,7 +108,7 @@ def check_folder(run) -> int:
     rows = list(csv.DictReader(history.read_text().splitlines())) if history.exists() else []
     assert [int(row["epoch"]) for row in rows] == list(range(len(rows)))
     if len(rows) > 1:  # the first row is written before the first best network
-        rebuild.load_run(run)
+        load_run(run)
     return len(rows)
 
 
@@ -179,7 +179,7 @@ def test_full_disk_campaign(phantom_data, tmp_path):
         for _ in range(4):
             if (run / "metrics.json").exists():
                 break
-            before = rebuild.load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
+            before = load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
             limit = int(10 ** rng.uniform(2.5, 5.3))
             result = run_on_a_full_disk(phantom_data, folder, limit, LONGER)
             if result.returncode == 0:
@@ -187,7 +187,7 @@ def test_full_disk_campaign(phantom_data, tmp_path):
             assert_one_clear_line(result, "File too large")
             failed += 1
             if before is not None:
-                after = rebuild.load_run(run)[0].get_weights()  # the same, or a later and better one
+                after = load_run(run)[0].get_weights()  # the same, or a later and better one
                 assert len(after) == len(before)
         if not (run / "metrics.json").exists():
             again = run_script("train_model.py", "--data-dir", phantom_data, *LONGER, cwd=folder)

@@ -1,10 +1,11 @@
 import json
 
 import numpy as np
-import phantoms
 import pytest
 from conftest import assert_one_clear_line, run_script
 from PIL import Image
+
+from segmentation import phantoms
 
 
 def test_same_seed_same_picture():
@@ -42,7 +43,7 @@ def test_lesions_are_dark_and_attenuate_as_they_should(label):
 
 def test_pictures_that_are_there_are_not_written_over(phantom_data, tmp_path):
     before = (phantom_data / "benign" / "benign (1).png").read_bytes()
-    result = run_script("phantoms.py", "--output", phantom_data, "--images", "6", "--seed", "9", cwd=tmp_path)
+    result = run_script("segmentation.phantoms", "--output", phantom_data, "--images", "6", "--seed", "9", cwd=tmp_path)
     assert_one_clear_line(result, "is not empty")
     assert (phantom_data / "benign" / "benign (1).png").read_bytes() == before
 
@@ -57,4 +58,4 @@ def test_tree_has_busis_layout(tmp_path):
     assert all(f"{f[:-4]}_mask.png" in files for f in images if not f.startswith("normal"))
     with Image.open(folder / "malignant" / "malignant (1)_mask.png") as mask:
         assert set(np.unique(np.asarray(mask))) == {0, 255}
-    assert json.loads((folder / "phantoms.json").read_text())["seed"] == 1
+    assert json.loads((folder / phantoms.MARKER).read_text())["seed"] == 1

@@ -6,11 +6,12 @@ from typing import get_args
 import cv2
 import numpy as np
 import pytest
-import splits
 from conftest import BUSI, needs_busi
-from phantoms import make_phantom, make_twin
 
 from dataset import DataError, Sample, find_samples, read_samples
+from segmentation import splits
+from segmentation.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
+from segmentation.phantoms import make_near_copy, make_phantom
 
 PUBLIC = ("p1-1", "p1-2", "p1-3", "curated")
 
@@ -29,8 +30,8 @@ def busi_like():
 @pytest.fixture(scope="module")
 def phantom_groups(phantom_data):
     samples = find_samples(phantom_data)
-    pairs = splits.near_duplicates([image for image, _ in read_samples(samples)])
-    return samples, splits.group_pairs(len(samples), pairs)
+    pairs = near_copies([image for image, _ in read_samples(samples)])
+    return samples, group_pairs(len(samples), pairs)
 
 
 # ---------------------------------------------------------------- near-copies
@@ -42,25 +43,25 @@ def test_copies_are_found_and_strangers_are_not():
     pictures = [image for image, _ in originals]
     height, width = pictures[1].shape
     copies = {
-        0: make_twin(pictures[0], np.zeros(pictures[0].shape, bool), rng)[0],  # other gain and a slight crop
+        0: make_near_copy(pictures[0], np.zeros(pictures[0].shape, bool), rng)[0],  # other gain and a slight crop
         1: pictures[1][: int(height * 0.85), int(width * 0.12) :],  # another crop
         2: cv2.resize(pictures[2], None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA),  # another size
         3: cv2.drawMarker(pictures[3].copy(), (100, 100), 255, cv2.MARKER_CROSS, 20, 2),  # calipers
     }
-    pairs = splits.near_duplicates(pictures + list(copies.values()))
+    pairs = near_copies(pictures + list(copies.values()))
     assert {(p.a, p.b) for p in pairs} == {(a, len(pictures) + k) for k, a in enumerate(copies)}
 
 
 def test_sliding_alone_finds_the_crop():
     picture = make_phantom("malignant", 5)[0]
     crop = picture[: int(picture.shape[0] * 0.85), int(picture.shape[1] * 0.12) :]
-    (pair,) = splits.near_duplicates([picture, crop])
-    assert pair.whole < splits.WHOLE and pair.fine < splits.FINE and pair.sliding > splits.SLIDING
+    (pair,) = near_copies([picture, crop])
+    assert pair.whole < WHOLE and pair.fine < FINE and pair.sliding > SLIDING
 
 
 def test_pairs_of_pairs_share_a_group():
-    pairs = [splits.Pair(0, 1, 1, 1, 1), splits.Pair(1, 4, 1, 1, 1)]
-    groups = splits.group_pairs(6, pairs)
+    pairs = [Pair(0, 1, 1, 1, 1), Pair(1, 4, 1, 1, 1)]
+    groups = group_pairs(6, pairs)
     assert groups[0] == groups[1] == groups[4]
     assert len(set(groups)) == 4
 
@@ -73,22 +74,22 @@ def test_phantoms_hold_planted_copies(phantom_groups):
 # ---------------------------------------------------------------- splits
 
 
-@pytest.mark.parametrize("kind", get_args(splits.SplitKind))
+@pytest.mark.parametrize("split", get_args(splits.Split))
 @pytest.mark.parametrize("seed", [0, 1])
-def test_no_group_in_two_parts(busi_like, kind, seed):
+def test_no_group_in_two_parts(busi_like, split, seed):
     samples, groups = busi_like
-    for fold in range(splits.FOLDS.get(kind, 1)):
-        parts = splits.split_samples(samples, groups, kind, fold, seed)
+    for fold in range(splits.FOLDS.get(split, 1)):
+        parts = splits.split_samples(samples, groups, split, fold, seed)
         indices = [i for members in parts.values() for i in members]
         assert len(indices) == len(set(indices))
         group_sets = {part: set(groups[members].tolist()) for part, members in parts.items()}
-        if kind in ("all-random", "random-cv"):
-            assert len(splits.twins_in_training(parts, groups)) > 10  # it leaks, as it says
+        if split in ("all-random", "random-cv"):
+            assert len(splits.near_copies_in_training(parts, groups)) > 10  # it leaks, as it says
             continue
         assert not group_sets["train"] & group_sets["val"]
-        if not kind.startswith("p1"):
+        if not split.startswith("p1"):
             assert not group_sets["test"] & (group_sets["train"] | group_sets["val"])
-            assert splits.twins_in_training(parts, groups) == []
+            assert splits.near_copies_in_training(parts, groups) == []
 
 
 def test_grouped_shares_and_classes(busi_like):
@@ -100,10 +101,10 @@ def test_grouped_shares_and_classes(busi_like):
         assert labels["malignant"] / len(parts[part]) == pytest.approx(210 / 780, abs=0.03)
 
 
-@pytest.mark.parametrize("kind", ["grouped-cv", "random-cv"])
-def test_folds_cover_every_image_once(busi_like, kind):
+@pytest.mark.parametrize("split", ["grouped-cv", "random-cv"])
+def test_folds_cover_every_image_once(busi_like, split):
     samples, groups = busi_like
-    folds = [splits.split_samples(samples, groups, kind, fold) for fold in range(5)]
+    folds = [splits.split_samples(samples, groups, split, fold) for fold in range(5)]
     assert sorted(i for parts in folds for i in parts["test"]) == list(range(780))
     for parts in folds:  # as many to train on in both, so that they can be compared
         assert len(parts["train"]) == pytest.approx(546, abs=12)
@@ -136,10 +137,10 @@ def test_public_lists(busi_like):
 @pytest.mark.parametrize(("normals", "where"), [
     ("both", {"train", "val", "test"}), ("train", {"train", "val"}), ("test", {"test"}), ("none", set()),
 ])  # fmt: skip
-@pytest.mark.parametrize("kind", ["grouped", "p1-2"])
-def test_normals(busi_like, kind, normals, where):
+@pytest.mark.parametrize("split", ["grouped", "p1-2"])
+def test_normals(busi_like, split, normals, where):
     samples, groups = busi_like
-    parts = splits.split_samples(samples, groups, kind, normals=normals)
+    parts = splits.split_samples(samples, groups, split, normals=normals)
     assert {p for p, members in parts.items() if any(samples[i].label == "normal" for i in members)} == where
 
 
@@ -212,16 +213,16 @@ def test_damaged_split_file(tmp_path, text):
 @needs_busi
 def test_real_busi_groups_never_straddle():
     samples = find_samples(BUSI)
-    pairs = splits.near_duplicates([image for image, _ in read_samples(samples)])
-    groups = splits.group_pairs(len(samples), pairs)
+    pairs = near_copies([image for image, _ in read_samples(samples)])
+    groups = group_pairs(len(samples), pairs)
     tied = {frozenset((samples[p.a].name, samples[p.b].name)) for p in pairs}
     assert {"benign (433)", "malignant (145)"} in tied and {"benign (437)", "normal (34)"} in tied
     assert len(pairs) >= 160
-    for kind in ("grouped", "grouped-cv", "curated"):
-        parts = splits.split_samples(samples, groups, kind)
+    for split in ("grouped", "grouped-cv", "curated"):
+        parts = splits.split_samples(samples, groups, split)
         part_of = {i: part for part, members in parts.items() for i in members}
         assert not [p for p in pairs if p.a in part_of and p.b in part_of and part_of[p.a] != part_of[p.b]]
     for number in (1, 2, 3):
         parts = splits.split_samples(samples, groups, f"p1-{number}", normals="none")
         assert not set(groups[parts["train"]]) & set(groups[parts["val"]])
-        assert 40 <= len(splits.twins_in_training(parts, groups)) <= 70
+        assert 40 <= len(splits.near_copies_in_training(parts, groups)) <= 70

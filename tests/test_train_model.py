@@ -3,26 +3,30 @@
 import csv
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import keras
 import numpy as np
 import pytest
-import rebuild
 import tyro
 from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
-from decision import Decision, save_decision
-from files import RunError
-from metrics import BceDiceLoss
-from phantoms import write_phantoms
-from pretrained import load_pretrained
-from runs import read_history
-from splits import hashes_seen
 
 import train_model
-from attention_unet import APPLICATIONS, ENCODERS, build_attention_unet
-from train_model import Config, given_decision
+from attention_unet import build_attention_unet
+from dataset import find_samples, make_dataset, read_sample, read_samples, resize_samples
+from segmentation.decision import Decision, save_decision
+from segmentation.encoders import APPLICATIONS, LITE, Encoder, load_imagenet
+from segmentation.errors import RunError
+from segmentation.losses import BceDiceLoss, training_metrics
+from segmentation.parts import load_data, split_data
+from segmentation.phantoms import write_phantoms
+from segmentation.run_folder import build_network, load_run, read_history
+from segmentation.splits import hashes_seen
+from segmentation.training import RunRecorder
+from train_model import PRESETS, TrainingConfig, given_decision
 
 
 def train(data, cwd, *more):
@@ -44,7 +48,7 @@ def test_a_run_leaves_all_its_files(finished):
         "best.keras", "config.json", "decision.json", "history.csv", "metrics.json", "split.json",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["data"] == "phantom" and metrics["epochs"] == 2 and metrics["twins_in_training"] == 0
+    assert metrics["data"] == "phantom" and metrics["epochs"] == 2 and metrics["near_copies_in_training"] == 0
     images = json.loads((run / "split.json").read_text())["images"]
     assert {s["name"] for s in metrics["images"]} == {n for n, row in images.items() if row["part"] == "test"}
     assert {"tp", "fp", "fn", "tn", "dice", "iou", "precision", "recall", "hd95", "assd"} <= set(metrics["images"][0])
@@ -57,8 +61,6 @@ def test_a_run_leaves_all_its_files(finished):
 
 
 def test_scores_are_at_the_original_resolution(finished, phantom_data):
-    from dataset import find_samples, read_sample
-
     metrics = json.loads((finished[0] / "models" / "attention_unet" / "metrics.json").read_text())
     samples = {s.name: s for s in find_samples(phantom_data)}
     for score in metrics["images"]:
@@ -70,7 +72,7 @@ def test_scores_are_at_the_original_resolution(finished, phantom_data):
 def test_same_seed_same_history_other_seed_another(finished, phantom_data):
     cwd, _ = finished
     again = train(phantom_data, cwd, "--epochs", "2")  # the finished run is kept: this one is -2
-    other = train(phantom_data, cwd, "--epochs", "2", "--run", "other", "--seed", "1", "--split-seed", "0")
+    other = train(phantom_data, cwd, "--epochs", "2", "--run", "other", "--seed", "1")
     assert again.returncode == other.returncode == 0, again.stderr + other.stderr
     histories = [
         (cwd / "models" / run / "history.csv").read_bytes() for run in ("attention_unet", "attention_unet-2", "other")
@@ -84,13 +86,20 @@ def test_same_seed_same_history_other_seed_another(finished, phantom_data):
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
+def test_the_split_has_a_seed_of_its_own(phantom_data, tmp_path):
+    data, tested = load_data(phantom_data, 0), []
+    division = {"split": "all-random", "fold": 0, "normals": "both", "choose_on": "validation"}
+    for seed in (0, 1):
+        (run := tmp_path / str(seed)).mkdir()
+        parts = split_data(data, run, 32, [], split_seed=seed, **division)
+        record = json.loads((run / "split.json").read_text())
+        assert record["seed"] == seed and "split_seed" not in record
+        tested.append({sample.name for sample in parts.test})
+    assert tested[0] != tested[1]
+
+
 def test_it_can_learn(phantom_data):
     """Loss, network, optimizer and pipeline together know four lesions by heart after a minute."""
-    from augmentation import make_dataset
-    from metrics import training_metrics
-
-    from dataset import find_samples, read_samples, resize_samples
-
     keras.utils.set_random_seed(0)
     samples = [s for s in find_samples(phantom_data) if s.label != "normal"][:4]
     images, masks = resize_samples(read_samples(samples), 64)
@@ -104,9 +113,6 @@ def test_it_can_learn(phantom_data):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use where Linux says it")
 def test_memory_does_not_grow_over_epochs(tmp_path):
     """Sixty short epochs with all that a run writes."""
-    from augmentation import make_dataset
-    from metrics import training_metrics
-    from runs import RunRecorder
 
     def mebibytes() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -124,7 +130,7 @@ def test_memory_does_not_grow_over_epochs(tmp_path):
         epochs=60,
         verbose=0,
         shuffle=False,
-        callbacks=[RunRecorder(tmp_path, "val_dice", 100, 2), watch],
+        callbacks=[RunRecorder(tmp_path, "val_dice", 2), watch],
     )
     # The first epochs fill caches. A batch kept by mistake in every epoch would be 0.5 MiB, a network 1.
     assert max(memory[-10:]) - max(memory[20:30]) < 15, memory
@@ -139,9 +145,9 @@ def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path, monkeypatch)
             return super().call(y_true, y_pred)
 
     monkeypatch.setattr(train_model, "BceDiceLoss", Loss)
-    assert set(get_args(train_model.Encoder)) == {"none", *ENCODERS, *APPLICATIONS}  # the command line offers all
-    small = dict(encoder="none", image_size=32, depth=2, base_filters=2, epochs=1, models_dir=tmp_path)
-    dice = train_model.main(Config(data_dir=phantom_data, **small))
+    assert set(get_args(Encoder)) == {"none", *LITE, *APPLICATIONS}  # the command line offers all
+    small = dict(encoder="none", start_from="random", image_size=32, depth=2, base_filters=2, epochs=1)
+    dice = train_model.main(TrainingConfig(data_dir=phantom_data, models_dir=tmp_path, **small))
     assert len(traces) == 2  # once in training, once in validation; a second tracing costs the default network 14 s
     metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
     assert dice == metrics["summary"]["lesions"]["dice"]
@@ -149,23 +155,24 @@ def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path, monkeypatch)
 
 def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    result = run_script(
-        "train_model.py", *TINY, "--phantom-images", "40", "--phantom-epochs", "1", cwd=tmp_path, **nowhere
-    )
+    result = run_script("train_model.py", *TINY, "--epochs", "18", cwd=tmp_path, **nowhere)
     assert_one_clear_line(result, "download failed", "SIMULATED", "test (phantom)", code=0)
     run = tmp_path / "models" / "attention_unet"
-    assert json.loads((run / "metrics.json").read_text())["data"] == "phantom"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["data"] == "phantom" and metrics["epochs"] == train_model.PHANTOM_EPOCHS == 16  # fewer than asked
     assert json.loads((run / "config.json").read_text())["data"] == "phantom"
 
 
 def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_path):
     flags = ["--data-dir", phantom_data, "--image-size", "64", "--epochs", "2", "--learning-rate", "1e-6", "--ema", "0"]
-    for start in ([], ["--no-pretrained"]):
-        result = run_script("train_model.py", *flags, *start, "--run", f"run{len(start)}", cwd=tmp_path)
+    for run, start in (("run0", []), ("run1", ["--start-from", "random"])):
+        result = run_script("train_model.py", *flags, *start, "--run", run, cwd=tmp_path)
         assert_one_clear_line(result, "test (phantom)", code=0)
-    stem = [rebuild.load_run(tmp_path / "models" / f"run{k}")[0].get_layer("stem_conv").kernel.numpy() for k in (0, 1)]
-    built = build_attention_unet((64, 64, 1), 8, encoder="efficientnet_lite0")
-    load_pretrained(built, "efficientnet_lite0")
+    stem = [load_run(tmp_path / "models" / f"run{k}")[0].get_layer("stem_conv").kernel.numpy() for k in (0, 1)]
+    stored = [json.loads((tmp_path / "models" / f"run{k}" / "config.json").read_text())["config"] for k in (0, 1)]
+    assert [settings["start_from"] for settings in stored] == ["imagenet", "random"]
+    built = build_network("efficientnet_lite0", input_shape=(64, 64, 1), base_filters=8)
+    load_imagenet(built, "efficientnet_lite0")
     imagenet = built.get_layer("stem_conv").kernel.numpy()
     assert np.abs(stem[0] - imagenet).max() < 1e-3 < np.abs(stem[1] - imagenet).max()
 
@@ -177,7 +184,7 @@ def test_start_from_another_run(finished, tmp_path):
     result = train(own, tmp_path, "--start-from", old, "--epochs", "1", "--learning-rate", "1e-9", "--ema", "0")
     assert_one_clear_line(result, code=0)
     new = tmp_path / "models" / "attention_unet"
-    (before, _), (after, _) = rebuild.load_run(old), rebuild.load_run(new)
+    (before, _), (after, _) = load_run(old), load_run(new)
     for a, b in zip(before.trainable_weights, after.trainable_weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     assert_one_clear_line(run_script("visualize_results.py", cwd=tmp_path), "figures in", code=0)
@@ -217,9 +224,9 @@ def test_what_the_epoch_is_chosen_on(finished, phantom_data, tmp_path):
     kept = int(json.loads((runs[1] / "metrics.json").read_text())["best_epoch"])
     weights = [keras.saving.load_model(run / "best.keras").get_weights() for run in runs]
     assert (kept == 1) == all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
-    rules = [json.loads((run / "decision.json").read_text()) for run in runs]
-    assert rules[1]["threshold"] == 0.5 and rules[1]["scale"] == 1 and not rules[1]["min_peak"]
-    assert rules[1] != rules[0] == json.loads((first / "decision.json").read_text()) | {"tta": False}
+    decisions = [json.loads((run / "decision.json").read_text()) for run in runs]
+    assert decisions[1]["threshold"] == 0.5 and decisions[1]["scale"] == 1 and not decisions[1]["min_peak"]
+    assert decisions[1] != decisions[0] == json.loads((first / "decision.json").read_text()) | {"tta": False}
     parts = [{row["part"] for row in json.loads((run / "split.json").read_text())["images"].values()} for run in runs]
     assert parts == [{"train", "test"}] * 2
     assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
@@ -228,10 +235,10 @@ def test_what_the_epoch_is_chosen_on(finished, phantom_data, tmp_path):
     assert "FLATTERED" in (runs[1] / "report.html").read_text()
 
 
-def test_the_last_epoch_with_a_rule_from_validation(finished, phantom_data, tmp_path):
-    """Nothing is learnt at this rate: by validation the first epoch would be kept, and the third not trained."""
-    flags = ("--epochs", "3", "--patience", "1", "--learning-rate", "1e-9")
-    result = train(phantom_data, tmp_path, *flags, "--choose-on", "rule")
+def test_the_last_epoch_with_a_decision_from_validation(finished, phantom_data, tmp_path):
+    """Nothing is learnt at this rate: by validation the first epoch would be kept."""
+    flags = ("--epochs", "3", "--learning-rate", "1e-9")
+    result = train(phantom_data, tmp_path, *flags, "--choose-on", "decision")
     assert_one_clear_line(result, "epoch 3 of 3 was kept", code=0)
     run = tmp_path / "models" / "attention_unet"
     assert [row["val_dice"] for row in read_history(run / "history.csv")] == [0, 0, 0]
@@ -241,20 +248,71 @@ def test_the_last_epoch_with_a_rule_from_validation(finished, phantom_data, tmp_
     assert first == second
 
 
-def test_a_rule_that_the_settings_give(tmp_path):
-    save_decision(tmp_path / "decision.json", Decision(scale=0.8, min_peak=0.7))
-    given = given_decision(Config(decision_from=tmp_path, threshold=0.3, largest_component=True))
-    assert given == Decision(scale=0.8, min_peak=0.7, threshold=0.3, largest_component=True, tta=True)
-    assert given_decision(Config()) == Decision(tta=True)
+def test_a_decision_that_the_settings_give(tmp_path):
+    save_decision(tmp_path / "decision.json", Decision(scale=0.8, min_peak=0.7, largest_component=True))
+    given = Decision(scale=0.8, min_peak=0.7, largest_component=True)
+    assert given_decision(tmp_path, tta=True) == replace(given, tta=True)
+    assert given_decision(tmp_path, tta=False) == given
+    assert given_decision(None, tta=True) == Decision(tta=True)
     with pytest.raises(RunError, match="decision.json"):
-        given_decision(Config(decision_from=tmp_path / "none"))
+        given_decision(tmp_path / "none", tta=True)
 
 
-def test_help_reads_like_documentation(tmp_path):
-    result = run_script("train_model.py", "--help", cwd=tmp_path)
+def test_what_is_trained_already_is_not_trained_again(tmp_path):
+    """A run that was stopped after its last epoch, before its scores were written."""
+    asked = []
+    model, recorder = SimpleNamespace(fit=lambda *_, **settings: asked.append(settings)), RunRecorder(tmp_path, "x", 7)
+    for first_epoch in (3, 4, 0, 2):
+        train_model.fit(model, None, None, recorder, first_epoch, epochs=3, averaged=False)
+    assert [(settings["initial_epoch"], settings["epochs"]) for settings in asked] == [(0, 3), (2, 3)]
+    assert all(settings["steps_per_epoch"] == 7 and settings["callbacks"] == [recorder] for settings in asked)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_a_preset_and_the_flags_that_follow(phantom_data, tmp_path):
+    flags = ["--epochs", "1", "--image-size", "64", "--data-dir", phantom_data]
+    assert_one_clear_line(run_script("train_model.py", "paper", *flags, cwd=tmp_path), "test (phantom)", code=0)
+    model, config = load_run(tmp_path / "models" / "attention_unet")
+    preset = {"encoder": "none", "start_from": "random", "base_filters": 16, "learning_rate": 1e-3}
+    assert config["config"].items() >= (preset | {"epochs": 1, "image_size": 64, "gates": "paper", "ema": 0.99}).items()
+    assert model.count_params() == build_attention_unet((64, 64, 1), base_filters=16).count_params()
+
+
+def test_presets(monkeypatch):
+    assert len(fields(TrainingConfig)) <= 28  # a setting that nobody would miss costs everybody who reads on
+
+    def parsed(*arguments):
+        monkeypatch.setattr("sys.argv", ["train_model.py", *arguments])
+        return train_model.parse_command_line()
+
+    paper = TrainingConfig(
+        encoder="none", start_from="random", base_filters=16, image_size=128, learning_rate=1e-3, epochs=40
+    )
+    assert parsed() == parsed("default") == TrainingConfig()
+    assert parsed("paper") == PRESETS["paper"] == paper
+    assert parsed("paper", "--epochs", "5", "--seed", "2") == replace(paper, epochs=5, seed=2)
+    assert parsed("--epochs", "5") == parsed("default", "--epochs", "5") == TrainingConfig(epochs=5)
+    assert parsed("--run", "paper") == TrainingConfig(run="paper")  # the first word alone is a preset
+    starts = [parsed("--start-from", start).start_from for start in ("imagenet", "random", "models/a")]
+    assert starts == ["imagenet", "random", Path("models/a")]
+
+
+@pytest.mark.parametrize("word", ["papper", "models/attention_unet"])
+def test_an_unknown_first_word_is_refused(tmp_path, word):
+    assert_one_clear_line(run_script("train_model.py", word, "--epochs", "1", cwd=tmp_path), word, code=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("preset", "side"), [([], 224), (["paper"], 128)])
+def test_help_reads_like_documentation(tmp_path, preset, side):
+    result = run_script("train_model.py", *preset, "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for words in ("python train_model.py", "--epochs", "--batch-size", "lower it if memory runs out", "(default: 224)"):
-        assert words in " ".join(result.stdout.replace("│", " ").split())
+    text = " ".join(result.stdout.replace("│", " ").split())
+    for words in ("python train_model.py paper", "--epochs", "--batch-size", "lower it if memory runs out"):
+        assert words in text
+    assert f"(default: {side})" in text
 
 
 @pytest.mark.parametrize(
@@ -264,17 +322,22 @@ def test_help_reads_like_documentation(tmp_path):
         (["--epochs", "many"], "--epochs"),
         (["--image-size", "250"], "--image-size must be a multiple of 32"),
         (["--run", "../x"], "--run is the name of a folder"),
+        (["--encoder", "none"], "--encoder none has no ImageNet weights"),
+        (["--ema", "1"], "--ema must be between 0 and 0.9999"),
+        (["--split-seed", "-1"], "must not be negative"),
     ],
 )
 def test_bad_flags_are_named(arguments, words, capsys):
     with pytest.raises(SystemExit, match="2"):
-        tyro.cli(Config, args=arguments)
+        tyro.cli(TrainingConfig, args=arguments)
     assert words in capsys.readouterr().err
 
 
 def test_bad_flags_are_one_clear_line_and_exit_2(tmp_path):
     result = run_script("train_model.py", "--epoch-count", "3", cwd=tmp_path)
     assert_one_clear_line(result, "--epoch-count", code=2)
+    without_weights = run_script("train_model.py", "--encoder", "none", cwd=tmp_path)
+    assert_one_clear_line(without_weights, "--encoder none has no ImageNet weights", "--start-from random", code=2)
     assert not list(tmp_path.iterdir())
 
 

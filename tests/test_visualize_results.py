@@ -8,21 +8,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
-import figures
 import keras
 import numpy as np
-import own_images
-import predict
 import pytest
 from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
-from decision import Decision
-from files import RunError
 from PIL import Image
-from rebuild import load_run
 
 import visualize_results
 from attention_unet import build_attention_unet
 from dataset import DataError
+from segmentation import figures, own_images, predict, report
+from segmentation.decision import Decision
+from segmentation.errors import RunError
+from segmentation.run_folder import load_run
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +53,8 @@ def test_every_figure_is_a_picture(reported):
 
 
 def test_a_network_without_gates_has_no_attention_figure():
-    plain = build_attention_unet((32, 32, 1), base_filters=2, depth=2, gate_grid="none")
-    assert visualize_results.attention(plain, []) == {}
+    plain = build_attention_unet((32, 32, 1), base_filters=2, depth=2, gates="none")
+    assert report.attention(plain, []) == {}
 
 
 def test_report_holds_every_test_image_and_names_nothing_outside(reported):
@@ -117,7 +115,7 @@ def test_scores_of_other_images_are_refused(reported, trained):
     metrics = json.loads((copy / "metrics.json").read_text())
     (copy / "metrics.json").write_text(json.dumps(metrics | {"images": metrics["images"][1:]}))
     with pytest.raises(RunError, match="other images than split.json"):
-        visualize_results.main(visualize_results.Config(run=copy))
+        visualize_results.main(visualize_results.VisualizationConfig(run=copy))
     shutil.rmtree(copy)
 
 
@@ -198,14 +196,14 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
     (folder / f"{'long' * 62}.png").write_bytes((folder / "a.png").read_bytes())
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 500), np.uint8)).save(folder / "noise.png")
     single = phantom_data / "malignant" / "malignant (2).png"
-    known = 8 if sys.platform == "linux" else 7
+    readable = 8 if sys.platform == "linux" else 7
     result = run_script("visualize_results.py", "--images", folder, single, "--output", tmp_path / "out", cwd=trained)
     assert_one_clear_line(
-        result, "broken.png: cannot be read", f"{known} predictions", "1 files skipped", "noise.png looks unlike"
+        result, "broken.png: cannot be read", f"{readable} predictions", "1 files skipped", "noise.png looks unlike"
     )
     with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8") as lines:
         rows = {row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader(lines)}
-    assert len(rows) == known
+    assert len(rows) == readable
     assert set(rows) >= {"a.png", "a.jpg", "colour.bmp", "deep.tiff", "noise.png", "malignant (2).png"}
     assert rows[f"{'long' * 62}.png"]["area_px"] == rows["a.png"]["area_px"]
     if sys.platform == "linux":
@@ -222,18 +220,18 @@ def test_own_images_of_every_kind(trained, phantom_data, tmp_path):
     assert not rows["malignant (2).png"]["warning"]
 
 
-def test_a_known_lesion_is_marked_in_every_own_picture(trained, phantom_data, tmp_path, capsys):
+def test_a_lesion_whose_presence_is_given_is_marked_in_every_own_picture(trained, phantom_data, tmp_path, capsys):
     run, picture = trained / "models" / "attention_unet", phantom_data / "normal" / "normal (1).png"
     model, stored = load_run(run)
-    for known in (False, True):
-        decision = visualize_results.decision_for(visualize_results.Config(lesion_known=known), run)
+    for given in (False, True):
+        decision = visualize_results.decision_for(visualize_results.VisualizationConfig(lesion_given=given), run)
         own_images.predict_images(model, stored, [picture], tmp_path, replace(decision, threshold=1.0))
         with (tmp_path / "predictions.csv").open() as lines:
-            assert (int(next(csv.DictReader(lines))["area_px"]) > 0) is known
+            assert (int(next(csv.DictReader(lines))["area_px"]) > 0) is given
         said = capsys.readouterr().out
-        assert ("no lesion in 1 of 1 pictures" in said, "is no sign" in said) == (not known, known)
+        assert ("no lesion in 1 of 1 pictures" in said, "is no sign" in said) == (not given, given)
     with pytest.raises(ValueError, match="leave --threshold out"):
-        visualize_results.Config(threshold=0.5, lesion_known=True)
+        visualize_results.VisualizationConfig(threshold=0.5, lesion_given=True)
 
 
 def test_no_image_at_all(trained, tmp_path):
@@ -244,8 +242,8 @@ def test_no_image_at_all(trained, tmp_path):
 def test_table_row_by_hand(tmp_path):
     image, probability = np.zeros((40, 60), np.uint8), np.zeros((20, 30), np.float32)
     probability[5:10, 10:20] = 0.75
-    rule = Decision(threshold=0.3)
-    row = own_images.write_prediction(tmp_path / "x.png", "x", image, probability, rule, None, tmp_path)
+    decision = Decision(threshold=0.3)
+    row = own_images.write_prediction(tmp_path / "x.png", "x", image, probability, decision, None, tmp_path)
     assert row["lesions"] == 1
     assert (row["box_x"], row["box_y"], row["box_width"], row["box_height"]) == (20, 10, 20, 10)
     assert row["area_px"] == pytest.approx(200, abs=4) and 0.5 < row["mean_probability"] <= 0.75
@@ -278,15 +276,19 @@ def test_tta_averages_with_the_mirrored_picture():
     assert np.allclose(plain[0, 0], [1, 0.75, 0.5, 0.25, 0]) and np.allclose(averaged, 0.5)
 
 
-def test_a_lesion_is_scored_as_found_and_as_known_by_hand():
-    """A map that the rule empties: Dice 0; the likeliest pixels cover half of the lesion."""
+def test_a_lesion_is_scored_as_found_and_with_presence_given_by_hand():
+    """A map that the decision empties: Dice 0; the likeliest pixels cover half of the lesion."""
     probability, reference = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint8)
     probability[2:4, 2:4], reference[2:4, 2:6] = 0.2, 1
     samples = [SimpleNamespace(name=label, label=label) for label in ("benign", "normal")]
     pictures = [(reference, reference), (reference, reference * 0)]
     lesion, normal = predict.score_samples([probability] * 2, samples, pictures, [0, 1], Decision())
-    assert lesion["dice"] == 0 and lesion["dice_known"] == pytest.approx(2 / 3) and lesion["iou_known"] == 0.5
-    assert normal["dice"] == 1 and normal["dice_known"] is None
+    assert (
+        lesion["dice"] == 0
+        and lesion["dice_lesion_given"] == pytest.approx(2 / 3)
+        and lesion["iou_lesion_given"] == 0.5
+    )
+    assert normal["dice"] == 1 and normal["dice_lesion_given"] is None
 
 
 def test_pictures_of_any_size_and_number_are_traced_once():

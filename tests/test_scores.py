@@ -1,10 +1,10 @@
 import json
 
-import keras
-import metrics
 import numpy as np
 import pytest
 from scipy import ndimage
+
+from segmentation import scores
 
 
 def block(rows, columns, shape=(12, 12)):
@@ -15,7 +15,7 @@ def block(rows, columns, shape=(12, 12)):
 
 def test_worked_numbers():
     # 4x4 against the same square moved 2 to the right: 8 pixels common, 8 and 8 not.
-    score = metrics.score_image(block((2, 6), (2, 6)), block((2, 6), (4, 8)))
+    score = scores.score_image(block((2, 6), (2, 6)), block((2, 6), (4, 8)))
     assert (score["tp"], score["fp"], score["fn"], score["tn"]) == (8, 8, 8, 120)
     assert score["dice"] == 0.5
     assert score["iou"] == pytest.approx(1 / 3)
@@ -26,7 +26,7 @@ def test_worked_numbers():
 
 
 def test_distance_between_two_pixels():
-    score = metrics.score_image(block((1, 2), (1, 2)), block((5, 6), (4, 5)))
+    score = scores.score_image(block((1, 2), (1, 2)), block((5, 6), (4, 5)))
     assert score["hd95"] == score["assd"] == 5  # 3-4-5
     assert score["dice"] == score["iou"] == 0
 
@@ -40,24 +40,24 @@ def test_distances_agree_with_brute_force():
         points = [np.argwhere(m & ~ndimage.binary_erosion(m)) for m in masks]
         distance = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
         one, other = distance.min(axis=1), distance.min(axis=0)
-        score = metrics.score_image(*masks)
+        score = scores.score_image(*masks)
         assert score["hd95"] == pytest.approx(max(np.percentile(one, 95), np.percentile(other, 95)))
         assert score["assd"] == pytest.approx(np.concatenate([one, other]).mean())
 
 
 def test_a_lesion_at_the_edge_of_the_picture_has_a_border_there():
     full = np.ones((5, 5), bool)
-    score = metrics.score_image(full, block((2, 3), (2, 3), (5, 5)))
+    score = scores.score_image(full, block((2, 3), (2, 3), (5, 5)))
     assert score["hd95"] == pytest.approx(np.percentile([8**0.5] * 4 + [5**0.5] * 8 + [2.0] * 4, 95))
 
 
 def test_the_rule_for_empty_masks():
     empty, lesion = np.zeros((4, 4), bool), block((0, 2), (0, 2), (4, 4))
-    both = metrics.score_image(empty, empty)
+    both = scores.score_image(empty, empty)
     assert (both["dice"], both["iou"], both["precision"], both["recall"], both["hd95"]) == (1, 1, 1, 1, 0)
-    missed = metrics.score_image(lesion, empty)
+    missed = scores.score_image(lesion, empty)
     assert (missed["dice"], missed["recall"], missed["precision"], missed["hd95"]) == (0, 0, None, None)
-    false_alarm = metrics.score_image(empty, lesion)
+    false_alarm = scores.score_image(empty, lesion)
     assert (false_alarm["dice"], false_alarm["precision"], false_alarm["recall"], false_alarm["assd"]) == (
         0,
         0,
@@ -68,11 +68,11 @@ def test_the_rule_for_empty_masks():
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="reference is"):
-        metrics.score_image(np.zeros((2, 2)), np.zeros((2, 3)))
+        scores.score_image(np.zeros((2, 2)), np.zeros((2, 3)))
 
 
 def row(name, label, reference, prediction, group=0):
-    return {"name": name, "label": label, "group": group, "diagonal": 5.0, **metrics.score_image(reference, prediction)}
+    return {"name": name, "label": label, "group": group, "diagonal": 5.0, **scores.score_image(reference, prediction)}
 
 
 def test_summary_by_hand():
@@ -84,7 +84,7 @@ def test_summary_by_hand():
         row("d", "normal", empty, empty, 3),  # right
         row("e", "normal", empty, small, 4),  # false positive, 2 of 12 pixels
     ]
-    summary = metrics.summarise(rows)
+    summary = scores.summarise(rows)
     assert summary["lesions"]["dice"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert summary["lesions"]["missed"] == 1
     assert summary["lesions"]["undefined"] == {"dice": 0, "iou": 0, "precision": 1, "recall": 0, "hd95": 1, "assd": 1}
@@ -102,7 +102,7 @@ def test_summary_by_hand():
     json.dumps(summary, allow_nan=False)
 
 
-def test_scores_where_a_lesion_is_known_to_be_there():
+def test_scores_with_lesion_presence_given():
     lesion, empty = block((0, 2), (0, 2), (3, 4)), np.zeros((3, 4), bool)
     rows = [
         row("a", "benign", lesion, empty, 0),
@@ -110,25 +110,25 @@ def test_scores_where_a_lesion_is_known_to_be_there():
         row("c", "normal", empty, empty, 2),
     ]
     for scored, dice in zip(rows, (0.6, 0.8, None), strict=True):
-        scored |= {"dice_known": dice, "iou_known": dice and dice / 2}
-    summary = metrics.summarise(rows)
-    assert summary["lesions"]["dice"] == 0.5
-    assert summary["lesions"]["dice_known"] == pytest.approx(0.7) and summary["benign"]["iou_known"] == pytest.approx(
-        0.35
-    )
-    assert summary["lesions"]["dice_known_interval"] == pytest.approx([0.6, 0.8]) and "dice_known" not in summary["all"]
-    assert "known to be there: 0.700" in metrics.result_line("busi", summary, 0)
-    del rows[0]["dice_known"]  # put together with a run that has no such scores
-    assert "dice_known" not in metrics.summarise(rows)["lesions"]
+        scored |= {"dice_lesion_given": dice, "iou_lesion_given": dice and dice / 2}
+    summary = scores.summarise(rows)
+    lesions = summary["lesions"]
+    assert lesions["dice"] == 0.5 and lesions["dice_lesion_given"] == pytest.approx(0.7)
+    assert lesions["dice_lesion_given_interval"] == pytest.approx([0.6, 0.8])
+    assert summary["benign"]["iou_lesion_given"] == pytest.approx(0.35)
+    assert "dice_lesion_given" not in summary["all"]
+    assert "; Dice with lesion presence given: 0.700" in scores.result_line("busi", summary, 0)
+    del rows[0]["dice_lesion_given"]  # put together with a run that has no such scores
+    assert "dice_lesion_given" not in scores.summarise(rows)["lesions"]
 
 
 def test_bootstrap_resamples_groups():
     values = np.repeat(np.random.default_rng(0).normal(size=10), 20)
-    by_image = metrics.bootstrap_interval(values, range(200))
-    by_group = metrics.bootstrap_interval(values, np.repeat(range(10), 20))
+    by_image = scores.bootstrap_interval(values, range(200))
+    by_group = scores.bootstrap_interval(values, np.repeat(range(10), 20))
     assert by_group[1] - by_group[0] > 3 * (by_image[1] - by_image[0])
     assert by_group[0] < values.mean() < by_group[1]
-    assert by_group == metrics.bootstrap_interval(values, np.repeat(range(10), 20))
+    assert by_group == scores.bootstrap_interval(values, np.repeat(range(10), 20))
 
 
 def test_compare_runs():
@@ -138,13 +138,13 @@ def test_compare_runs():
         for i, d in enumerate(rng.uniform(0.3, 0.7, 40))
     ]
     b = [{**s, "dice": s["dice"] + 0.1 + 0.02 * rng.normal()} for s in reversed(a)]
-    result = metrics.compare_runs(a, b)
+    result = scores.compare_runs(a, b)
     assert result["difference"] == pytest.approx(0.1, abs=0.02)
     assert result["interval"][0] > 0.08
     assert result["wilcoxon_p"] < 1e-6
-    assert metrics.compare_runs(a, a)["wilcoxon_p"] == 1
+    assert scores.compare_runs(a, a)["wilcoxon_p"] == 1
     with pytest.raises(ValueError, match="share 2"):
-        metrics.compare_runs(a[:2], b)
+        scores.compare_runs(a[:2], b)
 
 
 def test_compare_runs_on_normals():
@@ -158,15 +158,15 @@ def test_compare_runs_on_normals():
         ]
 
     a, b = run(7, 1, 3, 0), run(0, 0, 5, 0)  # 3 of 4, and 1
-    result = metrics.compare_runs(a, b[::-1])
+    result = scores.compare_runs(a, b[::-1])
     # One group: resampled, it is always the same.
     expected = {"images": 4, "a": 0.75, "b": 0.25, "difference": -0.5, "interval": [-0.5, -0.5]}
     assert result["normals"] == expected and result["images"] == 6 and result["difference"] == 0
     # Six lesions of 0.5; one normal in four is empty in a, three are in b.
     whole = result["all"]
     assert (whole["images"], whole["a"], whole["b"], whole["difference"]) == (10, 0.4, 0.6, pytest.approx(0.2))
-    assert "all" not in metrics.compare_runs(a, b, "hd95")  # a false positive has none
-    assert not {"normals", "all"} & set(metrics.compare_runs(lesions, lesions))
+    assert "all" not in scores.compare_runs(a, b, "hd95")  # a false positive has none
+    assert not {"normals", "all"} & set(scores.compare_runs(lesions, lesions))
 
 
 def test_an_image_of_two_folds_is_compared_within_its_fold():
@@ -174,7 +174,7 @@ def test_an_image_of_two_folds_is_compared_within_its_fold():
         return [{"run": name, "name": str(i), "label": "benign", "group": i, "dice": shift + i / 100} for i in range(9)]
 
     a, b = fold("one", 0.1) + fold("two", 0.6), fold("two", 0.7) + fold("one", 0.1)
-    result = metrics.compare_runs(a, b)
+    result = scores.compare_runs(a, b)
     assert result["images"] == 18
     assert result["difference"] == pytest.approx(0.05)  # 0 in one, 0.1 in two
 
@@ -184,7 +184,7 @@ def test_seeds_are_averaged_before_images_are_compared():
         lesions = [{"run": run, "name": str(i), "label": "benign", "group": i, "dice": dice, "fp": 0} for i in range(6)]
         return [*lesions, {"run": run, "name": "n", "label": "normal", "group": 9, "dice": float(not fp), "fp": fp}]
 
-    result = metrics.compare_runs(
+    result = scores.compare_runs(
         seed("p1-1-fold0-seed0", 0.4, 1),
         seed("p1-1-fold0-seed1", 0.5, 0) + seed("p1-1-fold0-seed2", 0.7, 3) + seed("p1-2-fold0-seed0", 0.9, 0),
     )
@@ -192,36 +192,9 @@ def test_seeds_are_averaged_before_images_are_compared():
     assert (result["normals"]["images"], result["normals"]["a"], result["normals"]["b"]) == (1, 1, 0.5)
 
 
-# ---------------------------------------------------------------- training
-
-
-def batch(*images):
-    return np.array(images, np.float32).reshape(len(images), 1, -1, 1)
-
-
-def test_loss_by_hand():
-    y, p = batch([1, 1, 0, 0]), batch([0.5, 0.5, 0.5, 0.5])
-    dice = (2 * 1 + 1) / (2 + 2 + 1)
-    assert float(metrics.BceDiceLoss(dice_weight=0)(y, p)) == pytest.approx(np.log(2), rel=1e-5)
-    assert float(metrics.BceDiceLoss(dice_weight=2)(y, p)) == pytest.approx(np.log(2) + 2 * (1 - dice), rel=1e-5)
-
-
-def test_dice_term_is_per_image_and_counts_an_empty_one():
-    y, p = batch([1, 1, 0, 0], [0, 0, 0, 0]), batch([1, 1, 0, 0], [0, 0, 0, 0])
-    assert float(metrics.BceDiceLoss()(y, p)) == pytest.approx(0, abs=1e-5)
-    worse = batch([1, 1, 0, 0], [0.5, 0.5, 0, 0])
-    assert float(metrics.BceDiceLoss()(y, worse)) > 0.25
-
-
-def test_lesion_dice_is_a_mean_over_images_with_a_lesion():
-    metric = metrics.LesionDice()
-    metric.update_state(batch([1, 1, 0, 0], [0, 0, 0, 0]), batch([0.9, 0.2, 0.9, 0.2], [0.9, 0.9, 0.9, 0.9]))
-    assert float(metric.result()) == pytest.approx(0.5)  # the second image has no lesion
-    metric.update_state(batch([1, 1, 1, 1]), batch([0.9, 0.9, 0.9, 0.9]))
-    assert float(metric.result()) == pytest.approx(0.75)  # not 2/3: batches weigh by their images
-
-
-@pytest.mark.parametrize("thing", [metrics.BceDiceLoss(dice_weight=0.3), metrics.LesionDice(threshold=0.4)])
-def test_serialisation(thing):
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(thing))
-    assert copy.get_config() == thing.get_config()
+def test_scores_from_counts_are_those_of_the_masks():
+    reference, prediction = block((2, 6), (2, 6)), block((2, 6), (4, 9))
+    score = scores.overlap(reference, prediction)
+    counts = {key: score[key] for key in ("tp", "fp", "fn")}
+    assert scores.overlap_scores(**counts) == {key: score[key] for key in ("dice", "iou", "precision", "recall")}
+    assert scores.overlap_scores(3, 1, 2) == {"dice": 6 / 9, "iou": 3 / 6, "precision": 3 / 4, "recall": 3 / 5}
