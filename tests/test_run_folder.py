@@ -362,7 +362,9 @@ def test_the_shipped_run_is_one_of_the_default_settings():
 
 def test_an_earlier_run_opens_in_every_script(phantom_data, uninterrupted, tmp_path):
     old = make_earlier(Path(shutil.copytree(uninterrupted, tmp_path / "models" / "old")))
-    assert_equal_runs(uninterrupted, old)
+    assert "dice_known" in (old / "metrics.json").read_text() and "lesion_known" in (old / "decision.json").read_text()
+    weights = [load_run(run)[0].get_weights() for run in (old, uninterrupted)]
+    assert all(np.array_equal(x, y) for x, y in zip(*weights, strict=True))
     assert load_decision(old / "decision.json") == load_decision(uninterrupted / "decision.json")
     metrics = json.loads((uninterrupted / "metrics.json").read_text())
     assert today(json.loads((old / "metrics.json").read_text()))["images"] == metrics["images"]
