@@ -6,7 +6,7 @@ python compare_runs.py results/busi_grouped5_scratch.csv results/busi_grouped5.c
 
 from pathlib import Path
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation import surroundings  # noqa: F401  # isort: skip
 
 import tyro
 

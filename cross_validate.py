@@ -9,14 +9,13 @@ A preset and every flag that is not listed below go to train_model.py; {run} in 
 command again.
 """
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation import surroundings  # noqa: F401  # isort: skip
 
 import numpy as np
 import tyro
@@ -24,9 +23,9 @@ from tqdm import tqdm
 
 from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename
 from segmentation.errors import RunError, one_clear_line
-from segmentation.files import read_json, write_json
-from segmentation.jobs import ray_trainer, train_here
-from segmentation.score_table import write_scores
+from segmentation.files import check_output, json_holds, lock_folder, read_json, write_json
+from segmentation.jobs import LocalTrainer, RayTrainer
+from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import FLATTERED, LESION_GIVEN, summarise
 from segmentation.splits import FOLDS, Split
 
@@ -69,34 +68,43 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
     """
     folder = config.models_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    flags_file = folder / "flags.json"
-    begun = any(path.is_dir() for path in folder.iterdir())  # if not, the earlier flags may have been refused
-    if (
-        begun
-        and flags_file.exists()
-        and _in_order(earlier := read_json(flags_file).get("flags") or ()) != _in_order(flags)
-    ):
-        raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
-    write_json(flags_file, {"flags": list(flags)})
-
-    plan = {
-        f"{split}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
-        for split, seed in product(config.splits, config.seeds)
-        for fold in config.folds or range(FOLDS.get(split, 1))
-    }
-    # The preset, if there is one, comes first, as train_model.py wants it.
-    plan = {name: [*(flag.replace("{run}", name) for flag in flags), *which] for name, which in plan.items()}
-    missing = {name: arguments for name, arguments in plan.items() if not (folder / name / "metrics.json").exists()}
-    print(f"{len(plan)} runs in {folder}, {len(missing)} to be made")
-    failed = train_all(missing, folder, config)
-    if failed:
-        raise RunError("\n".join(f"{folder / name}.log: the run failed: {reason}" for name, reason in failed.items()))
-    result = collect(folder, list(plan))
-    images = result.pop("images")
-    write_scores(folder / "cross_validation.csv", images)
-    write_json(folder / "cross_validation.json", {"flags": list(flags)} | result)
+    with lock_folder(folder, "cross-validation, or a training that it started,") as lock:
+        check_output(folder / "cross_validation.csv", is_score_table)
+        check_output(folder / "cross_validation.json", json_holds("mean", "runs", "together"))
+        keep_flags(folder, flags)
+        plan = {
+            f"{split}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
+            for split, seed in product(config.splits, config.seeds)
+            for fold in config.folds or range(FOLDS.get(split, 1))
+        }
+        # The preset, if there is one, comes first, as train_model.py wants it.
+        plan = {name: [*(flag.replace("{run}", name) for flag in flags), *which] for name, which in plan.items()}
+        missing = {name: arguments for name, arguments in plan.items() if not (folder / name / "metrics.json").exists()}
+        print(f"{len(plan)} runs in {folder}, {len(missing)} to be made", flush=True)
+        trainer = LocalTrainer(kept_open=[lock]) if config.ray is None else RayTrainer(config.ray)
+        # Ray knows how many fit.
+        if failed := train_all(missing, folder, trainer, config.jobs if config.ray is None else len(missing)):
+            reasons = (f"{folder / name}.log: the run failed: {reason}" for name, reason in failed.items())
+            raise RunError("\n".join(reasons))
+        result = collect(folder, list(plan))
+        images = result.pop("images")
+        write_scores(folder / "cross_validation.csv", images)
+        write_json(folder / "cross_validation.json", {"flags": list(flags)} | result)
     print(table(result))
     return result
+
+
+def keep_flags(folder: Path, flags: Sequence[str]) -> None:
+    """Write flags.json.
+
+    Raises:
+        RunError: the runs that are there were made with other flags.
+    """
+    path = folder / "flags.json"
+    begun = any(path.is_dir() for path in folder.iterdir())  # if not, the earlier flags may have been refused
+    if begun and path.exists() and _in_order(earlier := read_json(path).get("flags") or ()) != _in_order(flags):
+        raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
+    write_json(path, {"flags": list(flags)})
 
 
 def _in_order(flags: Sequence[str]) -> list[str]:
@@ -107,16 +115,27 @@ def _in_order(flags: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------- train
 
 
-def train_all(runs: dict[str, list[str]], folder: Path, config: CrossValidationConfig) -> dict[str, str]:
-    """Train, some at a time. Returns the last line of each run that failed."""
-    train: Callable[[str, list[str]], str] = train_here if config.ray is None else ray_trainer(config.ray)
+def train_all(
+    runs: dict[str, list[str]], folder: Path, trainer: LocalTrainer | RayTrainer, jobs: int
+) -> dict[str, str]:
+    """Train, `jobs` at a time. Returns why runs failed; stopped itself, it stops those that run and begins no other."""
     failed = {}
-    jobs = config.jobs if config.ray is None else len(runs)  # Ray knows how many fit
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        waiting = {pool.submit(train, folder / name, arguments): name for name, arguments in runs.items()}
+    pool = ThreadPoolExecutor(max(jobs, 1))
+    try:
+        waiting = {pool.submit(trainer.train, folder / name, arguments): name for name, arguments in runs.items()}
         for job in tqdm(as_completed(waiting), total=len(waiting), desc="training", unit="run"):
+            name = waiting[job]
             if problem := job.result():
-                failed[waiting[job]] = problem
+                failed[name] = problem
+            tqdm.write(f"{name}: {f'failed: {problem}' if problem else 'trained'}")
+    except BaseException:
+        try:
+            trainer.stop()
+        except KeyboardInterrupt:  # the second Ctrl-C
+            trainer.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return failed
 
 
@@ -204,9 +223,5 @@ def table(result: dict) -> str:
 
 
 if __name__ == "__main__":
-    settings, others = tyro.cli(CrossValidationConfig, description=__doc__, return_unknown_args=True)
-    with one_clear_line():
-        try:
-            main(settings, others)
-        except KeyboardInterrupt:
-            sys.exit("stopped; the same command goes on from here.")
+    with one_clear_line("The same command goes on from here."):
+        main(*tyro.cli(CrossValidationConfig, description=__doc__, return_unknown_args=True))

@@ -18,12 +18,12 @@ import tyro
 from dataset import DataError, Sample, find_samples, read_samples
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import one_clear_line
-from segmentation.files import write_json
+from segmentation.files import check_output, json_holds, write_json
 from segmentation.find_data import data_source, find_data
 from segmentation.near_copies import group_pairs, near_copies
 from segmentation.predict import predict_pictures, score_samples
 from segmentation.run_folder import environment, load_run
-from segmentation.score_table import write_scores
+from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import result_line, summarise
 from segmentation.splits import file_hash, hashes_seen
 
@@ -59,7 +59,9 @@ def main(config: EvaluationConfig) -> float:
     Raises:
         DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
     """
-    config.output.parent.mkdir(parents=True, exist_ok=True)  # before the work, should it not be possible
+    table = config.output.with_suffix(".csv")
+    check_output(config.output, json_holds("data", "decision", "runs", "summary"))
+    check_output(table, is_score_table)
     root = find_data(config.data_dir)
     samples = find_samples(root)
     source = data_source(root, samples)
@@ -84,7 +86,6 @@ def main(config: EvaluationConfig) -> float:
     summary = summarise(scores)
     result = {"data": source, "root": config.data_dir.resolve(), "runs": list(config.run)}
     result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": environment()}
-    table = config.output.with_suffix(".csv")
     write_scores(table, scores)
     write_json(config.output, result | {"summary": summary})
     print(f"{len(chosen)} images scored, {sum(seen)} left out; summary in {config.output}, scores in {table}")

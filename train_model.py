@@ -9,7 +9,6 @@ Default settings on BUSI: about 20 minutes on 2 CPU cores; on phantoms 4. Then: 
 """
 
 import os
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -210,6 +209,7 @@ def fit(
             steps_per_epoch=recorder.steps_per_epoch,
             callbacks=[*averaging, recorder],
             shuffle=False,
+            verbose="auto" if sys.stdout.isatty() else 2,  # a log file gets one line an epoch, and no bars
         )
 
 
@@ -240,14 +240,6 @@ def save(
     return summary["lesions"]["dice"]
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what a cluster sends before it kills."""
-
-
-def _terminate(signum, frame):
-    raise Terminated
-
-
 def parse_command_line() -> TrainingConfig:
     """The preset that the first argument names, or the default, with the flags that follow."""
     arguments = sys.argv[1:]
@@ -256,12 +248,8 @@ def parse_command_line() -> TrainingConfig:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
-    settings = parse_command_line()
-    hint = (
-        "Free some space or choose another --models-dir; what was saved before is whole. The same command goes on from "
-    )
-    with one_clear_line(hint + "there."):
+    with one_clear_line("What was saved is whole; the same command, or --resume with the run's folder, goes on."):
+        settings = parse_command_line()
         try:
             main(settings)
         except tf.errors.ResourceExhaustedError:
@@ -269,9 +257,3 @@ if __name__ == "__main__":
                 f"error: out of memory at --batch-size {settings.batch_size}, --image-size {settings.image_size}. "
                 "Halve the batch size."
             )
-        except KeyboardInterrupt as stop:
-            print(
-                "\nstopped; finished epochs are saved. The same command, or --resume with the run's folder, goes on.",
-                file=sys.stderr,
-            )
-            sys.exit(143 if isinstance(stop, Terminated) else 130)

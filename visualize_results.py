@@ -7,16 +7,19 @@ python visualize_results.py --images scan.png folder/      # predict on your own
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from segmentation import startup  # noqa: F401  # isort: skip
 
+import matplotlib
 import tyro
 from tqdm import tqdm
 
 from dataset import DataError
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import RunError, one_clear_line
+from segmentation.files import try_writing, write_atomic
 from segmentation.find_data import find_data
 from segmentation.own_images import predict_images
 from segmentation.report import draw_figures, load_cases, write_report
@@ -70,6 +73,17 @@ def decision_for(config: VisualizationConfig, run: Path) -> Decision:
     return override_decision(own, config.threshold, config.tta, config.largest_component, config.lesion_given)
 
 
+def make_figure_folder(run: Path) -> None:
+    """Make figures/ in the run's folder.
+
+    Raises:
+        RunError: a link to another folder has this name: the figures would replace files there.
+    """
+    if (run / "figures").is_symlink():
+        raise RunError(f"{run / 'figures'}: is a link to another folder. Remove it.")
+    (run / "figures").mkdir(exist_ok=True)
+
+
 def main(config: VisualizationConfig) -> int:
     """Report on a run, or predict on own images.
 
@@ -80,16 +94,18 @@ def main(config: VisualizationConfig) -> int:
     model, stored = load_run(run)
     if config.images:
         return predict_images(model, stored, config.images, config.output, decision_for(config, run))
+    make_figure_folder(run)
+    try_writing(run / "report.html")
     metrics = read_metrics(run / "metrics.json")
     root = find_data(config.data_dir) if config.data_dir else Path(stored.get("root", "data"))
     if not root.is_dir():
         raise DataError(f"{root}: the run's data is not here. Say where it is with --data-dir.")
     decision = decision_for(config, run)
+    matplotlib.rcdefaults()  # a matplotlibrc of the user's may ask for LaTeX
     cases, background = load_cases(model, run, root, decision, metrics)
-    (run / "figures").mkdir(exist_ok=True)
     drawn = dict(draw_figures(model, run, cases, background, decision.threshold, metrics))
     for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
-        figure.savefig(run / "figures" / f"{name}.png", dpi=110)
+        write_atomic(run / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))
     write_report(run, cases, stored, metrics, list(drawn))
     print(f"{len(drawn)} figures in {run / 'figures'}, all {len(cases)} test images in {run / 'report.html'}")
     return 0

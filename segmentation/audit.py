@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segmentation import surroundings  # noqa: F401  # isort: skip
+
 import cv2
 import numpy as np
 import tyro
@@ -18,7 +20,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from dataset import LABELS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
 from segmentation.errors import one_clear_line
-from segmentation.files import write_json, write_picture
+from segmentation.files import check_output, json_holds, write_json, write_picture
 from segmentation.find_data import data_source, find_data
 from segmentation.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
 from segmentation.scores import overlap
@@ -194,13 +196,16 @@ def main(config: AuditConfig) -> int:
     Returns:
         1 if something makes training wrong, else 0.
     """
-    config.output.mkdir(parents=True, exist_ok=True)  # before the work, should it not be possible
+    description, sheet = config.output / "audit.json", config.output / "audit.png"
+    is_audit = json_holds("folder", "mask_modes", "near_copies", "problems")
+    check_output(description, is_audit)
+    check_output(sheet, lambda _: is_audit(description))  # a picture says of itself nothing
     root = find_data(config.data_dir)
     report, good, pairs = audit(root)
+    write_picture(sheet, contact_sheet(good, pairs))
+    write_json(description, report)
     print(describe(report))
-    write_json(config.output / "audit.json", report)
-    write_picture(config.output / "audit.png", contact_sheet(good, pairs))
-    print(f"written: {config.output / 'audit.json'}, {config.output / 'audit.png'}")
+    print(f"written: {description}, {sheet}")
     return 1 if report["problems"] else 0
 
 

@@ -1,30 +1,100 @@
-"""How a script ends when something is wrong: one line that names the file, exit code 1, never a traceback."""
+"""How a script ends when something is wrong, or stops it: one line that names the file, never a traceback."""
 
+import errno
+import io
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from dataset import DataError
+
+HINTS = {
+    "Free some space, or choose a folder on another disk.": (errno.ENOSPC, errno.EDQUOT),
+    "The system allows no larger file here: see ulimit -f.": (errno.EFBIG,),
+    "You have no permission for it: choose another folder, or have the permission changed.": (
+        errno.EACCES,
+        errno.EPERM,
+    ),
+    "The disk can only be read: choose a folder on another one.": (errno.EROFS,),
+    "There is a file where a folder should be: choose a folder.": (errno.EEXIST, errno.ENOTDIR),
+    "There is a folder where a file should be: choose a name that is free.": (errno.EISDIR, errno.ENOTEMPTY),
+    "Links that lead in a circle: mend or remove them.": (errno.ELOOP,),
+    "Choose a shorter name.": (errno.ENAMETOOLONG,),
+    "Too many files are open: see ulimit -n.": (errno.EMFILE, errno.ENFILE),
+}
+LATE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # these come in the middle of the work
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class RunError(Exception):
     """A run folder cannot be used; the message names the file and says what to do."""
 
 
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, which a cluster sends before it kills, or SIGHUP, a terminal that was closed: as Ctrl-C."""
+
+
 @contextmanager
-def one_clear_line(hint: str = "Free some space, or choose a folder that can be written.") -> Iterator[None]:
-    """Turn what a user can mend into one line.
+def one_clear_line(to_go_on: str = "") -> Iterator[None]:
+    """Turn what a user can mend into one line and exit code 1, and a signal into 128 and its number, as a shell does.
 
     Args:
-        hint: what to do about a file that cannot be read or written.
+        to_go_on: a sentence about what was saved, said after a signal and where the disk is full or fails.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file may be named by bytes that are no text
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file may be named by bytes that are no text; and whoever follows a log file wants to see each line at once.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        yield
+        with _signals_as_exceptions():
+            yield
+        sys.stdout.flush()
     except (DataError, RunError) as error:
         sys.exit(f"error: {error}")
+    except MemoryError:
+        sys.exit("error: out of memory. Close other programs, or use a larger machine.")
+    except BrokenPipeError:  # `| head -1` has read enough: end as any program does
+        sys.exit(128 + 13)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {named}{error.strerror or error}. {hint}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        late = to_go_on if error.errno in LATE else ""
+        sys.exit(f"error: {named}{error.strerror or error}. {hint(error)} {late}".rstrip())
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # the terminal may be gone
+            print(f"\nstopped. {to_go_on}".rstrip(), file=sys.stderr, flush=True)
+        sys.exit(128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads what is left, which Python would try to write once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def hint(error: OSError) -> str:
+    """What a user can do about an error of the operating system; "" where that is not known."""
+    if isinstance(error.filename, str | Path) and os.path.islink(error.filename) and not os.path.exists(error.filename):
+        return "It is a link to nothing: mend or remove it."
+    return next((text for text, numbers in HINTS.items() if error.errno in numbers), "")
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP `Stopped`; what was ignored, as by nohup, stays ignored."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in STOPS if hasattr(signal, name)):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                handler = signal.default_int_handler if number == signal.SIGINT else stop
+                earlier[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,10 +1,10 @@
 """Predict on a user's own pictures: overlay, mask, probability, and a table."""
 
-import csv
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,18 +15,49 @@ from tqdm import tqdm
 from dataset import SUFFIXES, DataError, read_gray, try_reading
 from segmentation.decision import Decision, to_mask
 from segmentation.figures import draw_overlay
-from segmentation.files import write_picture
+from segmentation.files import content_hash, encode_picture, lock_folder, write_atomic
 from segmentation.predict import BATCH, predict_pictures, unlike_training
+from segmentation.prediction_table import ENDINGS, PredictionTable, is_result, read_table
+
+MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as named, and the pictures in folders."""
-    files = []
+def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Files as named and the pictures in folders, each once, without the results of earlier predictions.
+
+    Returns:
+        The pictures, and one line for each file that cannot be one.
+
+    Raises:
+        DataError: there is neither.
+    """
+    found = {}
     for path in paths:
-        files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    if not files:
+        inside = sorted(p for p in path.iterdir() if _looks_like_a_picture(p)) if path.is_dir() else [path]
+        found |= {os.path.abspath(p): p for p in inside}
+    results = {folder: read_table(folder) or {} for folder in {path.parent for path in found.values()}}
+    pictures = [path for path in found.values() if not is_result(path, results[path.parent])]
+    earlier = len(found) - len(pictures)
+    if earlier:
+        print(f"{earlier} files are results of earlier predictions, and not taken for pictures")
+    if not pictures:
         raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join(SUFFIXES)}).")
-    return files
+    problems = {path: problem for path in pictures if (problem := _not_a_picture(path))}
+    return [path for path in pictures if path not in problems], list(problems.values())
+
+
+def _looks_like_a_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _not_a_picture(path: Path) -> str:
+    """Why a file is not even opened; "" if it can be. A pipe would be waited for, a device may never end."""
+    if not path.exists():
+        return f"{path}: {'is a link to nothing' if path.is_symlink() else 'no such file'}."
+    if not path.is_file():
+        return f"{path}: is a {'folder' if path.is_dir() else 'pipe or a device'}, and no picture."
+    too_large = path.stat().st_size > MAX_FILE_BYTES
+    return f"{path}: larger than {MAX_FILE_BYTES // 10**9} GB. Shrink it first." if too_large else ""
 
 
 def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], output: Path, decision: Decision) -> int:
@@ -36,7 +67,7 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         model: the run's network.
         stored: the run's config.json.
         paths: files and folders.
-        output: folder for the results.
+        output: folder for the results; what others left there is not touched.
         decision: how a probability becomes a mask.
 
     Returns:
@@ -44,83 +75,82 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
 
     Raises:
         DataError: there is no picture at all.
+        RunError: the folder's predictions.csv is not ours, or another call writes there.
     """
-    files = list_images(paths)
-    names = unique_names(files)
+    files, problems = list_images(paths)
     output.mkdir(parents=True, exist_ok=True)
-    rows, problems = [], []
-    batch = min(BATCH, len(files))
+    with lock_folder(output, "prediction"):
+        table = PredictionTable(output)
+        names, replaced = {}, 0
+        for path in files:
+            try:
+                names[path], again = table.claim(path)
+                replaced += again
+            except OSError as error:
+                problems.append(f"{path}: cannot be read ({error.strerror}).")
+        kept = len(table.rows) - len(names)
+        table.write()
+        try:
+            write = partial(write_prediction, decision=decision, limits=stored.get("appearance"))
+            bases = [output / name for name in names.values()]
+            for base, row in zip(bases, predict_each(model, list(names), bases, decision, write), strict=True):
+                if isinstance(row, str):
+                    problems.append(row)
+                    del table.rows[base.name]
+                else:
+                    table.rows[base.name] |= row
+        finally:
+            table.write()
+    done = {path: table.rows[name] for path, name in names.items() if name in table.rows}
+    _print_warnings(done, problems, decision)
+    earlier = f" ({replaced} of them again, {kept} of other pictures kept)" if replaced or kept else ""
+    print(f"{len(done)} predictions in {output}{earlier}" + (f"; {len(problems)} files skipped" if problems else ""))
+    return 1 if problems else 0
+
+
+def predict_each(
+    model: keras.Model, files: Sequence[Path], bases: Sequence[Path], decision: Decision, write: Callable
+) -> Iterator[dict | str]:
+    """Read, predict and write picture by picture.
+
+    Args:
+        bases: path of each file's results, without their endings.
+        write: `write_prediction` but for the base, the picture and its probability.
+
+    Yields:
+        In the order of the files, what `write` returns, or why the file cannot be read or its results not written.
+    """
+    batch = max(min(BATCH, len(files)), 1)
     chunks = [slice(start, start + batch) for start in range(0, len(files), batch)]
-    writing: list[Future] = []
+    writing: list[Future | str] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(files), desc="predicting", unit="image") as progress,
     ):
-        reading = [pool.submit(try_reading, read_gray, path) for path in files[chunks[0]]]
+        reading = [pool.submit(try_reading, read_gray, path) for path in files[:batch]]
         for chunk, following in zip(chunks, [*chunks[1:], slice(0)], strict=True):
             pictures = [job.result() for job in reading]
             # While the network is busy, the next pictures are read and the last results drawn.
             reading = [pool.submit(try_reading, read_gray, path) for path in files[following]]
-            problems += [p for p in pictures if isinstance(p, str)]
-            good = [
-                (f, n, p)
-                for f, n, p in zip(files[chunk], names[chunk], pictures, strict=True)
-                if not isinstance(p, str)
-            ]
-            probability = predict_pictures(model, [p for _, _, p in good], decision, batch) if good else ()
-            rows += [job.result() for job in writing]  # no more than two batches are in memory
+            good = [picture for picture in pictures if not isinstance(picture, str)]
+            maps = iter(predict_pictures(model, good, decision, batch) if good else ())
+            yield from _results(writing)  # no more than two batches are in memory
             writing = [
-                pool.submit(write_prediction, *g, p, decision, stored.get("appearance"), output)
-                for g, p in zip(good, probability, strict=True)
+                picture if isinstance(picture, str) else pool.submit(write, base, picture, next(maps))
+                for base, picture in zip(bases[chunk], pictures, strict=True)
             ]
             progress.update(len(pictures))
-        rows += [job.result() for job in writing]
-    if rows:
-        # backslashreplace: a file may be named by bytes that are no text.
-        with (output / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as lines:
-            writer = csv.DictWriter(lines, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-    _say_what_was_found(rows, problems, output, decision.lesion_given)
-    return 1 if problems else 0
+        yield from _results(writing)
 
 
-def _say_what_was_found(rows: Sequence[dict], problems: Sequence[str], output: Path, lesion_given: bool) -> None:
-    for row in filter(lambda row: row["warning"], rows):
-        print(f"warning: {row['file']} looks unlike the training data ({row['warning']}): do not trust its mask")
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    if lesion_given:
-        print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
-    elif nothing := sum(not row["area_px"] for row in rows):
-        print(f"no lesion in {nothing} of {len(rows)} pictures; where you know that there is one: --lesion-given")
-    print(f"{len(rows)} predictions in {output}" + (f"; {len(problems)} files skipped" if problems else ""))
-
-
-def unique_names(files: Sequence[Path]) -> list[str]:
-    """A name for the outputs of each file; two files of one name are told apart."""
-    names, taken = [], set()
-    for path in files:
-        # Bytes that are no text are left out, and what would be too long for a file name with an ending.
-        stem = os.fsencode(path.stem)[:200].decode(errors="ignore")
-        name, number = stem, 2
-        while name.casefold() in taken:  # to some disks, A and a are one
-            name, number = f"{stem}-{number}", number + 1
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+def _results(jobs: Sequence[Future | str]) -> list[dict | str]:
+    return [job if isinstance(job, str) else job.result() for job in jobs]
 
 
 def write_prediction(
-    path: Path,
-    name: str,
-    image: np.ndarray,
-    probability: np.ndarray,
-    decision: Decision,
-    limits: dict | None,
-    output: Path,
-) -> dict:
-    """Three files for one picture, and its row of predictions.csv."""
+    base: Path, image: np.ndarray, probability: np.ndarray, decision: Decision, limits: dict | None
+) -> dict | str:
+    """Three files for one picture. Returns what predictions.csv says of them, or why they cannot be written."""
     mask = to_mask(probability, image.shape, decision)
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     # The overlay is to be looked at and not measured: JPEG is 3 times faster to write and 8 times smaller.
@@ -129,11 +159,15 @@ def write_prediction(
         "mask.png": mask.astype(np.uint8) * 255,
         "probability.png": (full * 255).round().astype(np.uint8),
     }
-    for ending, pixels in pictures.items():
-        write_picture(output / f"{name}_{ending}", pixels)
+    paths = [base.with_name(f"{base.name}_{ending}") for ending in ENDINGS]
+    try:
+        contents = [encode_picture(path, pictures[ending]) for path, ending in zip(paths, ENDINGS, strict=True)]
+    except DataError as error:
+        return str(error)
+    for path, content in zip(paths, contents, strict=True):
+        write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content), sync=False)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return {
-        "file": str(path),
         "width": image.shape[1],
         "height": image.shape[0],
         "lesions": cv2.connectedComponents(mask.astype(np.uint8))[0] - 1,
@@ -145,4 +179,17 @@ def write_prediction(
         "box_height": height,
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
+        "result_hashes": " ".join(map(content_hash, contents)),
     }
+
+
+def _print_warnings(done: Mapping[Path, Mapping], problems: Sequence[str], decision: Decision) -> None:
+    for path, row in done.items():
+        if row["warning"]:
+            print(f"warning: {path} looks unlike the training data ({row['warning']}): do not trust its mask")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if decision.lesion_given:
+        print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
+    elif nothing := sum(not row["area_px"] for row in done.values()):
+        print(f"no lesion in {nothing} of {len(done)} pictures; where you know that there is one: --lesion-given")

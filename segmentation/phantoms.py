@@ -14,15 +14,16 @@ irregular, spiculated, taller than wide and shadowing. Fat lobules and rib shado
 like lesions, so the task is not trivial. It is a stand-in, not medical evidence.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from segmentation import surroundings  # noqa: F401  # isort: skip
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from segmentation.files import write_picture
+from segmentation.files import write_json, write_picture
 
 MARKER = "phantoms.json"  # a folder that holds it holds phantoms
 CLASS_SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # as in BUSI
@@ -229,7 +230,7 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, near_copy_sha
         for suffix, pixels in files.items():
             write_picture(folder / label / f"{name}{suffix}.png", pixels)
     marker = {"what": "simulated ultrasound, see phantoms.py", "images": len(labels), "seed": seed}
-    (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
+    write_json(folder / MARKER, marker)
     return folder
 
 

@@ -1,6 +1,8 @@
 """What a run did on its test images: the figures, and report.html with everything in it."""
 
 import base64
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from dataset import LABELS, find_samples, read_samples, resize_image, resize_mas
 from segmentation import figures
 from segmentation.decision import Decision, load_decision, to_mask
 from segmentation.errors import RunError
+from segmentation.files import write_atomic
 from segmentation.predict import predict_pictures, score_samples
 from segmentation.run_folder import read_history
 from segmentation.scores import FLATTERED, summarise
@@ -126,15 +129,23 @@ def jpeg(rgb: np.ndarray) -> str:
     return data_uri(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
 
 
+def thumbnail(rgb: np.ndarray) -> np.ndarray:
+    """The picture at 112 pixels height, or less where it would be wider than 224."""
+    height, width = rgb.shape[:2]
+    scale = min(112 / height, 224 / width)
+    return cv2.resize(rgb, (max(round(width * scale), 1), max(round(height * scale), 1)), interpolation=cv2.INTER_AREA)
+
+
 def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics: dict, names: Sequence[str]) -> None:
     """One HTML file with everything in it; opens from disk, asks no network."""
     rows = []
     for case in tqdm(cases, desc="overlays", unit="image", leave=False):
         full = figures.draw_overlay(case.image, case.prediction, case.reference)
-        small = cv2.resize(full, (round(full.shape[1] * 112 / full.shape[0]), 112), interpolation=cv2.INTER_AREA)
         score = case.score
         area = 100 * (score["tp"] + score["fn"]) / (score["height"] * score["width"])
-        rows.append({"dice_lesion_given": None, **score, "area": area, "thumbnail": jpeg(small), "full": jpeg(full)})
+        rows.append(
+            {"dice_lesion_given": None, **score, "area": area, "thumbnail": jpeg(thumbnail(full)), "full": jpeg(full)}
+        )
     lesions, accuracy = metrics["summary"]["lesions"], metrics["summary"]["accuracy"]
     given = ""
     if "dice_lesion_given" in lesions:
@@ -161,9 +172,10 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         (name.replace("_", " ").capitalize(), data_uri((run / "figures" / f"{name}.png").read_bytes(), "png"))
         for name in names
     ]
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
-    )
+    source = (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    # A browser runs this script and no other, should a name ever get past the escaping.
+    script = re.search("<script>(.*)</script>", source, re.DOTALL).group(1)
     page = template.render(
         title=f"Attention U-Net, run {run.name}",
         source=metrics["data"],
@@ -173,5 +185,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         columns=COLUMNS,
         labels=[c for c in LABELS if any(r["label"] == c for r in rows)],
         run_table=run_table.items(),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    (run / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    content = page.encode("utf-8", "backslashreplace")
+    write_atomic(run / "report.html", lambda temporary: temporary.write_bytes(content))

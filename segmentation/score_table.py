@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset import LABELS
 from segmentation.errors import RunError
-from segmentation.files import read_json, write_atomic
+from segmentation.files import check_file, read_json, write_atomic
 from segmentation.scores import overlap_scores
 
 MAX_CSV_BYTES = 20_000_000
@@ -51,13 +51,33 @@ def _cell(column: str, score: Mapping) -> str:
     if value is None and column in MAY_BE_EMPTY:
         return ""
     if column in TEXT:
-        # A spreadsheet runs a cell that begins like this as a formula; behind an apostrophe it is text.
-        return f"'{value}" if re.match(r"'*[=+\-@\t\r\n]", value) else value
+        return text_to_cell(value)
     if column in COUNTS:
         return f"{value:d}"
     if not math.isfinite(value):
         raise ValueError(f"{column} of {score['name']!r} is {value}")
     return f"{value:.5g}"
+
+
+def text_to_cell(text: str) -> str:
+    """The text as a spreadsheet shows it, and never runs it: behind an apostrophe where it begins like a formula."""
+    return f"'{text}" if re.match(r"'*[=+\-@\t\r\n]", text) else text
+
+
+def cell_to_text(cell: str) -> str:
+    """The text that `text_to_cell` was given."""
+    return cell[1:] if re.match(r"''*[=+\-@\t\r\n]", cell) else cell
+
+
+def is_score_table(path: Path) -> bool:
+    """Whether a file begins as one that `write_scores` wrote."""
+    first = f"{','.join(COLUMNS)}\r\n".encode()
+    try:
+        check_file(path, MAX_CSV_BYTES)
+        with path.open("rb") as content:
+            return content.read(len(first)) == first
+    except (OSError, RunError):
+        return False
 
 
 def read_scores(path: Path) -> list[dict]:
@@ -115,7 +135,7 @@ def _value(column: str, text: str) -> str | int | float | None:
     if column == "label" and text not in LABELS:
         raise ValueError(f"label must be one of {', '.join(LABELS)}, got {text[:40]!r}")
     if column in TEXT:
-        return text[1:] if re.match(r"''*[=+\-@\t\r\n]", text) else text
+        return cell_to_text(text)
     if column in COUNTS:
         if not re.fullmatch("[0-9]{1,15}", text):
             raise ValueError(f"{column} must be a whole number, 0 or more, got {text[:40]!r}")

@@ -31,8 +31,9 @@ def test_each_error_is_one_line_and_an_exit_code(tmp_path, capsys):
         return stop.value.code
 
     assert ending(RunError("models/x: is damaged.")) == "error: models/x: is damaged."
-    assert ending(OSError(errno.ENOSPC, "No space left", "a.png")) == "error: a.png: No space left. Do this."
-    assert ending(OSError("not written whole")) == "error: not written whole. Do this."
+    free = "Free some space, or choose a folder on another disk."
+    assert ending(OSError(errno.ENOSPC, "No space left", "a.png")) == f"error: a.png: No space left. {free} Do this."
+    assert ending(OSError("not written whole")) == "error: not written whole."
     assert ending(KeyboardInterrupt()) == 130
     with pytest.raises(ZeroDivisionError), one_clear_line():  # our own mistakes stay visible
         1 / 0  # noqa: B018
@@ -62,12 +63,14 @@ def test_a_picture_is_written_wherever_the_name_allows(tmp_path):
         write_picture(tmp_path / "nowhere" / "a.png", np.zeros((2, 2), np.uint8))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has a device that is always full")
-def test_a_picture_that_does_not_fit_on_the_disk_is_an_error(tmp_path):
-    (tmp_path / "a.png").symlink_to("/dev/full")
+def test_a_picture_that_does_not_fit_on_the_disk_is_an_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError) as error:
         write_picture(tmp_path / "a.png", np.zeros((200, 200), np.uint8))
-    assert error.value.errno == errno.ENOSPC
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.png")
 
 
 def test_a_name_that_is_no_text_can_be_printed(monkeypatch, tmp_path):

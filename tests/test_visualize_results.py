@@ -16,7 +16,6 @@ from PIL import Image
 
 import visualize_results
 from attention_unet import build_attention_unet
-from dataset import DataError
 from segmentation import figures, own_images, predict, report
 from segmentation.decision import Decision
 from segmentation.errors import RunError
@@ -243,19 +242,10 @@ def test_table_row_by_hand(tmp_path):
     image, probability = np.zeros((40, 60), np.uint8), np.zeros((20, 30), np.float32)
     probability[5:10, 10:20] = 0.75
     decision = Decision(threshold=0.3)
-    row = own_images.write_prediction(tmp_path / "x.png", "x", image, probability, decision, None, tmp_path)
+    row = own_images.write_prediction(tmp_path / "x", image, probability, decision, None)
     assert row["lesions"] == 1
     assert (row["box_x"], row["box_y"], row["box_width"], row["box_height"]) == (20, 10, 20, 10)
     assert row["area_px"] == pytest.approx(200, abs=4) and 0.5 < row["mean_probability"] <= 0.75
-
-
-def test_names_are_kept_apart(tmp_path):
-    assert own_images.unique_names([tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "a-2.png"]) == [
-        "a", "a-2", "a-2-2",
-    ]  # fmt: skip
-    assert own_images.unique_names([tmp_path / "a.png", tmp_path / "A.jpg"]) == ["a", "A-2"]
-    with pytest.raises(DataError, match="no picture"):
-        own_images.list_images([])
 
 
 # ---------------------------------------------------------------- prediction
