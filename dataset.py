@@ -1,16 +1,15 @@
 """From a folder of image and mask pairs to batches for training: find, read, resize, augment, `tf.data`.
 
-    samples = find_samples(Path("Dataset_BUSI_with_GT"))       # or a folder that holds images/ and masks/
+    samples = find_samples(Path("scans"))  # scans/images/7.png with scans/masks/7.png, and so on
     images, masks = resize_samples(read_samples(samples), 224)
     model.fit(make_dataset(images, masks, batch_size=8, training=True), steps_per_epoch=-(-len(images) // 8))
 
-This file imports nothing else of the project: copy it into your own.
+This file imports nothing else of the project: copy it into your own. Further layouts and formats are added from outside
+(`LAYOUTS`, `READERS`), as segmentation/layouts.py does.
 """
 
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,11 +25,20 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # a header can promise any size: refuse before decoding
 
-_IMAGE_NAME = re.compile(r"^(?P<name>.+?)(?P<mask>_mask(_\d+)?)?\.png$", re.IGNORECASE)
-
 
 class DataError(Exception):
     """The data cannot be used; the message names the files and says what to do."""
+
+
+class MaskReading(NamedTuple):
+    """What is lesion in the masks of a folder: the pixels that differ enough from the background."""
+
+    background: tuple[float, ...] = (0.0,)  # grey value, or red, green and blue
+    difference: float = 127.0  # more than this, in any colour, is lesion; half range tolerates JPEG and soft edges
+    values: tuple[float, ...] = ()  # where the user names them: these grey values are lesion, and no others
+
+
+HALF_RANGE = MaskReading()
 
 
 class Sample(NamedTuple):
@@ -40,118 +48,93 @@ class Sample(NamedTuple):
     label: str  # one of LABELS
     image: Path
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
+    reading: MaskReading = HALF_RANGE
+    white: float | None = None  # value that is white in pictures of more than 8 bits; None: what the format can hold
+
+
+LAYOUTS: list[Callable] = []  # of a folder and the lesion's values to samples and problems, or None: not this layout
+READERS: dict[str, Callable[[Path], np.ndarray]] = {}  # of an ending such as ".dcm" to grey values, (H, W)
 
 
 # ---------------------------------------------------------------- find
+def list_samples(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]]:
+    """Samples of a folder in any layout of `LAYOUTS`, else images/ and masks/, and a line for each unpaired file.
+
+    `mask_values` are the grey values that are lesion; without them `LAYOUTS` understand the masks from what they hold.
+    """
+    for find in (*LAYOUTS, list_pairs):
+        if (found := find(root, mask_values)) is not None:
+            return found
+    raise DataError(f"{root}: found no images with masks here. See data/README.md for what is read.")
 
 
-def detect_layout(root: Path) -> str | None:
-    """ "pairs" for a folder of images/ and masks/, "classes" for BUSI's benign/, malignant/ and normal/, else None."""
-    layouts = {"pairs": ("images", "masks"), "classes": CLASSES}
-    return next((name for name, parts in layouts.items() if all((root / part).is_dir() for part in parts)), None)
+def list_pairs(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]] | None:
+    """The plain layout: images/ and masks/ with files of one name; None if one of the two is missing."""
+    if not ((root / "images").is_dir() and (root / "masks").is_dir()):
+        return None
+    files = [sorted(p for p in (root / part).iterdir() if p.suffix.lower() in SUFFIXES) for part in ("images", "masks")]
+    images, masks = ({path.stem: path for path in paths} for paths in files)
+    problems = [f"{masks[name]}: mask without an image of its name." for name in sorted(set(masks) - set(images))]
+    reading = MaskReading(values=tuple(mask_values))
+    pairs = ((name, path, (masks[name],) if name in masks else ()) for name, path in images.items())
+    return label_samples([Sample(name, "lesion", path, paths, reading) for name, path, paths in pairs], problems)
 
 
-def list_samples(root: Path) -> tuple[list[Sample], list[str]]:
-    """Pair images with their masks by file name, in either layout: the samples, and a line for each unpaired file."""
-    if detect_layout(root) == "pairs":
-        return _list_pairs(root)
-    samples, problems = [], []
-    for label in CLASSES:
-        images, masks = {}, defaultdict(list)
-        for path in sorted(p for p in (root / label).iterdir() if not p.is_dir() and not p.name.startswith(".")):
-            problems += _unnameable(path)
-            if (match := _IMAGE_NAME.match(path.name)) is None:
-                problems.append(f"{path}: not a .png file of BUSI's naming. Remove or rename it.")
-            elif match["mask"]:
-                masks[match["name"]].append(path)
-            else:
-                images[match["name"]] = path
-        for name in sorted(images, key=_natural):
-            first_is_there = any(path.stem.lower().endswith("_mask") for path in masks[name])
-            if not first_is_there and (label != "normal" or masks[name]):  # _mask_1 alone: a file was lost
-                problems.append(f"{images[name]}: has no mask file {name}_mask.png. Add it, or remove the image.")
-            else:
-                samples.append(Sample(name, label, images[name], tuple(masks[name])))
-        problems += _lone(path for name in sorted(set(masks) - set(images), key=_natural) for path in masks[name])
-    counts = Counter(s.name for s in samples)
-    twice = [s for s in samples if counts[s.name] > 1]
-    return samples, [*problems, *(f"{s.image}: the name {s.name!r} occurs in two classes. Rename one." for s in twice)]
+def label_samples(samples: Sequence[Sample], problems: Sequence[str] = ()) -> tuple[list[Sample], list[str]]:
+    """The samples, "lesion" with no mask or an empty one turned into "normal"; a line for each unreadable one."""
+
+    def label(sample: Sample) -> Sample:
+        if sample.label != "lesion":
+            return sample
+        image = read_gray(sample.image, sample.white) if sample.masks else np.empty((0, 0))
+        lesion = read_mask(sample.masks, image.shape, sample.reading).any()
+        return sample if lesion else sample._replace(label="normal")
+
+    found = list(thread_map(partial(try_reading, label), samples, max_workers=os.cpu_count(), leave=False))
+    return [s for s in found if isinstance(s, Sample)], [*problems, *(s for s in found if isinstance(s, str))]
 
 
-def _list_pairs(root: Path) -> tuple[list[Sample], list[str]]:
-    """images/ and masks/ with files of one name, of any suffix; an image with an empty mask, or none, is "normal"."""
-    problems, images, masks = [], {}, {}
-    for part, files in (("images", images), ("masks", masks)):
-        for path in sorted((root / part).iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                problems += _unnameable(path)
-                if path.stem in files:
-                    problems.append(f"{path}: {files[path.stem].name} has the same name. Keep one of the two.")
-                files[path.stem] = path
-    problems += _lone(masks[name] for name in sorted(set(masks) - set(images), key=_natural))
-    samples = []
-    for name in sorted(images, key=_natural):
-        paths = (masks[name],) if name in masks else ()
-        try:
-            lesion = bool(paths) and read_mask(paths, read_gray(images[name]).shape).any()
-            samples.append(Sample(name, "lesion" if lesion else "normal", images[name], paths))
-        except DataError as error:
-            problems.append(str(error))
-    return samples, problems
-
-
-def _lone(masks: Iterable[Path]) -> list[str]:
-    return [f"{path}: mask without an image of its name. Add the image, or remove the mask." for path in masks]
-
-
-def _unnameable(path: Path) -> list[str]:
-    """A line about a file name that is no text, as another system may have left it: no figure could show it."""
-    is_text = path.name.encode(errors="replace").decode() == path.name
-    return [] if is_text else [f"{path}: its name holds bytes that are no text. Rename it."]
-
-
-def _natural(name: str) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def find_samples(root: Path) -> list[Sample]:
-    """Every sample below `root`, which has either layout, sorted.
+def find_samples(root: Path, mask_values: Sequence[float] = ()) -> list[Sample]:
+    """As `list_samples`.
 
     Raises:
-        DataError: a file has no partner, or there is no image at all; every such file is listed.
+        DataError: a file has no partner, or there is no image of a lesion at all; every such file is listed.
     """
-    samples, problems = list_samples(root)
+    samples, problems = list_samples(root, mask_values)
     if problems:
         raise DataError("\n".join(problems))
     if not any(s.label != "normal" for s in samples):
         raise DataError(f"{root}: holds no image of a lesion. See data/README.md for the expected files.")
-    if detect_layout(root) == "pairs" and (bare := sum(not s.masks for s in samples)):
-        print(f"note: {bare} of {len(samples)} images in {root} have no mask file and count as normal.")
+    if bare := [s.name for s in samples if s.label == "normal" and not s.masks and "normal" not in s.image.parts]:
+        print(f"note: {len(bare)} of {len(samples)} images have no mask file and count as normal: {', '.join(bare)}")
     return samples
 
 
 # ---------------------------------------------------------------- read
-
-
-def read_gray(path: Path) -> np.ndarray:
-    """Grey picture, (H, W) uint8, upright (EXIF); colours by luma, 16 bits scaled to 8.
+def read_values(path: Path, as_mask: bool = False) -> np.ndarray:
+    """What a picture holds, upright (EXIF): (H, W) of any number format, or of a mask (H, W, 3) where it has colours.
 
     Pillow, not OpenCV: OpenCV returns a truncated JPEG as if it were whole.
 
     Raises:
-        DataError: the file is missing, no picture, damaged, or larger than MAX_PIXELS.
+        DataError: the file is missing, no picture, damaged, holds NaN, or is larger than MAX_PIXELS.
     """
     try:
+        if read := READERS.get(path.suffix.lower()):
+            return read(path)
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 size, limit = f"{picture.width}x{picture.height}", f"{MAX_PIXELS // 1_000_000} million"
                 raise DataError(f"{path}: {size} pixels are more than {limit}. Shrink it first.")
             picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith(("I", "F")):  # 16 bits: Pillow's own conversion clips at 255
-                values = np.asarray(picture, np.float32)
-                top = 65535 if values.max(initial=0) > 255 else 255
-                return (values / top * 255).round().clip(0, 255).astype(np.uint8)
-            return np.asarray(picture.convert("L"))
+            if picture.mode.startswith(("I", "F")):  # more than 8 bits: Pillow's own conversion clips at 255
+                values = np.asarray(picture)
+                if not np.isfinite(values).all():
+                    raise DataError(f"{path}: holds pixels that are no number (NaN or infinite).")
+                return values
+            if not as_mask or picture.mode in ("1", "L"):
+                return np.asarray(picture.convert("L"))
+            colours = np.asarray(picture.convert("RGBA"))
     except DataError:
         raise
     except FileNotFoundError:
@@ -159,22 +142,40 @@ def read_gray(path: Path) -> np.ndarray:
     except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, struct.error, ...
         reason = str(error).split("'")[0].strip() or type(error).__name__
         raise DataError(f"{path}: cannot be read as {', '.join(FORMATS)} ({reason}). Replace the file.") from error
+    if np.ptp(colours[..., 3]):  # the outline was drawn in the transparency
+        return colours[..., 3]
+    grey = (colours[..., :1] == colours[..., 1:3]).all()
+    return colours[..., 0] if grey else colours[..., :3]
 
 
-def read_mask(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
-    """Union of an image's masks, (H, W) uint8 in {0, 1}; no path means no lesion.
+def read_gray(path: Path, white: float | None = None) -> np.ndarray:
+    """Grey picture, (H, W) uint8; colours by luma, more than 8 bits scaled so that `white` becomes 255."""
+    values = read_values(path)
+    if values.dtype == np.uint8:
+        return values
+    if white is None:
+        white = 65535 if values.max(initial=0) > 255 else 255
+    return (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)
 
-    Raises:
-        DataError: a mask is unreadable or its size is not `shape`.
-    """
+
+def read_mask(paths: Sequence[Path], shape: tuple[int, int], reading: MaskReading = HALF_RANGE) -> np.ndarray:
+    """Union of an image's masks, (H, W) uint8 in {0, 1}; no path: no lesion. Each must be readable, and of `shape`."""
     union = np.zeros(shape, np.uint8)
     for path in paths:
-        mask = read_gray(path)
-        if mask.shape != shape:
-            sizes = f"mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}"
+        values = read_values(path, as_mask=True)
+        if values.shape[:2] != shape:
+            sizes = f"mask is {values.shape[1]}x{values.shape[0]}, its image {shape[1]}x{shape[0]}"
             raise DataError(f"{path}: {sizes}. Export the mask again at the image's size.")
-        union |= mask > 127  # half range: JPEG masks and soft edges hold values between
+        union |= find_lesion(values, reading)
     return union
+
+
+def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
+    """Which pixels of a mask are lesion, (H, W) bool, from (H, W) or (H, W, 3) of what `read_values` returns."""
+    values = values.reshape(*values.shape[:2], -1)
+    if reading.values:
+        return np.isin(values, reading.values).all(axis=2)
+    return (np.abs(values - np.float32(reading.background)) > reading.difference).any(axis=2)
 
 
 def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -183,24 +184,13 @@ def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: as `read_gray` and `read_mask`; or a lesion image whose mask is empty.
     """
-    image = read_gray(sample.image)
-    mask = read_mask(sample.masks, image.shape)
+    image = read_gray(sample.image, sample.white)
+    mask = read_mask(sample.masks, image.shape, sample.reading)
     if sample.label != "normal" and not mask.any():
-        raise DataError(f"{sample.masks[0]}: mask is empty (no value above 127), but {sample.name} is {sample.label}.")
+        raise DataError(f"{sample.masks[0]}: mask is empty, but {sample.name} is {sample.label}.")
     if sample.label == "normal" and mask.any():
         raise DataError(f"{sample.masks[0]}: mask holds a lesion, but {sample.name} is normal.")
     return image, mask
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (height, width); area average where it shrinks, so that speckle does not alias."""
-    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (height, width) by nearest neighbour: no value that was not there before."""
-    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def try_reading(read: Callable, item):
@@ -217,11 +207,23 @@ def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray
     Raises:
         DataError: one line for every sample that cannot be used, not only the first.
     """
+    # Threads: decoding releases the GIL.
     read = partial(try_reading, read_sample)
     results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     if problems := [item for item in results if isinstance(item, str)]:
         raise DataError("\n".join(problems))
     return results
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (height, width); area average where it shrinks, so that speckle does not alias."""
+    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (height, width) by nearest neighbour: no value that was not there before."""
+    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -249,7 +251,7 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[flip, np.tan(shear)], [0, 1]]) / zoom  # output -> input, in units of the picture
 
-    # A coarse random field, enlarged, is a smooth deformation.
+    # A coarse random field, enlarged, is a smooth deformation; 4 points a side bend a lesion's outline.
     field = rng.normal(0, 0.012 * strength, (4, 4, 2)).astype(np.float32)
     bend = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
     x, y = np.meshgrid(*(np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in (width, height)))

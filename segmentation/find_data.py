@@ -8,18 +8,20 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset import CLASSES, DataError, Sample, detect_layout
+from dataset import CLASSES, SUFFIXES, DataError, Sample
+from segmentation.layouts import list_files
 from segmentation.phantoms import MARKER, write_phantoms
 
 KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
-ARCHIVES = ("archive.zip", "Dataset_BUSI_with_GT.zip")
+BUSI_FOLDER = "Dataset_BUSI_with_GT"
+FEWEST_PICTURES = 20  # of a zip that is taken for data
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
 PHANTOM_IMAGES = 160  # how many pictures are simulated where BUSI cannot be had
 MAX_BYTES, MAX_FILES, MAX_RATIO = 2_000_000_000, 20_000, 100  # BUSI: 0.3 GB, 1578 files
 
 
 def find_data(data_dir: Path | None) -> Path | None:
-    """Folder that holds `benign/`, `malignant/` and `normal/`, or `images/` and `masks/`.
+    """Folder that holds images with masks, in any layout of data/README.md; a zip of them is unpacked first.
 
     Args:
         data_dir: a folder named by the user, or None for `data/`, then a download from Kaggle.
@@ -28,18 +30,18 @@ def find_data(data_dir: Path | None) -> Path | None:
         The folder, or None if `data_dir` is None, `data/` is empty and the download failed.
 
     Raises:
-        DataError: the named folder holds no BUSI. A folder that was named is never replaced.
+        DataError: the named folder holds no data, or several archives. A folder that was named is never replaced.
     """
     if data_dir is not None:
         if not data_dir.is_dir():
             raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
         if (root := _find_root(data_dir)) is None:
             raise DataError(
-                f"{data_dir}: found no folders benign/, malignant/ and normal/ here, in Dataset_BUSI_with_GT/ or in "
-                f"{' or '.join(ARCHIVES)}, and no images/ and masks/. See data/README.md."
+                f"{data_dir}: found no images with masks here, in {BUSI_FOLDER}/ or in a zip. data/README.md says "
+                "which layouts are read."
             )
         return root
-    if (root := _find_root(Path("data"))) is not None:
+    if (root := _find_root(Path("data"), deep=False)) is not None:
         return root
     try:
         import kagglehub  # only needed once, and slow to import
@@ -77,28 +79,44 @@ def find_or_draw(data_dir: Path | None, seed: int) -> tuple[Path, bool]:
 
 def data_source(root: Path, samples: Sequence[Sample]) -> str:
     """ "phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
-    if (root / MARKER).exists():
+    if any((folder / MARKER).exists() for folder in {root, *(s.image.parent.parent for s in samples)}):
         return "phantom"
     counts = {label: [len(s.masks) for s in samples if s.label == label] for label in CLASSES}
-    same = {label: (len(masks), sum(masks)) for label, masks in counts.items()} == BUSI_COUNTS
-    if detect_layout(root) == "classes" and not same:
+    if {label: (len(masks), sum(masks)) for label, masks in counts.items()} == BUSI_COUNTS:
+        return "busi"
+    if any(s.name == "benign (1)" for s in samples):
         images, masks = (sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
         here = f"{len(samples)} images and {sum(len(s.masks) for s in samples)} masks"
         print(f"note: {root} holds {here}; BUSI has {images} and {masks}.")
-    return "busi" if same and detect_layout(root) == "classes" else "custom"
+    return "custom"
 
 
-def _find_root(folder: Path) -> Path | None:
-    nested = [folder, folder / "Dataset_BUSI_with_GT", folder / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"]
-    for root in nested:
-        if detect_layout(root):
+def _find_root(folder: Path, deep: bool = True) -> Path | None:
+    """BUSI's folder in this one, or this one; not `deep`: this one only if it holds images/ or classes itself."""
+    for root in (folder / BUSI_FOLDER / BUSI_FOLDER, folder / BUSI_FOLDER):
+        if root.is_dir() and list_files(root).masks:
             return root
-    for archive in ARCHIVES:
-        if (folder / archive).is_file():
-            print(f"unpacking {folder / archive}")
-            unpack_archive(folder / archive, folder)
-            return next(filter(detect_layout, nested), None)
+    here = {path.name.casefold() for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+    if (deep or here & {"images", *CLASSES}) and list_files(folder).masks:
+        return folder
+    archives = [path for path in sorted(folder.glob("*.zip")) if _holds_pictures(path)]
+    if len(archives) > 1:
+        raise DataError(
+            f"{folder}: holds several archives of pictures, {archives[0].name} first. Unpack the one to use."
+        )
+    if archives:
+        print(f"unpacking {archives[0]}")
+        unpack_archive(archives[0], folder)
+        return _find_root(folder) if any(path.is_dir() for path in folder.iterdir()) else None
     return None
+
+
+def _holds_pictures(archive: Path) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return sum(name.lower().endswith(SUFFIXES) for name in opened.namelist()) >= FEWEST_PICTURES
+    except (zipfile.BadZipFile, OSError):
+        return archive.stat().st_size > 0  # unpacking says what is wrong with it
 
 
 def unpack_archive(archive: Path, folder: Path) -> None:
