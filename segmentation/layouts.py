@@ -1,64 +1,63 @@
-"""Folders as people have them: which files are images, which are their masks, and of what class.
-
-The naming is not looked up in a list of layouts. A file is a mask if it lies in a folder of masks or its name says so;
-then the renaming is taken that gives every mask exactly one image. data/README.md lists what that covers.
-"""
+"""Folders as people have them: from every file below a folder to samples with a class, and a line for every file that
+cannot be one."""
 
 import os
-import re
 import stat
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import dataset
-from dataset import CLASSES, READERS, SUFFIXES, Sample, label_samples
-from segmentation.mask_values import understand_depth, understand_masks
-
-_MASK_WORD = r"masks?|labels?|annotations?|ground[ _-]?truths?|gts?|segmentations?|segs?"
-_LESION_WORD = rf"{_MASK_WORD}|tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion other
-_MASK_FOLDER = re.compile(rf"(.*[ _-])?({_MASK_WORD})", re.IGNORECASE)
-_IMAGE_FOLDER = re.compile(r"(.*[ _-])?(images?|imgs?|originals?|scans?|pictures?)", re.IGNORECASE)
-_MASK_NAME = re.compile(
-    rf"(?:{_MASK_WORD})[ _.-]+(?P<after>.+)|(?P<before>.+?)[ _.-]*(?:{_LESION_WORD})[ _.-]?(?P<number>\d*)",
-    re.IGNORECASE,
+from dataset import CLASSES, READERS, SUFFIXES, DataError, Sample
+from segmentation.mask_values import Understood, understand_masks
+from segmentation.pairing import (
+    Layout,
+    bare_name,
+    class_of,
+    folders_of,
+    natural_order,
+    place_of,
+    plain_name,
+    shown,
+    understand_layout,
 )
-MAX_DEPTH = 8  # folders within folders; a link to its own parent would go on for ever
+from segmentation.pixel_depth import understand_depth
+
+MAX_DEPTH = 8  # folders within folders
+SYSTEM = (".", "__MACOSX", "@", "$")  # how the folders begin that systems leave behind
 
 
-class Files(NamedTuple):
-    """The pictures below a folder, each list sorted."""
-
-    images: list[Path]
-    masks: list[Path]
-    strays: list[Path]  # passed over
+# ---------------------------------------------------------------- list
 
 
-def natural_order(path: Path) -> list:
-    """Sort key that puts 9 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
+    """Every picture below a folder, sorted, and what is passed over. A folder that links lead to is listed once.
 
+    Raises:
+        DataError: a folder cannot be listed, or lies too deep.
+    """
 
-def list_files(root: Path) -> Files:
-    """Images and masks below a folder. Where there is a folder of images, no other folder has any."""
-    pictures, strays = [], []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        deep = len(Path(folder).relative_to(root).parts) >= MAX_DEPTH
-        folders[:] = [] if deep else sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        for path in (Path(folder, name) for name in names):
-            (pictures if _is_picture(path) else strays).append(path)
-    pictures.sort(key=natural_order)
-    masks = [path for path in pictures if any(map(_MASK_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))]
-    if not masks:
-        masks = [path for path in pictures if _MASK_NAME.fullmatch(path.stem)]
-    chosen = set(masks)
-    images = [path for path in pictures if path not in chosen]
-    named = [path for path in images if any(map(_IMAGE_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))]
-    if named:
-        strays += [path for path in images if path not in set(named)] if len(named) < len(images) else []
-    return Files(named or images, masks, sorted(strays))
+    def refuse(error: OSError):
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}).")
+
+    pictures, strays, tops, seen = [], [], [root], set()
+    for top in tops:  # links come last, so that a folder is found under its own name
+        for folder, folders, names in os.walk(top, onerror=refuse):
+            here, state = Path(folder), os.stat(folder)
+            found = [here / name for name in sorted(folders)]
+            if (state.st_dev, state.st_ino) in seen:
+                folders.clear()
+                continue
+            if len(here.relative_to(root).parts) > MAX_DEPTH:
+                raise DataError(f"{here}: lies more than {MAX_DEPTH} folders deep. Name a folder nearer to the data.")
+            seen.add((state.st_dev, state.st_ino))
+            strays += [path for path in found if path.name.startswith(SYSTEM)]
+            tops += [path for path in found if path.is_symlink() and not path.name.startswith(SYSTEM)]
+            folders[:] = [p.name for p in found if not (p.is_symlink() or p.name.startswith(SYSTEM))]
+            for path in (here / name for name in names):
+                (pictures if _is_picture(path) else strays).append(path)
+    return sorted(pictures, key=natural_order), sorted(strays)
 
 
 def _is_picture(path: Path) -> bool:
@@ -70,101 +69,96 @@ def _is_picture(path: Path) -> bool:
         return True  # a link to nothing: reading it says so
 
 
-# ---------------------------------------------------------------- pair
-
-
-def _place(path: Path, root: Path) -> tuple[str, ...]:
-    """Folders of a file below the root but those that only say image or mask: its class, or its part of the data."""
-    parts = path.relative_to(root).parts[:-1]
-    in_masks = any(map(_MASK_FOLDER.fullmatch, parts))  # masks/0/ is the mask of class 0
-    kept = [
-        p for p in parts if not (_MASK_FOLDER.fullmatch(p) or _IMAGE_FOLDER.fullmatch(p) or (in_masks and p == "0"))
-    ]
-    return tuple(part.casefold() for part in kept)
-
-
-def _plain(path: Path) -> str:
-    """The file's name; an accent is one character to some systems and two to others."""
-    return unicodedata.normalize("NFC", path.stem).casefold()
-
-
-def _bare(stem: str) -> str:
-    """A mask's name without the word that says mask, and without a number behind that word."""
-    match = _MASK_NAME.fullmatch(stem)
-    return (match["after"] or match["before"]) if match else stem
-
-
-def _without_common(stems: Sequence[str]) -> list[str]:
-    """The names without what all of them begin or end with, such as "bus_"."""
-    start = re.sub(r"\d+$", "", os.path.commonprefix(list(stems)))
-    end = re.sub(r"\d+$", "", os.path.commonprefix([stem[::-1] for stem in stems]))
-    long = len(start) + len(end)
-    return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
-
-
-def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
-    """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
-    plain = [[_plain(path) for path in paths] for paths in (images, masks)]
-    bare = [plain[0], [_bare(stem) for stem in plain[1]]]
-    cut = [_without_common(plain[0]), _without_common(bare[1])] if len(images) > 1 else bare
-    places = [[_place(path, root) for path in paths] for paths in (images, masks)]
-    anywhere = [[()] * len(paths) for paths in (images, masks)]
-    best: tuple[dict, list] = ({}, list(masks))
-    for place in (places, anywhere):
-        for names in (plain, bare, cut):
-            owners, found, lone = defaultdict(list), defaultdict(list), []
-            for path, key in zip(images, zip(place[0], names[0], strict=True), strict=True):
-                owners[key].append(path)
-            for path, key in zip(masks, zip(place[1], names[1], strict=True), strict=True):
-                owner = owners.get(key, ())
-                (found[owner[0]] if len(owner) == 1 else lone).append(path)
-            if len(lone) < len(best[1]):
-                best = found, lone
-    return best
-
-
 # ---------------------------------------------------------------- samples
 
 
 def find_layout(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]] | None:
-    """Samples and problems of any folder, for `dataset.LAYOUTS`; None where it holds no image with a mask.
+    """Samples and problems of any folder, for `dataset.LAYOUTS`; None where it holds no picture at all.
 
     Prints how the masks and pictures of more than 8 bits are read, and how many files are passed over.
 
     Raises:
-        DataError: the masks cannot be understood; the message names a file and the values found.
+        DataError: no picture is the mask of another, or the masks cannot be understood; the message names a file.
     """
-    images, masks, strays = list_files(root)
-    found, lone = pair_files(images, masks, root)
-    if not found:
-        return None
-    if strays:
-        shown = ", ".join(sorted({path.name for path in strays})[:3])
-        print(
-            f"note: {len(strays)} other files in {root} are passed over ({shown}{', ...' if len(strays) > 3 else ''})"
-        )
-    problems = [f"{path}: mask without an image of its name. Add the image, or remove the mask." for path in lone]
-    reading = understand_masks([path for path in masks if path not in set(lone)] if lone else masks, mask_values)
-    white = understand_depth(images)
-    counts = Counter(map(_plain, images))
-    numbered = {path for path in masks if (m := _MASK_NAME.fullmatch(path.stem)) and m["number"]}
-    firsts = len(numbered) < sum(map(len, found.values()))  # the first mask of an image has no number
+    pictures, others = list_pictures(root)
+    layout = understand_layout(pictures, root)
+    if not layout:
+        if not pictures:
+            return None
+        raise DataError(f"{root}: {describe_pictures(pictures, root)}")
+    if layout.guessed:
+        masks = [mask for found in layout.masks.values() for mask in found]
+        print(f"note: no name says what is a mask; {len(masks)} pictures are, by what they hold ({shown(masks)})")
+    if others:
+        print(f"note: {len(others)} other files in {root} are passed over ({shown(others)})")
+    if layout.strays:
+        print(f"note: {len(layout.strays)} pictures outside the folders of images are passed over "
+              f"({shown(layout.strays)})")  # fmt: skip
+    places = {path: place_of(folders_of(path, root)) for path in layout.images}
+    apart = [
+        mask for path, masks in layout.masks.items() for mask in masks
+        if places[path] != (there := place_of(folders_of(mask, root))) and places[path] and there
+    ]  # fmt: skip
+    if apart:
+        print(f"note: {len(apart)} masks lie in folders of other names than their images ({shown(apart)})")
+    paired = [mask for masks in layout.masks.values() for mask in masks]
+    understood = understand_masks(paired, mask_values)
+    white = understand_depth(layout.images, paired)
+    return _make_samples(layout, places, understood, white)
+
+
+def describe_pictures(pictures: Sequence[Path], root: Path) -> str:
+    """What a folder holds that has no masks, and what to do."""
+    counts = Counter(str(path.parent.relative_to(root)) for path in pictures)
+    held = ", ".join(f"{n} in {folder}/" for folder, n in counts.most_common(4))
+    more = ", ..." if len(counts) > 4 else ""
+    return (
+        f"holds {len(pictures)} pictures ({held}{more}), {shown(pictures[:1])} first, but none is the mask of another. "
+        "Name the masks as their images, in masks/, or with _mask behind the name."
+    )
+
+
+def _make_samples(layout: Layout, places: dict, understood: Understood, white: float | None):
+    """Samples, and a line for every file that cannot be one."""
+    problems = [
+        f"{path}: mask without exactly one image of its name. Add the image, or remove it." for path in layout.lone
+    ]
+    counts = Counter(map(plain_name, layout.images))
+    lost = _lost_firsts(layout)
     samples = []
-    for path in images:
-        name, place, paths = unicodedata.normalize("NFC", path.stem), _place(path, root), found.get(path, [])
-        label = next((c for c in CLASSES if c in place), "lesion")
-        if problem := _problem(path, name, label, paths, firsts and bool(paths) and numbered.issuperset(paths)):
+    for path in layout.images:
+        name, masks = unicodedata.normalize("NFC", path.stem), layout.masks.get(path, [])
+        label = class_of(places[path])
+        lesions = [understood.lesion[mask] for mask in masks]
+        if problem := _problem(path, name, label, bool(masks) and path not in lost):
             problems.append(problem)
+        elif unreadable := [line for line in lesions if isinstance(line, str)]:
+            problems += unreadable
         else:
-            name = f"{place[-1]} {name}" if counts[_plain(path)] > 1 and place else name
-            samples.append(Sample(name, label, path, tuple(paths), reading, white))
+            name = " ".join([*places[path], name]) if counts[plain_name(path)] > 1 else name
+            label = "normal" if label == "lesion" and not any(lesions) else label
+            samples.append(Sample(name, label, path, tuple(masks), understood.reading, white))
     twice = [name for name, count in Counter(s.name for s in samples).items() if count > 1]
     problems += [f"{s.image}: the name {s.name!r} occurs twice. Rename one." for s in samples if s.name in twice]
-    return label_samples(samples, problems)
+    return samples, problems
 
 
-def _problem(path: Path, name: str, label: str, masks: Sequence[Path], first_is_lost: bool) -> str:
-    """What is wrong with an image's name or masks; "" if nothing is."""
+def _lost_firsts(layout: Layout) -> set[Path]:
+    """Images whose further masks, x_mask_1, are there without the first, x_mask, that others have beside them."""
+    numbers = {
+        path: [(word, number) for _, word, number in (bare_name(plain_name(mask)) for mask in masks) if word]
+        for path, masks in layout.masks.items()
+    }
+    further = set()
+    for found in numbers.values():
+        further |= {word for word, number in found if number} & {word for word, number in found if not number}
+    return {
+        path for path, found in numbers.items() if any((word, "") not in found for word, _ in found if word in further)
+    }
+
+
+def _problem(path: Path, name: str, label: str, has_mask: bool) -> str:
+    """What is wrong with an image; "" if nothing is."""
     try:
         name.encode()
     except UnicodeEncodeError:  # as another system may have left it: no figure could show it
@@ -172,8 +166,8 @@ def _problem(path: Path, name: str, label: str, masks: Sequence[Path], first_is_
     called = next((c for c in CLASSES if name.casefold().startswith(f"{c} (")), label)
     if label != "lesion" and called != label:
         return f"{path}: lies in {label}/, but is named {called}. Rename or move it."
-    if first_is_lost or (label in ("benign", "malignant") and not masks):
-        return f"{path}: has no mask file {name}_mask{path.suffix}. Add it, or remove the image."
+    if not has_mask and label in ("benign", "malignant"):
+        return f"{path}: has no mask file. Add it, or remove the image."
     return ""
 
 
