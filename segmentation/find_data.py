@@ -126,8 +126,9 @@ def _holds_data(folder: Path) -> bool:
 
 def _describe(folder: Path) -> str:
     """What a folder holds in which no data was found."""
-    if pictures := list_pictures(folder)[0]:
-        return describe_pictures(pictures, folder)
+    pictures, others = list_pictures(folder)
+    if pictures:
+        return describe_pictures(pictures, others, folder)
     archives = ", ".join(path.name for path in _archives(folder))
     return f"found no images with masks here{f', nor in {archives}' if archives else ''}."
 

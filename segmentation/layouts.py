@@ -2,6 +2,7 @@
 cannot be one."""
 
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
@@ -85,37 +86,45 @@ def find_layout(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sam
     if not layout:
         if not pictures:
             return None
-        raise DataError(f"{root}: {describe_pictures(pictures, root)}")
-    if layout.guessed:
-        masks = [mask for found in layout.masks.values() for mask in found]
-        print(f"note: no name says what is a mask; {len(masks)} pictures are, by what they hold ({shown(masks)})")
-    if others:
-        print(f"note: {len(others)} other files in {root} are passed over ({shown(others)})")
-    if layout.strays:
-        print(f"note: {len(layout.strays)} pictures outside the folders of images are passed over "
-              f"({shown(layout.strays)})")  # fmt: skip
+        raise DataError(f"{root}: {describe_pictures(pictures, others, root)}")
     places = {path: place_of(folders_of(path, root)) for path in layout.images}
-    apart = [
-        mask for path, masks in layout.masks.items() for mask in masks
-        if places[path] != (there := place_of(folders_of(mask, root))) and places[path] and there
-    ]  # fmt: skip
-    if apart:
-        print(f"note: {len(apart)} masks lie in folders of other names than their images ({shown(apart)})")
+    _print_notes(layout, others, places, root)
     paired = [mask for masks in layout.masks.values() for mask in masks]
     understood = understand_masks(paired, mask_values)
     white = understand_depth(layout.images, paired)
     return _make_samples(layout, places, understood, white)
 
 
-def describe_pictures(pictures: Sequence[Path], root: Path) -> str:
+def describe_pictures(pictures: Sequence[Path], others: Sequence[Path], root: Path) -> str:
     """What a folder holds that has no masks, and what to do."""
-    counts = Counter(str(path.parent.relative_to(root)) for path in pictures)
-    held = ", ".join(f"{n} in {folder}/" for folder, n in counts.most_common(4))
-    more = ", ..." if len(counts) > 4 else ""
+    folders = Counter(str(path.parent.relative_to(root)) for path in pictures)
+    held = [f"{n} in {folder}/" for folder, n in folders.most_common(4)]
+    endings = Counter(path.suffix for path in others if path.suffix and not path.name.startswith("."))
+    passed = [f"{n} {ending} files, which are not read" for ending, n in endings.most_common(1)]
     return (
-        f"holds {len(pictures)} pictures ({held}{more}), {shown(pictures[:1])} first, but none is the mask of another. "
-        "Name the masks as their images, in masks/, or with _mask behind the name."
+        f"holds {len(pictures)} pictures ({', '.join(held + passed)}), {shown(pictures[:1])} first, but none is the "
+        "mask of another. Name the masks as their images, in masks/, or with _mask behind the name."
     )
+
+
+def _print_notes(layout: Layout, others: Sequence[Path], places: dict, root: Path) -> None:
+    """Says what was passed over, and what was paired without being sure."""
+    paired = [(image, mask, mask.parent) for image, masks in layout.masks.items() for mask in masks]
+    masks = [mask for _, mask, _ in paired]
+    there = {folder: place_of(folders_of(folder / "x", root)) for _, _, folder in paired}
+    apart = [
+        mask for image, mask, folder in paired if places[image] != there[folder] and places[image] and there[folder]
+    ]
+    merged = [image for image, found in layout.masks.items() if len({mask.parent for mask in found}) > 1]
+    for paths, words in (
+        (masks if layout.guessed else [], "pictures are taken for masks by what they hold, as no name says so"),
+        (others, f"other files in {root} are passed over"),
+        (layout.strays, "pictures outside the folders of images are passed over"),
+        (apart, "masks lie in folders of other names than their images"),
+        (merged, "images have masks in several folders; they are merged"),
+    ):
+        if paths:
+            print(f"note: {len(paths)} {words} ({shown(paths)})")
 
 
 def _make_samples(layout: Layout, places: dict, understood: Understood, white: float | None):
@@ -125,22 +134,33 @@ def _make_samples(layout: Layout, places: dict, understood: Understood, white: f
     ]
     counts = Counter(map(plain_name, layout.images))
     lost = _lost_firsts(layout)
+    owners = {(places[path], plain_name(path)) for path in layout.masks}
     samples = []
     for path in layout.images:
         name, masks = unicodedata.normalize("NFC", path.stem), layout.masks.get(path, [])
         label = class_of(places[path])
         lesions = [understood.lesion[mask] for mask in masks]
-        if problem := _problem(path, name, label, bool(masks) and path not in lost):
+        if problem := _problem(path, name, label):
             problems.append(problem)
+        elif path in lost or (not masks and label in ("benign", "malignant")):
+            problems.append(f"{path}: has no mask file. Add it, or remove the image.")
+        elif not masks and _named_after(path, places[path], owners):
+            problems.append(f"{path}: has no mask, and is named after an image that has one. Move it away.")
         elif unreadable := [line for line in lesions if isinstance(line, str)]:
             problems += unreadable
         else:
             name = " ".join([*places[path], name]) if counts[plain_name(path)] > 1 else name
             label = "normal" if label == "lesion" and not any(lesions) else label
             samples.append(Sample(name, label, path, tuple(masks), understood.reading, white))
-    twice = [name for name, count in Counter(s.name for s in samples).items() if count > 1]
+    twice = {name for name, count in Counter(s.name for s in samples).items() if count > 1}
     problems += [f"{s.image}: the name {s.name!r} occurs twice. Rename one." for s in samples if s.name in twice]
     return samples, problems
+
+
+def _named_after(path: Path, place: tuple, owners: set) -> bool:
+    """Whether an image is called as another, and a word more: x_overlay."""
+    name = plain_name(path)
+    return any((place, name[: match.start()]) in owners for match in re.finditer(r"[ _.-]+(?=[^\W\d])", name))
 
 
 def _lost_firsts(layout: Layout) -> set[Path]:
@@ -157,8 +177,8 @@ def _lost_firsts(layout: Layout) -> set[Path]:
     }
 
 
-def _problem(path: Path, name: str, label: str, has_mask: bool) -> str:
-    """What is wrong with an image; "" if nothing is."""
+def _problem(path: Path, name: str, label: str) -> str:
+    """What is wrong with an image's name; "" if nothing is."""
     try:
         name.encode()
     except UnicodeEncodeError:  # as another system may have left it: no figure could show it
@@ -166,8 +186,6 @@ def _problem(path: Path, name: str, label: str, has_mask: bool) -> str:
     called = next((c for c in CLASSES if name.casefold().startswith(f"{c} (")), label)
     if label != "lesion" and called != label:
         return f"{path}: lies in {label}/, but is named {called}. Rename or move it."
-    if not has_mask and label in ("benign", "malignant"):
-        return f"{path}: has no mask file. Add it, or remove the image."
     return ""
 
 

@@ -25,6 +25,7 @@ FAINT = 0.001  # of a mask: more pixels that differ a little, and none that diff
 EDGES = 0.35  # of a lesion's pixels may be in between where these make a tenth of the mask, else ten times as many
 MOST = 0.5  # share of the picture from which a lesion is worth a note
 BORDERED = 0.9  # of the borders of so many masks are one value: it is background, even if it is not black
+CHROMA = 16  # pixels that compression may colour alike, as colours are stored at half the size
 FEW = 4  # pixels that mean nothing
 NO_MASK = "That is no mask of background and lesion. Export areas of one value, or name the lesion's (mask_values)."
 
@@ -225,7 +226,8 @@ def _no_mask(file: Levels, reading: MaskReading, areas: dict) -> str:
         faint = [level for level in file.areas if 0 < far[level] < NOISE * peak and not noisy]
     else:
         faint = [level for level in file.areas if NOISE * peak <= far[level] < CLEAR * peak and level not in areas]
-    if sum(file.areas[level] for level in faint) > (FEW if file.exact else max(FEW, clear / 30)):
+    spread = 0 if file.exact else max(clear / 30, CHROMA if any(len(level) > 1 for level in far) else 0)
+    if sum(file.areas[level] for level in faint) > max(FEW, spread):
         return f"whether {_named(sorted(faint))} is lesion cannot be told. Name the values of the lesion (mask_values)."
     return ""
 

@@ -9,12 +9,13 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm.contrib.concurrent import thread_map
 
 from dataset import CLASSES, read_values, try_reading
 
@@ -89,13 +90,15 @@ def plain_name(path: Path) -> str:
     return unicodedata.normalize("NFC", path.stem).casefold()
 
 
-def bare_name(stem: str) -> tuple[str, str, str]:
-    """A mask's name without the word that says mask, that word, and the number behind it; "" where there is none."""
-    if match := _PREFIX.fullmatch(stem):
-        return match["bare"], f"{match['word']} before", ""
-    if match := _SUFFIX.fullmatch(stem):
-        return match["bare"], match["word"], match["number"]
-    return stem, "", ""
+def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
+    """A mask's name without the word that says mask, that word, and the number behind it; "" where there is none.
+
+    Where the word may be the first or the last, it is the one that leaves the name of one of `images`.
+    """
+    first, last = _PREFIX.fullmatch(stem), _SUFFIX.fullmatch(stem)
+    if first and (not last or (first["bare"] in images and last["bare"] not in images)):
+        return first["bare"], f"{first['word']} before", ""
+    return (last["bare"], last["word"], last["number"]) if last else (stem, "", "")
 
 
 def natural_order(path: Path) -> list:
@@ -129,7 +132,8 @@ def understand_layout(pictures: Sequence[Path], root: Path, look_inside: bool = 
     said = [path for path in pictures if said_by(folders_of(path, root), lesion=True) == "mask"]
     if (layout := _lay_out(pictures, said, root)) or not look_inside:
         return layout
-    held = [path for path in pictures if _holds_areas(path)]
+    looks = thread_map(_holds_areas, pictures, max_workers=os.cpu_count(), leave=False)
+    held = [path for path, look in zip(pictures, looks, strict=True) if look]
     layout = _lay_out(pictures, held, root)
     return layout and layout._replace(guessed=True)
 
@@ -141,7 +145,7 @@ def folders_of(path: Path, root: Path) -> tuple[str, ...]:
 def _possible_masks(pictures: Sequence[Path], root: Path) -> Iterator[list[Path]]:
     """The masks by what folders and names say, by names that go back to another picture, and by any name."""
     stems = set(map(plain_name, pictures))
-    split = [bare_name(plain_name(path)) for path in pictures]
+    split = [bare_name(plain_name(path), stems) for path in pictures]
     proven = {word for bare, word, _ in split if word and bare in stems}
     named = [path for path, (_, word, _) in zip(pictures, split, strict=True) if word in proven]
     said = {path: said_by(folders_of(path, root)) for path in pictures}
@@ -163,7 +167,11 @@ def _holds_areas(path: Path) -> bool:
 def _count_missing(layout: Layout, root: Path) -> int:
     """How many files have no partner but should."""
     bare = [path for path in layout.images if path not in layout.masks]
-    return len(layout.lone) + sum(class_of(place_of(folders_of(path, root))) != "normal" for path in bare)
+    return (
+        len(layout.lone)
+        + len(layout.strays)
+        + sum(class_of(place_of(folders_of(path, root))) != "normal" for path in bare)
+    )
 
 
 def _lay_out(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Layout | None:
@@ -178,6 +186,10 @@ def _lay_out(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Lay
         strays = [path for path, keep in zip(images, kept, strict=True) if not keep]
         images = [path for path, keep in zip(images, kept, strict=True) if keep]
     found, lone = pair_files(images, masks, root)
+    if strays and lone:  # two sets in one folder, of which one has no folder of images
+        more, lone = pair_files(strays, lone, root)
+        found, images = found | more, sorted([*images, *more], key=natural_order)
+        strays = [path for path in strays if path not in more]
     return Layout(images, found, lone, strays) if found else None
 
 
@@ -192,21 +204,23 @@ def _without_common(stems: Sequence[str]) -> list[str]:
 def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
     """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
     plain = [[plain_name(path) for path in paths] for paths in (images, masks)]
-    bare = [plain[0], [bare_name(stem)[0] for stem in plain[1]]]
-    short = [plain[0], [bare_name(stem)[0] for stem in bare[1]]]  # x_lesion_mask
-    names = [plain, bare, short]
+    stems = set(plain[0])
+    bare = [plain[0], [bare_name(stem, stems)[0] for stem in plain[1]]]
+    short = [plain[0], [bare_name(stem, stems)[0] for stem in bare[1]]]  # x_lesion_mask
+    names, cut = [plain, bare, short], []
     if len(images) > 1:
-        names += [[_without_common(plain[0]), _without_common(stems)] for stems in (bare[1], plain[1])]
+        cut = [[_without_common(plain[0]), _without_common(stems)] for stems in (bare[1], plain[1])]
     places = [[place_of(folders_of(path, root)) for path in paths] for paths in (images, masks)]
+    anywhere = [[()] * len(paths) for paths in (images, masks)]
+    sure = not (any(places[0]) and any(places[1]))  # else numbers alone would pair two sets
     best: tuple[dict, list] = ({}, list(masks))
-    for place in (places, [[()] * len(paths) for paths in (images, masks)]):
-        for stems in names:
-            owners, found, lone = defaultdict(list), defaultdict(list), []
-            for path, key in zip(images, zip(place[0], stems[0], strict=True), strict=True):
-                owners[key].append(path)
-            for path, key in zip(masks, zip(place[1], stems[1], strict=True), strict=True):
-                owner = owners.get(key, ())
-                (found[owner[0]] if len(owner) == 1 else lone).append(path)
-            if len(lone) < len(best[1]):
-                best = dict(found), lone
+    for place, stems in [(places, x) for x in names + cut] + [(anywhere, x) for x in names + (cut if sure else [])]:
+        owners, found, lone = defaultdict(list), defaultdict(list), []
+        for path, key in zip(images, zip(place[0], stems[0], strict=True), strict=True):
+            owners[key].append(path)
+        for path, key in zip(masks, zip(place[1], stems[1], strict=True), strict=True):
+            owner = owners.get(key, ())
+            (found[owner[0]] if len(owner) == 1 else lone).append(path)
+        if len(lone) < len(best[1]):
+            best = dict(found), lone
     return best
