@@ -23,6 +23,7 @@ from segmentation.pairing import (
     shown,
     understand_layout,
 )
+from segmentation.phantoms import MARKER
 from segmentation.pixel_depth import understand_depth
 
 MAX_DEPTH = 8  # folders within folders
@@ -56,7 +57,7 @@ def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
             strays += [path for path in found if path.name.startswith(SYSTEM)]
             tops += [path for path in found if path.is_symlink() and not path.name.startswith(SYSTEM)]
             folders[:] = [p.name for p in found if not (p.is_symlink() or p.name.startswith(SYSTEM))]
-            for path in (here / name for name in names):
+            for path in (here / name for name in names if name != MARKER):
                 (pictures if _is_picture(path) else strays).append(path)
     return sorted(pictures, key=natural_order), sorted(strays)
 
@@ -164,17 +165,27 @@ def _named_after(path: Path, place: tuple, owners: set) -> bool:
 
 
 def _lost_firsts(layout: Layout) -> set[Path]:
-    """Images whose further masks, x_mask_1, are there without the first, x_mask, that others have beside them."""
-    numbers = {
-        path: [(word, number) for _, word, number in (bare_name(plain_name(mask)) for mask in masks) if word]
-        for path, masks in layout.masks.items()
-    }
-    further = set()
-    for found in numbers.values():
-        further |= {word for word, number in found if number} & {word for word, number in found if not number}
-    return {
-        path for path, found in numbers.items() if any((word, "") not in found for word, _ in found if word in further)
-    }
+    """Images whose further masks, x_mask_1, are there without the first, x_mask, which others have.
+
+    Where no image has both, x_mask_1 and x_mask_2 may be all of it; a line says so.
+    """
+    numbers: dict[Path, dict[str, set]] = {}
+    for path, masks in layout.masks.items():
+        for mask in masks:
+            _, word, number = bare_name(plain_name(mask))
+            numbers.setdefault(path, {}).setdefault(word, set()).add(number)
+    lost, unsure = set(), []
+    for word in {word for found in numbers.values() for word in found if word}:
+        held = {path: found[word] for path, found in numbers.items() if word in found}
+        alone = [path for path, found in held.items() if "" not in found]
+        if len(alone) == len(held):
+            continue
+        both = any("" in found and len(found) > 1 for found in held.values())
+        lost |= {path for path in alone if both or len(held[path]) == 1}
+        unsure += [path for path in alone if path not in lost]
+    if unsure:
+        print(f"note: {len(unsure)} images have numbered masks and none without a number ({shown(unsure)})")
+    return lost
 
 
 def _problem(path: Path, name: str, label: str) -> str:

@@ -12,19 +12,28 @@ from PIL import Image
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from phantoms import write_phantoms
-
 import dataset
+from segmentation.phantoms import write_phantoms
 
-BUSI = REPOSITORY.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
-needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason="the real BUSI is not at hand")
-TINY = ["--encoder", "none", "--image-size", "32", "--depth", "2", "--base-filters", "2", "--batch-size", "8"]
+
+def find_real(variable: str, name: str) -> Path:
+    """Where a real set may be: the folder that the environment variable names, else data/`name`."""
+    return Path(os.environ.get(variable) or REPOSITORY / "data" / name).absolute()
+
+
+BUSI = find_real("BUSI_DIR", "Dataset_BUSI_with_GT")
+BUSBRA = find_real("BUSBRA_DIR", "BUS-BRA")
+needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; BUSI_DIR names its folder")
+needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
+
+TINY = ["--encoder", "none", "--start-from", "random", "--image-size", "32", "--depth", "2"]
+TINY += ["--base-filters", "2", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="session")
 def phantom_data(tmp_path_factory) -> Path:
     """48 phantoms, some of them near-copies. Read only: use `broken_data` to change files."""
-    return write_phantoms(tmp_path_factory.mktemp("data é (1)") / "phantoms", images=48, seed=3, twin_share=0.4)
+    return write_phantoms(tmp_path_factory.mktemp("data é (1)") / "phantoms", images=48, seed=3, near_copy_share=0.4)
 
 
 @pytest.fixture
@@ -45,10 +54,17 @@ def copy_as_pairs(busi: Path, folder: Path) -> Path:
     return folder
 
 
-def run_script(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run one of the project's scripts as a user would."""
+def run_script(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run one of the project's commands as a user would: a script, "train_model.py", or a module that is run with
+    `python -m`, "segmentation.audit", which Python must then find from another folder too."""
+    if script.endswith(".py"):
+        command = [str(REPOSITORY / script)]
+    else:
+        command = ["-m", script]
+        paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {"PYTHONPATH": os.pathsep.join(paths), **environment}
     return subprocess.run(
-        [sys.executable, str(REPOSITORY / str(arguments[0])), *map(str, arguments[1:])],
+        [sys.executable, *command, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,

@@ -7,12 +7,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from augmentation import augment, make_dataset
 from conftest import BUSI, needs_busi
 from PIL import Image
 
 import dataset
-from dataset import DataError, Sample
+from dataset import DataError, Sample, augment, make_dataset
+from segmentation import layouts  # noqa: F401  # how folders are read
+from segmentation.find_data import data_source
 
 
 def save(path, array, **options):
@@ -70,9 +71,9 @@ def png_header(width, height):
 @pytest.mark.parametrize("name", ["empty.png", "page.png", "half.png", "half.jpg", "huge.png", "missing.png"])
 def test_unreadable_files_are_refused_by_name(tmp_path, name):
     whole = np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8)
-    for kind in ("png", "jpg"):
-        save(tmp_path / f"whole.{kind}", whole)
-        (tmp_path / f"half.{kind}").write_bytes((tmp_path / f"whole.{kind}").read_bytes()[:9000])
+    for suffix in ("png", "jpg"):
+        save(tmp_path / f"whole.{suffix}", whole)
+        (tmp_path / f"half.{suffix}").write_bytes((tmp_path / f"whole.{suffix}").read_bytes()[:9000])
     (tmp_path / "empty.png").touch()
     (tmp_path / "page.png").write_text("<html>not found</html>")
     (tmp_path / "huge.png").write_bytes(png_header(20000, 20000) + b"\0" * 50)
@@ -181,14 +182,13 @@ def test_evaluation_keeps_order_and_drops_nothing(arrays):
 
 def test_phantoms_are_found(phantom_data, capsys):
     samples = dataset.find_samples(phantom_data)
-    assert dataset.data_kind(phantom_data) == "phantom"
     assert {s.label for s in samples} == set(dataset.CLASSES)
     numbers = [int(s.name[8:-1]) for s in samples if s.label == "benign"]
     assert numbers == sorted(numbers) and len(samples) == 48
     assert "note" not in capsys.readouterr().out
 
 
-def test_every_unpaired_file_is_named(broken_data):
+def test_every_unpaired_file_is_named(broken_data, capsys):
     (broken_data / "benign" / "benign (1)_mask.png").unlink()
     (broken_data / "malignant" / "malignant (2).png").unlink()
     (broken_data / "normal" / "notes.txt").touch()
@@ -196,34 +196,77 @@ def test_every_unpaired_file_is_named(broken_data):
         shutil.copy(broken_data / "benign" / "benign (2).png", os.fsencode(broken_data) + b"/normal/old\xff (1).png")
     with pytest.raises(DataError) as error:
         dataset.find_samples(broken_data)
-    for word in ("benign (1).png", "malignant (2)_mask.png", "notes.txt"):
+    for word in ("benign (1).png: has no mask", "malignant (2)_mask.png: mask without"):
         assert word in str(error.value)
+    assert "notes.txt" not in str(error.value)  # passed over, with a count
+    assert "other files in" in capsys.readouterr().out
     assert ("(1).png: its name holds bytes that are no text" in str(error.value)) == (sys.platform == "linux")
 
 
-def test_another_count_than_busis_is_said(broken_data, capsys):
-    (broken_data / dataset.PHANTOM_MARKER).unlink()
-    dataset.find_samples(broken_data)
-    assert "BUSI has 780 and 798" in capsys.readouterr().out
-    assert dataset.data_kind(broken_data) == "custom"
+def test_the_module_stands_alone(tmp_path, monkeypatch):
+    """Copied into another project it reads images/ and masks/, and says what does not fit."""
+    monkeypatch.setattr(dataset, "LAYOUTS", [])
+    with pytest.raises(DataError, match="found no images with masks here"):
+        dataset.find_samples(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").touch()  # a file is no folder
+    with pytest.raises(DataError, match="found no images with masks here"):
+        dataset.find_samples(tmp_path)
+    (tmp_path / "masks").unlink()
+    (tmp_path / "masks").mkdir()
+    for i in range(3):
+        save(tmp_path / "images" / f"{i}.png", square(3, 3))
+        save(tmp_path / "masks" / f"{i}.bmp", square(3, 3 + i) if i else square(0, 0) * 0)
+    samples = dataset.find_samples(tmp_path)
+    assert [(s.name, s.label) for s in samples] == [("0", "normal"), ("1", "lesion"), ("2", "lesion")]
+    assert [int(mask.sum()) for _, mask in dataset.read_samples(samples)] == [0, 16, 16]
+    assert dataset.find_samples(tmp_path, mask_values=(255,))[1].reading.values == (255,)
+    save(tmp_path / "images" / "1.bmp", square(3, 3))
+    save(tmp_path / "masks" / "4.png", square(3, 3))
+    (tmp_path / "masks" / "2.bmp").write_text("<html>")
+    with pytest.raises(DataError) as error:
+        dataset.find_samples(tmp_path)
+    lines = str(error.value).splitlines()
+    for line, words in zip(lines, ("4.png: mask without", "1.bmp: another file", "2.bmp: cannot be read"), strict=True):
+        assert words in line
+
+
+def test_a_reading_that_fails_is_the_line_that_says_why(tmp_path):
+    path = save(tmp_path / "i.png", square(3, 3))
+    assert np.array_equal(dataset.try_reading(dataset.read_gray, path), square(3, 3))
+    assert dataset.try_reading(dataset.read_gray, tmp_path / "no.png") == f"{tmp_path / 'no.png'}: no such file."
+    with pytest.raises(ZeroDivisionError):  # our own mistakes stay visible
+        dataset.try_reading(lambda item: 1 / item, 0)
+
+
+def test_every_sample_that_cannot_be_read_is_named(broken_data):
+    samples = dataset.find_samples(broken_data)
+    for sample in samples[1:3]:
+        sample.image.write_text("<html>404</html>")
+    with pytest.raises(DataError) as error:
+        dataset.read_samples(samples)
+    lines = str(error.value).splitlines()
+    assert [s.image.name in line for s, line in zip(samples[1:3], lines, strict=True)] == [True, True]
 
 
 def test_pairs_that_do_not_fit_are_all_named(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
-    picture = Image.fromarray(np.ones((8, 8), np.uint8))
-    for name in ("images/b.png", "images/b.bmp", "masks/a.png", "masks/b.png"):
+    picture = Image.fromarray(square(2, 2, shape=(8, 8)))
+    for name in ("images/b.png", "images/b.bmp", "images/c.png", "masks/a.png", "masks/b.png", "masks/c.png"):
         picture.save(tmp_path / name)
     with pytest.raises(dataset.DataError) as error:
         dataset.find_samples(tmp_path)
-    assert "a.png: mask without an image" in str(error.value)
-    assert "b.png: b.bmp has the same name" in str(error.value)
+    assert "a.png: mask without exactly one image" in str(error.value)
+    assert "b.png: mask without exactly one image" in str(error.value)
+    for name in ("b.png", "b.bmp"):
+        assert f"{tmp_path / 'images' / name}: the name 'b' occurs twice" in str(error.value)
 
 
 @needs_busi
 def test_real_busi():
     samples = dataset.find_samples(BUSI)
-    assert dataset.data_kind(BUSI) == "busi"
+    assert data_source(BUSI, samples) == "busi"
     assert (len(samples), sum(len(s.masks) for s in samples)) == (780, 798)
     assert sum(len(s.masks) > 1 for s in samples) == 17
     three = next(s for s in samples if s.name == "benign (195)")

@@ -280,6 +280,23 @@ def test_a_lost_first_mask_is_named(tmp_path):
     assert named_in(lines, "3.png") and "has no mask file" in lines[0]
 
 
+def test_a_lost_first_mask_is_named_where_no_other_image_has_two(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "benign" / "benign (2)_mask.png").rename(tmp_path / "benign" / "benign (2)_mask_1.png")
+    assert named_in(lines_of(tmp_path), "benign (2).png")
+
+
+def test_masks_numbered_from_one_are_worth_a_note(tmp_path, capsys):
+    """x_mask where there is one, x_mask_1 and x_mask_2 where there are two."""
+    expected = numbered("{}_mask_2.png")(tmp_path)
+    for i in (0, 3, 6):
+        (tmp_path / f"{i}_mask.png").rename(tmp_path / f"{i}_mask_1.png")
+    assert read(tmp_path) == expected
+    assert "note: 3 images have numbered masks and none without a number (0.png, 3.png, 6.png)" in (
+        capsys.readouterr().out
+    )
+
+
 def test_other_names_pair_nothing(tmp_path):
     """Two of ten masks have an image's name; the rest is named."""
     for i in range(10):
