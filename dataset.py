@@ -75,37 +75,28 @@ def list_pairs(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Samp
     files = [sorted(p for p in (root / part).iterdir() if p.suffix.lower() in SUFFIXES) for part in ("images", "masks")]
     images, masks = ({path.stem: path for path in paths} for paths in files)
     problems = [f"{masks[name]}: mask without an image of its name." for name in sorted(set(masks) - set(images))]
+    kept = {*images.values(), *masks.values()}
+    problems += [f"{path}: another file has its name." for paths in files for path in paths if path not in kept]
     reading = MaskReading(values=tuple(mask_values))
-    pairs = ((name, path, (masks[name],) if name in masks else ()) for name, path in images.items())
-    return label_samples([Sample(name, "lesion", path, paths, reading) for name, path, paths in pairs], problems)
 
+    def make(name: str) -> Sample:
+        paths = (masks[name],) if name in masks else ()
+        lesion = any(find_lesion(read_values(path, as_mask=True), reading).any() for path in paths)
+        return Sample(name, "lesion" if lesion else "normal", images[name], paths, reading)
 
-def label_samples(samples: Sequence[Sample], problems: Sequence[str] = ()) -> tuple[list[Sample], list[str]]:
-    """The samples, "lesion" with no mask or an empty one turned into "normal"; a line for each unreadable one."""
-
-    def label(sample: Sample) -> Sample:
-        if sample.label != "lesion":
-            return sample
-        image = read_gray(sample.image, sample.white) if sample.masks else np.empty((0, 0))
-        lesion = read_mask(sample.masks, image.shape, sample.reading).any()
-        return sample if lesion else sample._replace(label="normal")
-
-    found = list(thread_map(partial(try_reading, label), samples, max_workers=os.cpu_count(), leave=False))
-    return [s for s in found if isinstance(s, Sample)], [*problems, *(s for s in found if isinstance(s, str))]
+    made = list(thread_map(partial(try_reading, make), images, max_workers=os.cpu_count(), leave=False))
+    return [s for s in made if isinstance(s, Sample)], [*problems, *(line for line in made if isinstance(line, str))]
 
 
 def find_samples(root: Path, mask_values: Sequence[float] = ()) -> list[Sample]:
-    """As `list_samples`.
-
-    Raises:
-        DataError: a file has no partner, or there is no image of a lesion at all; every such file is listed.
-    """
+    """As `list_samples`, or a DataError that lists every file without a partner, or says that there is no lesion."""
     samples, problems = list_samples(root, mask_values)
     if problems:
         raise DataError("\n".join(problems))
     if not any(s.label != "normal" for s in samples):
         raise DataError(f"{root}: holds no image of a lesion. See data/README.md for the expected files.")
-    if bare := [s.name for s in samples if s.label == "normal" and not s.masks and "normal" not in s.image.parts]:
+    normals = [s for s in samples if s.label == "normal" and not s.masks]
+    if bare := [s.name for s in normals if "normal" not in map(str.casefold, s.image.parts)]:
         print(f"note: {len(bare)} of {len(samples)} images have no mask file and count as normal: {', '.join(bare)}")
     return samples
 
@@ -126,15 +117,18 @@ def read_values(path: Path, as_mask: bool = False) -> np.ndarray:
             if picture.width * picture.height > MAX_PIXELS:
                 size, limit = f"{picture.width}x{picture.height}", f"{MAX_PIXELS // 1_000_000} million"
                 raise DataError(f"{path}: {size} pixels are more than {limit}. Shrink it first.")
+            deep = picture.mode.startswith(("I", "F"))
+            if not deep and any(";16" in str(tile[3]) for tile in picture.tile):  # Pillow would drop the lower 8
+                raise DataError(f"{path}: holds colours of 16 bits. Save it as grey, or with 8 bits.")
             picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith(("I", "F")):  # more than 8 bits: Pillow's own conversion clips at 255
+            if deep:  # Pillow's own conversion clips at 255
                 values = np.asarray(picture)
                 if not np.isfinite(values).all():
                     raise DataError(f"{path}: holds pixels that are no number (NaN or infinite).")
                 return values
-            if not as_mask or picture.mode in ("1", "L"):
-                return np.asarray(picture.convert("L"))
-            colours = np.asarray(picture.convert("RGBA"))
+            if as_mask and picture.mode not in ("1", "L"):
+                return merge_alpha(np.asarray(picture.convert("RGBA")))
+            return np.asarray(picture.convert("L"))
     except DataError:
         raise
     except FileNotFoundError:
@@ -142,10 +136,19 @@ def read_values(path: Path, as_mask: bool = False) -> np.ndarray:
     except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, struct.error, ...
         reason = str(error).split("'")[0].strip() or type(error).__name__
         raise DataError(f"{path}: cannot be read as {', '.join(FORMATS)} ({reason}). Replace the file.") from error
-    if np.ptp(colours[..., 3]):  # the outline was drawn in the transparency
-        return colours[..., 3]
-    grey = (colours[..., :1] == colours[..., 1:3]).all()
-    return colours[..., 0] if grey else colours[..., :3]
+
+
+def merge_alpha(picture: np.ndarray) -> np.ndarray:
+    """Of a mask (H, W, 4) what was drawn on black: grey values, or colours, (H, W, 3)."""
+    colours, alpha = picture[..., :3], picture[..., 3]
+    if np.ptp(alpha):
+        frame = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
+        if not colours[alpha > 0].any() and np.median(frame) == 0:  # black on nothing: the transparency is the drawing
+            return alpha
+        colours = (colours * (alpha[..., None] / 255)).round().astype(np.uint8)
+    elif not alpha.any() and (colours == colours[0, 0]).all():  # nothing was drawn
+        return alpha
+    return colours[..., 0] if (colours[..., :1] == colours[..., 1:]).all() else colours
 
 
 def read_gray(path: Path, white: float | None = None) -> np.ndarray:
@@ -155,6 +158,8 @@ def read_gray(path: Path, white: float | None = None) -> np.ndarray:
         return values
     if white is None:
         white = 65535 if values.max(initial=0) > 255 else 255
+    if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
+        raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
     return (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -174,7 +179,7 @@ def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
     """Which pixels of a mask are lesion, (H, W) bool, from (H, W) or (H, W, 3) of what `read_values` returns."""
     values = values.reshape(*values.shape[:2], -1)
     if reading.values:
-        return np.isin(values, reading.values).all(axis=2)
+        return np.isin(values.astype(np.float32), np.float32(reading.values)).all(axis=2)
     return (np.abs(values - np.float32(reading.background)) > reading.difference).any(axis=2)
 
 
@@ -202,13 +207,8 @@ def try_reading(read: Callable, item):
 
 
 def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`read_sample` of every sample, in parallel.
-
-    Raises:
-        DataError: one line for every sample that cannot be used, not only the first.
-    """
-    # Threads: decoding releases the GIL.
-    read = partial(try_reading, read_sample)
+    """`read_sample` of every sample, or a DataError with a line for every one that cannot be used."""
+    read = partial(try_reading, read_sample)  # in threads: decoding releases the GIL
     results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     if problems := [item for item in results if isinstance(item, str)]:
         raise DataError("\n".join(problems))

@@ -18,10 +18,11 @@ import tyro
 from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import LABELS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
+from dataset import LABELS, READERS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
 from segmentation.errors import one_clear_line
 from segmentation.files import check_output, json_holds, write_json, write_picture
 from segmentation.find_data import data_source, find_data
+from segmentation.mask_values import describe_reading
 from segmentation.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
 from segmentation.scores import overlap
 
@@ -34,7 +35,8 @@ SHEET_PAIRS = 40
 class AuditConfig:
     """Where to look, and where to write."""
 
-    data_dir: Path  # folder with BUSI, or with its archive
+    data_dir: Path  # folder with images and their masks, or with an archive of them
+    mask_values: tuple[float, ...] = ()  # grey values that are lesion; without them the masks are understood together
     output: Path = Path(".")  # gets audit.json and audit.png
 
 
@@ -56,14 +58,19 @@ def read(sample: Sample) -> Reading:
         image, mask = read_sample(sample)
     except DataError as error:
         return Reading(sample, str(error))
-    modes = []
-    for path in sample.masks:
-        with Image.open(path) as picture:
-            modes.append(picture.mode)
-    with Image.open(sample.image) as picture:
-        rgb = np.asarray(picture.convert("RGB")).astype(np.int16)
-    coloured = float((rgb.max(axis=2) - rgb.min(axis=2) > COLOUR_DIFFERENCE).mean())
-    return Reading(sample, None, image, mask, tuple(modes), coloured)
+    modes = tuple(look(path)[0] for path in sample.masks)
+    return Reading(sample, None, image, mask, modes, look(sample.image)[1])
+
+
+def look(path: Path) -> tuple[str, float]:
+    """A picture's mode, and which share of it is coloured; of formats that Pillow does not read, the ending and 0."""
+    if path.suffix.lower() in READERS:
+        return path.suffix.lower(), 0.0
+    with Image.open(path) as picture:
+        if picture.mode.startswith(("1", "L", "I", "F")) and picture.mode != "LAB":
+            return picture.mode, 0.0
+        colours = np.asarray(picture.convert("RGB")).astype(np.int16)
+    return picture.mode, float((np.ptp(colours, axis=2) > COLOUR_DIFFERENCE).mean())
 
 
 def mask_agreement(a: np.ndarray, b: np.ndarray) -> float:
@@ -71,9 +78,9 @@ def mask_agreement(a: np.ndarray, b: np.ndarray) -> float:
     return overlap(resize_mask(a, (256, 256)), resize_mask(b, (256, 256)))["dice"]
 
 
-def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
+def audit(root: Path, mask_values: Sequence[float] = ()) -> tuple[dict, list[Reading], list[Pair]]:
     """Read everything below `root` and describe it: the content of audit.json, and what it was made from."""
-    samples, problems = list_samples(root)
+    samples, problems = list_samples(root, mask_values)
     readings = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     problems += [r.problem for r in readings if r.problem]
     good = [r for r in readings if not r.problem]
@@ -104,6 +111,8 @@ def audit(root: Path) -> tuple[dict, list[Reading], list[Pair]]:
         }
         if good
         else {},
+        "masks_read_as": sorted({describe_reading(s.reading) for s in samples}),
+        "white": sorted({s.white for s in samples if s.white}),
         "mask_modes": dict(Counter(mode for r in good for mode in r.mask_modes)),
         "several_masks": [r.sample.name for r in good if len(r.sample.masks) > 1],
         "colour_overlay": [r.sample.name for r in good if r.coloured > COLOUR_SHARE],
@@ -176,6 +185,8 @@ def describe(report: dict) -> str:
         f"images          {report['images']}, {report['mask_files']} mask files",
         f"height x width  {report['size']}",
         f"mask modes      {report['mask_modes']}",
+        f"masks read as   {'; '.join(report['masks_read_as'])}",
+        *[f"pixel depth     {white:g} is white in pictures of more than 8 bits" for white in report["white"]],
         f"several masks   {len(report['several_masks'])}: {', '.join(report['several_masks'])}",
         f"colour overlay  {len(report['colour_overlay'])}: {', '.join(report['colour_overlay'])}",
         f"lesion area %   {report['lesion_area_percent']} (5th, 50th, 95th percentile)",
@@ -201,7 +212,7 @@ def main(config: AuditConfig) -> int:
     check_output(description, is_audit)
     check_output(sheet, lambda _: is_audit(description))  # a picture says of itself nothing
     root = find_data(config.data_dir)
-    report, good, pairs = audit(root)
+    report, good, pairs = audit(root, config.mask_values)
     write_picture(sheet, contact_sheet(good, pairs))
     write_json(description, report)
     print(describe(report))

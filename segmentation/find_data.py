@@ -5,19 +5,21 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import CLASSES, SUFFIXES, DataError, Sample
-from segmentation.layouts import list_files
+from segmentation.layouts import SYSTEM, describe_pictures, list_pictures
+from segmentation.pairing import class_of, place_of, said_by, understand_layout
 from segmentation.phantoms import MARKER, write_phantoms
 
 KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
 BUSI_FOLDER = "Dataset_BUSI_with_GT"
-FEWEST_PICTURES = 20  # of a zip that is taken for data
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
 PHANTOM_IMAGES = 160  # how many pictures are simulated where BUSI cannot be had
-MAX_BYTES, MAX_FILES, MAX_RATIO = 2_000_000_000, 20_000, 100  # BUSI: 0.3 GB, 1578 files
+MAX_BYTES, MAX_FILES = 2_000_000_000, 20_000  # of an archive; BUSI: 0.3 GB, 1578 files
+MAX_RATIO, SMALL = 100, 20_000_000  # how far a file may be compressed, but for an empty mask of so many bytes
 
 
 def find_data(data_dir: Path | None) -> Path | None:
@@ -33,13 +35,12 @@ def find_data(data_dir: Path | None) -> Path | None:
         DataError: the named folder holds no data, or several archives. A folder that was named is never replaced.
     """
     if data_dir is not None:
+        if data_dir.is_file():
+            raise DataError(f"{data_dir}: is a file. Give --data-dir the folder that it lies in.")
         if not data_dir.is_dir():
             raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
         if (root := _find_root(data_dir)) is None:
-            raise DataError(
-                f"{data_dir}: found no images with masks here, in {BUSI_FOLDER}/ or in a zip. data/README.md says "
-                "which layouts are read."
-            )
+            raise DataError(f"{data_dir}: {_describe(data_dir)} data/README.md says which layouts are read.")
         return root
     if (root := _find_root(Path("data"), deep=False)) is not None:
         return root
@@ -84,7 +85,7 @@ def data_source(root: Path, samples: Sequence[Sample]) -> str:
     counts = {label: [len(s.masks) for s in samples if s.label == label] for label in CLASSES}
     if {label: (len(masks), sum(masks)) for label, masks in counts.items()} == BUSI_COUNTS:
         return "busi"
-    if any(s.name == "benign (1)" for s in samples):
+    if any((s.name, s.label) == ("benign (1)", "benign") for s in samples):
         images, masks = (sum(n) for n in zip(*BUSI_COUNTS.values(), strict=True))
         here = f"{len(samples)} images and {sum(len(s.masks) for s in samples)} masks"
         print(f"note: {root} holds {here}; BUSI has {images} and {masks}.")
@@ -92,44 +93,81 @@ def data_source(root: Path, samples: Sequence[Sample]) -> str:
 
 
 def _find_root(folder: Path, deep: bool = True) -> Path | None:
-    """BUSI's folder in this one, or this one; not `deep`: this one only if it holds images/ or classes itself."""
-    for root in (folder / BUSI_FOLDER / BUSI_FOLDER, folder / BUSI_FOLDER):
-        if root.is_dir() and list_files(root).masks:
-            return root
-    here = {path.name.casefold() for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-    if (deep or here & {"images", *CLASSES}) and list_files(folder).masks:
-        return folder
-    archives = [path for path in sorted(folder.glob("*.zip")) if _holds_pictures(path)]
+    """The data's folder in this one, or this one; not `deep`: this one only if its own folders say that it is data."""
+    if (root := _find_folder(folder, deep)) or not folder.is_dir():
+        return root
+    held = {archive: _list_archive(archive) for archive in _archives(folder)}
+    archives = [path for path, names in held.items() if names and understand_layout(names, Path(), look_inside=False)]
     if len(archives) > 1:
-        raise DataError(
-            f"{folder}: holds several archives of pictures, {archives[0].name} first. Unpack the one to use."
-        )
-    if archives:
-        print(f"unpacking {archives[0]}")
-        unpack_archive(archives[0], folder)
-        return _find_root(folder) if any(path.is_dir() for path in folder.iterdir()) else None
-    return None
+        names = ", ".join(path.name for path in archives)
+        raise DataError(f"{folder}: holds several archives of images with masks ({names}). Unpack the one to use.")
+    damaged = [path for path, names in held.items() if names is None]
+    if not archives and damaged:
+        raise DataError(f"{damaged[0]}: cannot be unpacked. Download it again.")
+    if not archives:
+        return None
+    print(f"unpacking {archives[0]}")
+    unpack_archive(archives[0], folder)
+    return _find_folder(folder)
 
 
-def _holds_pictures(archive: Path) -> bool:
+def _find_folder(folder: Path, deep: bool = True) -> Path | None:
+    for root in (folder / BUSI_FOLDER / BUSI_FOLDER, folder / BUSI_FOLDER):
+        if root.is_dir() and _holds_data(root):
+            return root
+    here = [(path.name,) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    says = any(said_by(name) or class_of(place_of(name)) != "lesion" for name in here)
+    return folder if (deep or says) and _holds_data(folder) else None
+
+
+def _holds_data(folder: Path) -> bool:
+    return understand_layout(list_pictures(folder)[0], folder) is not None
+
+
+def _describe(folder: Path) -> str:
+    """What a folder holds in which no data was found."""
+    pictures, others = list_pictures(folder)
+    if pictures:
+        return describe_pictures(pictures, others, folder)
+    archives = ", ".join(path.name for path in _archives(folder))
+    return f"found no images with masks here{f', nor in {archives}' if archives else ''}."
+
+
+def _archives(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".zip" and path.is_file())
+
+
+def _list_archive(archive: Path) -> list[Path] | None:
+    """The pictures in an archive; None if it is damaged."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            return sum(name.lower().endswith(SUFFIXES) for name in opened.namelist()) >= FEWEST_PICTURES
+            names = [Path(member.filename.replace("\\", "/")) for member in _members(opened)]
     except (zipfile.BadZipFile, OSError):
-        return archive.stat().st_size > 0  # unpacking says what is wrong with it
+        return None
+    return [name for name in names if name.suffix.lower() in SUFFIXES and not name.is_absolute()]
+
+
+def _members(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """An archive's files, without what systems leave behind."""
+    return [m for m in opened.infolist() if not (m.is_dir() or m.filename.startswith(SYSTEM[1:]))]
 
 
 def unpack_archive(archive: Path, folder: Path) -> None:
-    """Unpack the PNG files of BUSI's zip into `folder`, or nothing at all.
+    """Unpack a zip into `folder`, or nothing at all. What is there already is never replaced.
 
     Raises:
-        DataError: a member would leave the folder, is a link, or the archive unpacks to far more
+        DataError: a member would leave the folder, is a link, is there already, or the archive unpacks to far more
             than BUSI; or it is no zip.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [m for m in opened.infolist() if not m.is_dir()]
+            members = _members(opened)
             _check_members(archive, members)
+            for member in members:
+                member.filename = member.filename.replace("\\", "/")
+            tops = {Path(m.filename).parts[0] for m in members if m.filename.lower().endswith(SUFFIXES)}
+            if here := sorted(top for top in tops if (folder / top).exists()):
+                raise DataError(f"{archive}: holds {here[0]}, which is in {folder} already. Move one of them away.")
             # Beside the target, so that a kill leaves nothing that looks like the data.
             with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
                 for member in members:
@@ -137,18 +175,20 @@ def unpack_archive(archive: Path, folder: Path) -> None:
                 for top in Path(temporary).iterdir():
                     if not (folder / top.name).exists():
                         shutil.move(top, folder / top.name)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}). Download it again.") from error
+    except OSError as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}). Unpack it yourself.") from error
 
 
 def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     if len(members) > MAX_FILES or sum(m.file_size for m in members) > MAX_BYTES:
-        raise DataError(f"{archive}: unpacks to far more than BUSI. Refused.")
+        raise DataError(f"{archive}: unpacks to far more than BUSI. Refused; unpack it yourself if you trust it.")
     for member in members:
         parts = re.split(r"[\\/]", member.filename)
         if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
             raise DataError(f"{archive}: member {member.filename!r} would be written outside the folder. Refused.")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise DataError(f"{archive}: member {member.filename!r} is a link. Refused.")
-        if member.file_size > MAX_RATIO * max(member.compress_size, 1) and member.file_size > 1_000_000:
+        if member.file_size > MAX_RATIO * max(member.compress_size, 1) and member.file_size > SMALL:
             raise DataError(f"{archive}: member {member.filename!r} is compressed more than {MAX_RATIO}:1. Refused.")

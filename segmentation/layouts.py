@@ -1,64 +1,65 @@
-"""Folders as people have them: which files are images, which are their masks, and of what class.
-
-The naming is not looked up in a list of layouts. A file is a mask if it lies in a folder of masks or its name says so;
-then the renaming is taken that gives every mask exactly one image. data/README.md lists what that covers.
-"""
+"""Folders as people have them: from every file below a folder to samples with a class, and a line for every file that
+cannot be one."""
 
 import os
 import re
 import stat
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import dataset
-from dataset import CLASSES, READERS, SUFFIXES, Sample, label_samples
-from segmentation.mask_values import understand_depth, understand_masks
-
-_MASK_WORD = r"masks?|labels?|annotations?|ground[ _-]?truths?|gts?|segmentations?|segs?"
-_LESION_WORD = rf"{_MASK_WORD}|tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion other
-_MASK_FOLDER = re.compile(rf"(.*[ _-])?({_MASK_WORD})", re.IGNORECASE)
-_IMAGE_FOLDER = re.compile(r"(.*[ _-])?(images?|imgs?|originals?|scans?|pictures?)", re.IGNORECASE)
-_MASK_NAME = re.compile(
-    rf"(?:{_MASK_WORD})[ _.-]+(?P<after>.+)|(?P<before>.+?)[ _.-]*(?:{_LESION_WORD})[ _.-]?(?P<number>\d*)",
-    re.IGNORECASE,
+from dataset import CLASSES, READERS, SUFFIXES, DataError, Sample
+from segmentation.mask_values import Understood, understand_masks
+from segmentation.pairing import (
+    Layout,
+    bare_name,
+    class_of,
+    folders_of,
+    natural_order,
+    place_of,
+    plain_name,
+    shown,
+    understand_layout,
 )
-MAX_DEPTH = 8  # folders within folders; a link to its own parent would go on for ever
+from segmentation.phantoms import MARKER
+from segmentation.pixel_depth import understand_depth
+
+MAX_DEPTH = 8  # folders within folders
+SYSTEM = (".", "__MACOSX", "@", "$")  # how the folders begin that systems leave behind
 
 
-class Files(NamedTuple):
-    """The pictures below a folder, each list sorted."""
-
-    images: list[Path]
-    masks: list[Path]
-    strays: list[Path]  # passed over
+# ---------------------------------------------------------------- list
 
 
-def natural_order(path: Path) -> list:
-    """Sort key that puts 9 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
+    """Every picture below a folder, sorted, and what is passed over. A folder that links lead to is listed once.
 
+    Raises:
+        DataError: a folder cannot be listed, or lies too deep.
+    """
 
-def list_files(root: Path) -> Files:
-    """Images and masks below a folder. Where there is a folder of images, no other folder has any."""
-    pictures, strays = [], []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        deep = len(Path(folder).relative_to(root).parts) >= MAX_DEPTH
-        folders[:] = [] if deep else sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        for path in (Path(folder, name) for name in names):
-            (pictures if _is_picture(path) else strays).append(path)
-    pictures.sort(key=natural_order)
-    masks = [path for path in pictures if any(map(_MASK_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))]
-    if not masks:
-        masks = [path for path in pictures if _MASK_NAME.fullmatch(path.stem)]
-    chosen = set(masks)
-    images = [path for path in pictures if path not in chosen]
-    named = [path for path in images if any(map(_IMAGE_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))]
-    if named:
-        strays += [path for path in images if path not in set(named)] if len(named) < len(images) else []
-    return Files(named or images, masks, sorted(strays))
+    def refuse(error: OSError):
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}).")
+
+    pictures, strays, tops, seen = [], [], [root], set()
+    for top in tops:  # links come last, so that a folder is found under its own name
+        for folder, folders, names in os.walk(top, onerror=refuse):
+            here, state = Path(folder), os.stat(folder)
+            found = [here / name for name in sorted(folders)]
+            if (state.st_dev, state.st_ino) in seen:
+                folders.clear()
+                continue
+            if len(here.relative_to(root).parts) > MAX_DEPTH:
+                raise DataError(f"{here}: lies more than {MAX_DEPTH} folders deep. Name a folder nearer to the data.")
+            seen.add((state.st_dev, state.st_ino))
+            strays += [path for path in found if path.name.startswith(SYSTEM)]
+            tops += [path for path in found if path.is_symlink() and not path.name.startswith(SYSTEM)]
+            folders[:] = [p.name for p in found if not (p.is_symlink() or p.name.startswith(SYSTEM))]
+            for path in (here / name for name in names if name != MARKER):
+                (pictures if _is_picture(path) else strays).append(path)
+    return sorted(pictures, key=natural_order), sorted(strays)
 
 
 def _is_picture(path: Path) -> bool:
@@ -70,101 +71,125 @@ def _is_picture(path: Path) -> bool:
         return True  # a link to nothing: reading it says so
 
 
-# ---------------------------------------------------------------- pair
-
-
-def _place(path: Path, root: Path) -> tuple[str, ...]:
-    """Folders of a file below the root but those that only say image or mask: its class, or its part of the data."""
-    parts = path.relative_to(root).parts[:-1]
-    in_masks = any(map(_MASK_FOLDER.fullmatch, parts))  # masks/0/ is the mask of class 0
-    kept = [
-        p for p in parts if not (_MASK_FOLDER.fullmatch(p) or _IMAGE_FOLDER.fullmatch(p) or (in_masks and p == "0"))
-    ]
-    return tuple(part.casefold() for part in kept)
-
-
-def _plain(path: Path) -> str:
-    """The file's name; an accent is one character to some systems and two to others."""
-    return unicodedata.normalize("NFC", path.stem).casefold()
-
-
-def _bare(stem: str) -> str:
-    """A mask's name without the word that says mask, and without a number behind that word."""
-    match = _MASK_NAME.fullmatch(stem)
-    return (match["after"] or match["before"]) if match else stem
-
-
-def _without_common(stems: Sequence[str]) -> list[str]:
-    """The names without what all of them begin or end with, such as "bus_"."""
-    start = re.sub(r"\d+$", "", os.path.commonprefix(list(stems)))
-    end = re.sub(r"\d+$", "", os.path.commonprefix([stem[::-1] for stem in stems]))
-    long = len(start) + len(end)
-    return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
-
-
-def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
-    """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
-    plain = [[_plain(path) for path in paths] for paths in (images, masks)]
-    bare = [plain[0], [_bare(stem) for stem in plain[1]]]
-    cut = [_without_common(plain[0]), _without_common(bare[1])] if len(images) > 1 else bare
-    places = [[_place(path, root) for path in paths] for paths in (images, masks)]
-    anywhere = [[()] * len(paths) for paths in (images, masks)]
-    best: tuple[dict, list] = ({}, list(masks))
-    for place in (places, anywhere):
-        for names in (plain, bare, cut):
-            owners, found, lone = defaultdict(list), defaultdict(list), []
-            for path, key in zip(images, zip(place[0], names[0], strict=True), strict=True):
-                owners[key].append(path)
-            for path, key in zip(masks, zip(place[1], names[1], strict=True), strict=True):
-                owner = owners.get(key, ())
-                (found[owner[0]] if len(owner) == 1 else lone).append(path)
-            if len(lone) < len(best[1]):
-                best = found, lone
-    return best
-
-
 # ---------------------------------------------------------------- samples
 
 
 def find_layout(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]] | None:
-    """Samples and problems of any folder, for `dataset.LAYOUTS`; None where it holds no image with a mask.
+    """Samples and problems of any folder, for `dataset.LAYOUTS`; None where it holds no picture at all.
 
     Prints how the masks and pictures of more than 8 bits are read, and how many files are passed over.
 
     Raises:
-        DataError: the masks cannot be understood; the message names a file and the values found.
+        DataError: no picture is the mask of another, or the masks cannot be understood; the message names a file.
     """
-    images, masks, strays = list_files(root)
-    found, lone = pair_files(images, masks, root)
-    if not found:
-        return None
-    if strays:
-        shown = ", ".join(sorted({path.name for path in strays})[:3])
-        print(
-            f"note: {len(strays)} other files in {root} are passed over ({shown}{', ...' if len(strays) > 3 else ''})"
-        )
-    problems = [f"{path}: mask without an image of its name. Add the image, or remove the mask." for path in lone]
-    reading = understand_masks([path for path in masks if path not in set(lone)] if lone else masks, mask_values)
-    white = understand_depth(images)
-    counts = Counter(map(_plain, images))
-    numbered = {path for path in masks if (m := _MASK_NAME.fullmatch(path.stem)) and m["number"]}
-    firsts = len(numbered) < sum(map(len, found.values()))  # the first mask of an image has no number
+    pictures, others = list_pictures(root)
+    layout = understand_layout(pictures, root)
+    if not layout:
+        if not pictures:
+            return None
+        raise DataError(f"{root}: {describe_pictures(pictures, others, root)}")
+    places = {path: place_of(folders_of(path, root)) for path in layout.images}
+    _print_notes(layout, others, places, root)
+    paired = [mask for masks in layout.masks.values() for mask in masks]
+    understood = understand_masks(paired, mask_values)
+    white = understand_depth(layout.images, paired)
+    return _make_samples(layout, places, understood, white)
+
+
+def describe_pictures(pictures: Sequence[Path], others: Sequence[Path], root: Path) -> str:
+    """What a folder holds that has no masks, and what to do."""
+    folders = Counter(str(path.parent.relative_to(root)) for path in pictures)
+    held = [f"{n} in {folder}/" for folder, n in folders.most_common(4)]
+    endings = Counter(path.suffix for path in others if path.suffix and not path.name.startswith("."))
+    passed = [f"{n} {ending} files, which are not read" for ending, n in endings.most_common(1)]
+    return (
+        f"holds {len(pictures)} pictures ({', '.join(held + passed)}), {shown(pictures[:1])} first, but none is the "
+        "mask of another. Name the masks as their images, in masks/, or with _mask behind the name."
+    )
+
+
+def _print_notes(layout: Layout, others: Sequence[Path], places: dict, root: Path) -> None:
+    """Says what was passed over, and what was paired without being sure."""
+    paired = [(image, mask, mask.parent) for image, masks in layout.masks.items() for mask in masks]
+    masks = [mask for _, mask, _ in paired]
+    there = {folder: place_of(folders_of(folder / "x", root)) for _, _, folder in paired}
+    apart = [
+        mask for image, mask, folder in paired if places[image] != there[folder] and places[image] and there[folder]
+    ]
+    merged = [image for image, found in layout.masks.items() if len({mask.parent for mask in found}) > 1]
+    for paths, words in (
+        (masks if layout.guessed else [], "pictures are taken for masks by what they hold, as no name says so"),
+        (others, f"other files in {root} are passed over"),
+        (layout.strays, "pictures outside the folders of images are passed over"),
+        (apart, "masks lie in folders of other names than their images"),
+        (merged, "images have masks in several folders; they are merged"),
+    ):
+        if paths:
+            print(f"note: {len(paths)} {words} ({shown(paths)})")
+
+
+def _make_samples(layout: Layout, places: dict, understood: Understood, white: float | None):
+    """Samples, and a line for every file that cannot be one."""
+    problems = [
+        f"{path}: mask without exactly one image of its name. Add the image, or remove it." for path in layout.lone
+    ]
+    counts = Counter(map(plain_name, layout.images))
+    lost = _lost_firsts(layout)
+    owners = {(places[path], plain_name(path)) for path in layout.masks}
     samples = []
-    for path in images:
-        name, place, paths = unicodedata.normalize("NFC", path.stem), _place(path, root), found.get(path, [])
-        label = next((c for c in CLASSES if c in place), "lesion")
-        if problem := _problem(path, name, label, paths, firsts and bool(paths) and numbered.issuperset(paths)):
+    for path in layout.images:
+        name, masks = unicodedata.normalize("NFC", path.stem), layout.masks.get(path, [])
+        label = class_of(places[path])
+        lesions = [understood.lesion[mask] for mask in masks]
+        if problem := _problem(path, name, label):
             problems.append(problem)
+        elif path in lost or (not masks and label in ("benign", "malignant")):
+            problems.append(f"{path}: has no mask file. Add it, or remove the image.")
+        elif not masks and _named_after(path, places[path], owners):
+            problems.append(f"{path}: has no mask, and is named after an image that has one. Move it away.")
+        elif unreadable := [line for line in lesions if isinstance(line, str)]:
+            problems += unreadable
         else:
-            name = f"{place[-1]} {name}" if counts[_plain(path)] > 1 and place else name
-            samples.append(Sample(name, label, path, tuple(paths), reading, white))
-    twice = [name for name, count in Counter(s.name for s in samples).items() if count > 1]
+            name = " ".join([*places[path], name]) if counts[plain_name(path)] > 1 else name
+            label = "normal" if label == "lesion" and not any(lesions) else label
+            samples.append(Sample(name, label, path, tuple(masks), understood.reading, white))
+    twice = {name for name, count in Counter(s.name for s in samples).items() if count > 1}
     problems += [f"{s.image}: the name {s.name!r} occurs twice. Rename one." for s in samples if s.name in twice]
-    return label_samples(samples, problems)
+    return samples, problems
 
 
-def _problem(path: Path, name: str, label: str, masks: Sequence[Path], first_is_lost: bool) -> str:
-    """What is wrong with an image's name or masks; "" if nothing is."""
+def _named_after(path: Path, place: tuple, owners: set) -> bool:
+    """Whether an image is called as another, and a word more: x_overlay."""
+    name = plain_name(path)
+    return any((place, name[: match.start()]) in owners for match in re.finditer(r"[ _.-]+(?=[^\W\d])", name))
+
+
+def _lost_firsts(layout: Layout) -> set[Path]:
+    """Images whose further masks, x_mask_1, are there without the first, x_mask, which others have.
+
+    Where no image has both, x_mask_1 and x_mask_2 may be all of it; a line says so.
+    """
+    numbers: dict[Path, dict[str, set]] = {}
+    for path, masks in layout.masks.items():
+        for mask in masks:
+            _, word, number = bare_name(plain_name(mask))
+            numbers.setdefault(path, {}).setdefault(word, set()).add(number)
+    lost, unsure = set(), []
+    for word in {word for found in numbers.values() for word in found if word}:
+        held = {path: found[word] for path, found in numbers.items() if word in found}
+        alone = [path for path, found in held.items() if "" not in found]
+        if len(alone) == len(held):
+            continue
+        both = any("" in found and len(found) > 1 for found in held.values())
+        lost |= {path for path in alone if both or len(held[path]) == 1}
+        unsure += [path for path in alone if path not in lost]
+    if unsure:
+        print(f"note: {len(unsure)} images have numbered masks and none without a number ({shown(unsure)})")
+    return lost
+
+
+def _problem(path: Path, name: str, label: str) -> str:
+    """What is wrong with an image's name; "" if nothing is."""
     try:
         name.encode()
     except UnicodeEncodeError:  # as another system may have left it: no figure could show it
@@ -172,8 +197,6 @@ def _problem(path: Path, name: str, label: str, masks: Sequence[Path], first_is_
     called = next((c for c in CLASSES if name.casefold().startswith(f"{c} (")), label)
     if label != "lesion" and called != label:
         return f"{path}: lies in {label}/, but is named {called}. Rename or move it."
-    if first_is_lost or (label in ("benign", "malignant") and not masks):
-        return f"{path}: has no mask file {name}_mask{path.suffix}. Add it, or remove the image."
     return ""
 
 

@@ -1,58 +1,76 @@
-"""What the masks of a folder mean, understood for the folder as a whole, and what is white in its pictures."""
+"""What the masks of a folder mean, understood for the folder as a whole.
+
+A mask may hold 0 and 255, 0 and 1, colours, or the in-between values of compression and soft edges. Lesion is what
+forms areas that differ from the background; what lies between the two at their edges goes to the nearer one.
+"""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import READERS, DataError, MaskReading, find_lesion, read_values, try_reading
+from dataset import DataError, MaskReading, try_reading
+from segmentation.mask_levels import CLEAR, Levels, list_levels
+from segmentation.pairing import shown
 
-LEVELS = 8  # up to so many grey values or colours are classes; more are compression, soft edges, or no mask at all
-IN_BETWEEN = 0.35  # of the lesion's pixels may be neither background nor lesion: edges that were smoothed
-FAINT = 0.001  # of a mask; more pixels that differ a little, and none that differs enough: another convention
-OUTLINE = 0.4  # of a closed curve's area; below, the mask is the curve and not the area
-SAMPLE = 64  # masks that are looked at for that
+LEVELS = 8  # so many values of areas are classes of lesion; more are no mask
+NOISE = 0.1  # of a mask's range: what differs less from the background is compression noise
+SAME = 0.04  # of a mask's range: values that differ by no more are one
+FAINT = 0.001  # of a mask: more pixels that differ a little, and none that differs enough, are another convention
+EDGES = 0.35  # of a lesion's pixels may be in between where these make a tenth of the mask, else ten times as many
 MOST = 0.5  # share of the picture from which a lesion is worth a note
+BORDERED = 0.9  # of the borders of so many masks are one value: it is background, even if it is not black
+CHROMA = 16  # pixels that compression may colour alike, as colours are stored at half the size
+FEW = 4  # pixels that mean nothing
+NO_MASK = "That is no mask of background and lesion. Export areas of one value, or name the lesion's (mask_values)."
 
 
-class Levels(NamedTuple):
-    """What one mask holds."""
+class Understood(NamedTuple):
+    """What `understand_masks` found."""
 
-    path: Path
-    counts: dict  # pixels of each value, a number or a colour of three
-    border: dict  # the same along the picture's border
-
-
-def _count(values: np.ndarray) -> dict:
-    """Pixels of each grey value or colour, from (N,) or (N, 3)."""
-    if values.ndim == 1 and values.dtype == np.uint8:
-        return {(float(level),): int(n) for level, n in enumerate(np.bincount(values)) if n}
-    if values.ndim == 1:
-        levels, counts = np.unique(values, return_counts=True)
-        return {(float(level),): int(n) for level, n in zip(levels, counts, strict=True)}
-    codes, counts = np.unique(values.astype(np.int64) @ [65536, 256, 1], return_counts=True)
-    colours = [tuple(float(code >> shift & 255) for shift in (16, 8, 0)) for code in codes.tolist()]
-    return {_as_grey(colour): int(n) for colour, n in zip(colours, counts, strict=True)}
+    reading: MaskReading
+    lesion: dict[Path, bool | str]  # whether each mask holds one, or the line that says why it cannot be read
 
 
-def _as_grey(colour: tuple) -> tuple:
-    return colour[:1] if len(set(colour)) == 1 else colour
+def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> Understood:
+    """How the masks of a folder are to be read, and which of them hold a lesion; printed lines say it.
+
+    Args:
+        masks: every mask file.
+        values: grey values that are lesion, from the user; the masks are then not asked what they mean.
+
+    Raises:
+        DataError: the masks cannot be understood; the message names a file and the values found.
+    """
+    read = list(thread_map(partial(try_reading, list_levels), masks, max_workers=os.cpu_count(), leave=False))
+    files = [item for item in read if isinstance(item, Levels)]
+    reading = _take_values(files, values) if values else _find_reading(files)
+    _note_most(files, reading)
+    found = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in read)
+    return Understood(reading, dict(zip(masks, found, strict=True)))
 
 
-def _levels(path: Path) -> Levels:
-    values = read_values(path, as_mask=True)
-    frame = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    return Levels(path, _count(values.reshape(-1, *values.shape[2:])), _count(frame))
+def describe_reading(reading: MaskReading) -> str:
+    """A reading as a person says it."""
+    if reading.values:
+        return f"{_named([(value,) for value in reading.values])} is lesion, as you said"
+    return f"{_named([reading.background])} is background, what differs by more than {reading.difference:g} is lesion"
 
 
 def _difference(level: tuple, background: tuple) -> float:
     return float(np.abs(np.subtract(level, background)).max())
+
+
+def _lesion(pixels: dict, reading: MaskReading) -> int:
+    """How many of the pixels are lesion."""
+    if reading.values:
+        return sum(n for level, n in pixels.items() if set(level) <= set(reading.values))
+    return sum(n for level, n in pixels.items() if _difference(level, reading.background) > reading.difference)
 
 
 def _named(levels: Sequence[tuple]) -> str:
@@ -63,136 +81,172 @@ def _named(levels: Sequence[tuple]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> MaskReading:
-    """How the masks of a folder are to be read; one printed line says it.
-
-    Background is the value that most pixels along the borders have. With up to `LEVELS` values, each of the others is
-    lesion. With more, those nearer to the lesion's usual value than to the background's are, if few lie between.
-
-    Args:
-        masks: every mask file; unreadable ones are left to whoever reads them.
-        values: grey values that are lesion, from the user; nothing is then asked of the files.
-
-    Raises:
-        DataError: more values than compression or smoothing makes, or outlines in place of areas.
-    """
-    if values:
-        print(f"masks: {_named([(float(v),) for v in values])} is lesion, as you said")
-        return MaskReading(values=tuple(map(float, values)))
-    read = thread_map(lambda path: try_reading(_levels, path), masks, max_workers=os.cpu_count(), leave=False)
-    files = [item for item in read if isinstance(item, Levels)]
-    border, counts = Counter(), Counter()
-    for file in files:
-        border.update(file.border)
-        counts.update(file.counts)
-    if not files or not border:
-        return MaskReading()
-    background = border.most_common(1)[0][0]
-    others = sorted(level for level in counts if level != background)
-    if not others:
-        return MaskReading(background)
-    ordered = sorted(counts)
-    if len(counts) <= LEVELS:
-        reading = MaskReading(background, min(_difference(level, background) for level in others) / 2)
-        print(f"masks hold {_named(ordered)}; {_named(others)} {'is' if len(others) == 1 else 'are'} lesion")
-    else:
-        reading = _with_edges(files, counts, background)
-        print(
-            f"masks hold {len(counts)} values, as compression and soft edges make; lesion is what is nearer to "
-            f"{_named([max(counts, key=lambda level: _difference(level, background))])} than to {_named([background])}"
+def _take_values(files: Sequence[Levels], values: Sequence[float]) -> MaskReading:
+    reading = MaskReading(values=tuple(float(np.float32(value)) for value in values))  # as fractions are stored
+    levels = set().union(*(file.pixels for file in files))
+    if colours := [file for file in files if any(len(level) > 1 for level in file.pixels)]:
+        held = _named(sorted(colours[0].pixels))
+        raise DataError(f"{colours[0].path}: holds colours, {held}; only grey values can be named as lesion.")
+    if files and (absent := [(v,) for v in reading.values if (v,) not in levels]):
+        raise DataError(
+            f"{files[0].path.parent}: no mask holds {_named(absent)}, which you named as lesion; they hold "
+            f"{_named(sorted(levels))}."
         )
-    _refuse_outlines(files, reading)
+    print(f"masks hold {_named(sorted(levels))}; {describe_reading(reading)}")
     return reading
 
 
-def _with_edges(files: Sequence[Levels], counts: Counter, background: tuple) -> MaskReading:
-    """The limit halfway to the lesion's usual value, if few enough pixels lie between.
+def _find_reading(files: Sequence[Levels]) -> MaskReading:
+    """The reading that the areas in the masks give: lesion is nearer to the faintest of them than to the background.
 
     Raises:
-        DataError: they are no edges; the message names the worst file.
+        DataError: as `understand_masks`.
     """
-    top = max(_difference(level, background) for level in counts)
-    usual = Counter()
-    for level, count in counts.items():
-        if (difference := _difference(level, background)) > top / 2:
-            usual[difference] += count
-    peak = usual.most_common(1)[0][0]
-
-    def between(file: Levels) -> float:
-        near = [0.2 < _difference(level, background) / peak < 0.8 for level in file.counts]
-        far = [_difference(level, background) / peak >= 0.8 for level in file.counts]
-        pixels = list(file.counts.values())
-        return float(np.dot(near, pixels) / max(np.dot(far, pixels), 1))
-
+    pixels, areas = Counter(), Counter()
     for file in files:
-        faint = [level for level in file.counts if level != background]
-        share = sum(file.counts[level] for level in faint) / sum(file.counts.values())
-        if share > FAINT and all(_difference(level, background) < peak / 2 for level in faint):
-            raise DataError(f"{file.path}: holds {_named(sorted(file.counts))}, where lesion is {peak:g} from the "
-                            "background in other masks. Export all masks alike.")  # fmt: skip
-    worst = max(files, key=between)
-    shares = sorted(map(between, files))
-    if shares[len(shares) // 2] > IN_BETWEEN or between(worst) > 10 * IN_BETWEEN:
-        raise DataError(
-            f"{worst.path}: is no mask of background and lesion: the masks hold {len(counts)} values, "
-            f"{_named(sorted(worst.counts))} here. Export areas of one value, or name the lesion's with --mask-values."
-        )
-    return MaskReading(background, peak / 2)
+        pixels.update(file.pixels)
+    if not pixels:
+        return MaskReading()
+    background = _background(files)
+    if len(pixels) == 1:
+        return MaskReading(background)
+    for file in files:
+        areas.update(_areas(file, background))
+    if not areas:  # lesions so small that they have no inside
+        areas[max(pixels, key=partial(_difference, background=background))] = 1
+    far = {level: _difference(level, background) for level in areas}
+    reading = MaskReading(background, min(far.values()) / 2)
+    alike = max(far.values()) * (SAME if all(file.exact for file in files) else NOISE)
+    classes: list[tuple] = []  # the commonest value of each area: compression spreads one over several
+    for level, _ in areas.most_common():
+        if all(_difference(level, other) > alike for other in classes):
+            classes.append(level)
+    _refuse_masks(files, reading, far, classes)
+    print(_line(sorted(pixels), sorted(classes), background))
+    return reading
 
 
-def _refuse_outlines(files: Sequence[Levels], reading: MaskReading) -> None:
-    """A curve around the lesion is refused, and most of the picture being lesion is worth a note.
+def _line(levels: Sequence[tuple], classes: Sequence[tuple], background: tuple) -> str:
+    """How the masks are read."""
+    if len(levels) <= len(classes) + 1:
+        line = f"masks hold {_named(levels)}; {_named(classes)} {'is' if len(classes) == 1 else 'are'} lesion"
+    else:
+        line = f"masks hold {len(levels)} values, as soft edges and compression make; what is near {_named(classes)} "
+        line += f"and not {_named([background])} is lesion"
+    if any(background):
+        line += f"\nnote: {_named([background])} fills the borders of the masks and is read as background"
+    return line
+
+
+def _background(files: Sequence[Levels]) -> tuple:
+    """The value along the borders: black, unless nearly all masks are bordered by another (a lesion may fill one)."""
+    border = Counter()
+    for file in files:
+        border.update({level: n / sum(file.border.values()) for level, n in file.border.items()})
+    common, black = border.most_common(1)[0][0], (0.0,)
+    if not any(black in file.pixels for file in files):
+        return common
+    span = max(_difference(level, common) for file in files for level in file.pixels)
+    alike = [
+        sum(n for level, n in file.border.items() if _difference(level, common) <= NOISE * span)
+        for file in files
+        if len(file.pixels) > 1
+    ]
+    sides = [sum(file.border.values()) for file in files if len(file.pixels) > 1]
+    bordered = sum(n >= BORDERED * side for n, side in zip(alike, sides, strict=True))
+    return common if bordered >= BORDERED * len(sides) else black
+
+
+def _areas(file: Levels, background: tuple) -> dict:
+    """Pixels inside the areas of a mask that are no background, by their value."""
+    far = {level: _difference(level, background) for level in file.pixels}
+    peak = max(far.values())
+    areas = {level: n for level, n in file.areas.items() if far[level] >= max(NOISE * peak, 1e-9)}
+    enough = max(FEW, sum(areas.values()) / 100)
+    noise = {level for level in areas if not file.exact and far[level] < CLEAR * peak}
+    return {level: n for level, n in areas.items() if n >= enough * (10 if level in noise else 1)}
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, classes: Sequence[tuple]) -> None:
+    """Masks that cannot be read, or not in one way.
+
+    Args:
+        areas: how far from the background the values of all areas are.
+        classes: the values, without those that compression adds.
 
     Raises:
-        DataError: most masks are the curve around an area.
+        DataError: with a file's name and the values found.
     """
-    shares = [_share(file, reading) for file in files]
-    filled = [file for file, share in zip(files, shares, strict=True) if share]
-    looked_at = filled[:: -(-len(filled) // SAMPLE) or 1]
-    thin = [file for file in looked_at if _is_outline(file.path, reading)]
-    if len(thin) > len(looked_at) / 2:
-        raise DataError(f"{thin[0].path}: holds an outline and not an area, and so do most masks. Fill them.")
-    if filled and (most := sum(share > MOST for share in shares)) > len(filled) / 2:
-        print(f"note: in {most} of {len(filled)} masks most of the picture is lesion. Are they inverted?")
+    faintest, strongest = min(areas, key=areas.get), max(areas, key=areas.get)
+    for file in sorted(files, key=lambda file: -len(file.areas)):
+        problem = _no_mask(file, reading, areas)
+        if len(classes) > LEVELS:
+            problem = f"the masks hold {len(classes)} different areas. {NO_MASK}"
+        if problem:
+            raise DataError(f"{file.path}: holds {_named(sorted(file.pixels))}; {problem}")
+    if areas[faintest] < areas[strongest] / 4 and any(_is_soft(file, reading, areas) for file in files):
+        faint = next(file for file in files if faintest in _areas(file, reading.background))
+        raise DataError(
+            f"{faint.path}: holds {_named(sorted(faint.pixels))}, where other masks hold {_named([strongest])} with "
+            "soft edges. Export all masks alike."
+        )
+    closed, thin = [file.path for file in files if file.closed], [file.path for file in files if file.thin]
+    if closed or len(thin) > sum(len(file.pixels) > 1 for file in files) / 2:
+        raise DataError(f"{(closed or thin)[0]}: holds an outline and not an area, as {len(closed or thin)} of "
+                        f"{len(files)} masks do. Fill them.")  # fmt: skip
+    if thin:
+        print(f"note: {len(thin)} masks hold thin lines alone ({shown(thin)}). Are these areas?")
 
 
-def _share(file: Levels, reading: MaskReading) -> float:
-    """Share of a mask that is lesion."""
-    lesion = [n for level, n in file.counts.items() if _difference(level, reading.background) > reading.difference]
-    return sum(lesion) / sum(file.counts.values())
+def _no_mask(file: Levels, reading: MaskReading, areas: dict) -> str:
+    """What makes one mask impossible to read; "" if nothing does."""
+    far = {level: _difference(level, reading.background) for level in file.pixels}
+    peak, total = max(far.values()), sum(file.pixels.values())
+
+    def count(first: float, last: float, held: dict = file.pixels, but: dict | None = None) -> int:
+        return sum(n for level, n in held.items() if first < far[level] < last and level not in (but or {}))
+
+    between = count(0.2 * peak, 0.8 * peak, but=areas)
+    clear = count(0, np.inf) - count(0, 0.8 * peak, but=areas)
+    if between > 10 * EDGES * clear or between > max(EDGES * clear, total / 10):
+        return f"{between} pixels are in between. {NO_MASK}"
+    lost = count(0, np.nextafter(reading.difference, np.inf), held=file.apart)
+    if lost > max(FEW, FAINT * total):
+        return f"{lost} pixels are neither background nor lesion, and at no lesion's edge. Export areas of one value."
+    noise = NOISE * areas[max(areas, key=areas.get)]
+    if peak <= reading.difference and count(0 if file.exact else noise, np.inf) > FAINT * total:
+        return (
+            f"in other masks lesion differs from the background by more than {reading.difference:g}. Export them alike."
+        )
+    if file.exact:  # without noise near the top there is none near the background
+        noisy = len(file.pixels) > LEVELS or any((1 - NOISE) * peak < d < peak for d in far.values())
+        faint = [level for level in file.areas if 0 < far[level] < NOISE * peak and not noisy]
+    else:
+        faint = [level for level in file.areas if NOISE * peak <= far[level] < CLEAR * peak and level not in areas]
+    spread = 0 if file.exact else max(clear / 30, CHROMA if any(len(level) > 1 for level in far) else 0)
+    if sum(file.areas[level] for level in faint) > max(FEW, spread):
+        return f"whether {_named(sorted(faint))} is lesion cannot be told. Name the values of the lesion (mask_values)."
+    return ""
 
 
-def _is_outline(path: Path, reading: MaskReading) -> bool:
-    lesion = find_lesion(read_values(path, as_mask=True), reading).astype(np.uint8)
-    outline, _ = cv2.findContours(lesion, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return lesion.sum() < OUTLINE * cv2.drawContours(np.zeros_like(lesion), outline, -1, 1, cv2.FILLED).sum()
+def _is_soft(file: Levels, reading: MaskReading, areas: dict) -> bool:
+    """Whether pixels at the edge of what a mask holds would be taken for a faint lesion of another mask."""
+    far = {level: _difference(level, reading.background) for level in file.pixels}
+    peak = max(far.values())
+    between = [level for level in far if reading.difference < far[level] < 0.4 * peak]
+    return any(level not in areas or far[level] < NOISE * peak for level in between)
 
 
-def understand_depth(images: Sequence[Path]) -> float | None:
-    """The value that is white in a folder's pictures of more than 8 bits, said in one line; None without such."""
-
-    def deepest(path: Path) -> float | None:
-        if path.suffix.lower() in READERS:
-            return None
-        try:
-            with Image.open(path) as picture:
-                if getattr(picture, "n_frames", 1) > 1:
-                    pages.append(path)
-                if not picture.mode.startswith(("I", "F")):
-                    return None
-        except Exception:  # whoever reads it says what is wrong
-            return None
-        values = try_reading(read_values, path)
-        return None if isinstance(values, str) else float(values.max(initial=0))
-
-    pages: list[Path] = []
-    found = [v for v in thread_map(deepest, images, max_workers=os.cpu_count(), leave=False) if v is not None]
-    if pages:
-        print(f"note: {len(pages)} files hold several pictures, {pages[0].name} first; only the first of each is read")
-    if not found:
-        return None
-    top = max(found)
-    white = next(limit for limit in (1.0, 255.0, 4095.0, 65535.0, float("inf")) if top <= limit)
-    white = top if white == float("inf") else white
-    print(f"{len(found)} pictures of more than 8 bits hold values up to {top:g}; {white:g} is white")
-    return white
+def _note_most(files: Sequence[Levels], reading: MaskReading) -> None:
+    """Says where most of the picture is lesion: such masks may be inverted."""
+    shares = {file.path: _lesion(file.pixels, reading) / sum(file.pixels.values()) for file in files}
+    filled = sum(share > 0 for share in shares.values())
+    most = [path for path, share in shares.items() if share > MOST]
+    if len(most) > filled / 2:
+        print(f"note: in {len(most)} of {filled} masks most of the picture is lesion. Are they inverted?")
+        return
+    if around := [f.path for f in files if _lesion(f.border, reading) > BORDERED * sum(f.border.values())]:
+        print(f"note: in {len(around)} of {filled} masks lesion fills the border ({shown(around)}). Are they inverted?")

@@ -1,8 +1,15 @@
 import json
 
 import numpy as np
+import pytest
 from conftest import BUSI, assert_one_clear_line, needs_busi, run_script
+from folders import write_pairs
 from PIL import Image
+from test_layouts import LAYOUTS
+from test_mask_values import READ, grey, in_turn, ramp, write_deep
+
+from segmentation.audit import audit, describe
+from segmentation.find_data import find_data
 
 
 def test_audit_of_phantoms(phantom_data, tmp_path):
@@ -36,6 +43,49 @@ def test_every_broken_file_is_named_in_one_run(broken_data, tmp_path):
 def test_a_folder_without_data_is_one_line(tmp_path):
     result = run_script("segmentation.audit", "--data-dir", tmp_path / "nowhere", cwd=tmp_path)
     assert_one_clear_line(result, "nowhere: no such folder")
+
+
+def test_audit_says_how_masks_and_pictures_are_read(tmp_path):
+    write_deep(tmp_path, ramp(4095, np.uint16))
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+    result = run_script("segmentation.audit", "--data-dir", tmp_path, "--output", tmp_path / "out", cwd=tmp_path)
+    assert_one_clear_line(
+        result, "masks hold 0 and 1; 1 is lesion", "10 pictures of more than 8 bits hold values up to 4095",
+        "masks read as   0 is background, what differs by more than 0.5 is lesion", "mask modes      {'L': 10}",
+        "pixel depth     4095 is white in pictures of more than 8 bits", "no problem found", code=0,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert report["images"] == {"lesion": 9, "normal": 1} and report["white"] == [4095]
+
+
+def test_audit_takes_the_values_of_the_lesion(tmp_path):
+    write_pairs(tmp_path, in_turn(grey(1), grey(2)))
+    arguments = ("--data-dir", tmp_path, "--mask-values", "2", "--output", tmp_path / "out")
+    result = run_script("segmentation.audit", *arguments, cwd=tmp_path)
+    assert_one_clear_line(result, "masks read as   2 is lesion, as you said", "{'normal': 6, 'lesion': 4}", code=0)
+
+
+def test_audit_names_what_cannot_be_known(tmp_path):
+    write_pairs(tmp_path, in_turn(*map(grey, range(1, 11))))
+    result = run_script("segmentation.audit", "--data-dir", tmp_path, cwd=tmp_path)
+    assert_one_clear_line(result, "error: ", "holds 0 and", "the masks hold 9 different areas")
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_audit_of_any_layout(case, tmp_path):
+    expected = LAYOUTS[case](tmp_path)
+    report, good, _ = audit(find_data(tmp_path))
+    assert report["problems"] == [] and len(good) == len(expected) == sum(report["images"].values())
+    assert "no problem found" in describe(report)
+
+
+@pytest.mark.parametrize("case", READ)
+def test_audit_of_any_masks(case, tmp_path):
+    write_pairs(tmp_path, READ[case][0])
+    report, _, _ = audit(find_data(tmp_path))
+    assert report["problems"] == [] and sum(report["mask_modes"].values()) == report["mask_files"] == 10
+    assert len(report["masks_read_as"]) == 1 and report["images"] == {"lesion": 9, "normal": 1}
 
 
 @needs_busi

@@ -12,6 +12,7 @@ from PIL import Image
 
 import dataset
 from dataset import DataError, Sample, augment, make_dataset
+from segmentation import layouts  # noqa: F401  # how folders are read
 from segmentation.find_data import data_source
 
 
@@ -187,7 +188,7 @@ def test_phantoms_are_found(phantom_data, capsys):
     assert "note" not in capsys.readouterr().out
 
 
-def test_every_unpaired_file_is_named(broken_data):
+def test_every_unpaired_file_is_named(broken_data, capsys):
     (broken_data / "benign" / "benign (1)_mask.png").unlink()
     (broken_data / "malignant" / "malignant (2).png").unlink()
     (broken_data / "normal" / "notes.txt").touch()
@@ -195,23 +196,39 @@ def test_every_unpaired_file_is_named(broken_data):
         shutil.copy(broken_data / "benign" / "benign (2).png", os.fsencode(broken_data) + b"/normal/old\xff (1).png")
     with pytest.raises(DataError) as error:
         dataset.find_samples(broken_data)
-    for word in ("benign (1).png", "malignant (2)_mask.png", "notes.txt"):
+    for word in ("benign (1).png: has no mask", "malignant (2)_mask.png: mask without"):
         assert word in str(error.value)
+    assert "notes.txt" not in str(error.value)  # passed over, with a count
+    assert "other files in" in capsys.readouterr().out
     assert ("(1).png: its name holds bytes that are no text" in str(error.value)) == (sys.platform == "linux")
 
 
-def test_layouts_are_told_apart(tmp_path):
-    assert dataset.detect_layout(tmp_path) is dataset.detect_layout(tmp_path / "nowhere") is None
-    for label in dataset.CLASSES:
-        assert dataset.detect_layout(tmp_path) is None
-        (tmp_path / label).mkdir()
-    assert dataset.detect_layout(tmp_path) == "classes"
+def test_the_module_stands_alone(tmp_path, monkeypatch):
+    """Copied into another project it reads images/ and masks/, and says what does not fit."""
+    monkeypatch.setattr(dataset, "LAYOUTS", [])
+    with pytest.raises(DataError, match="found no images with masks here"):
+        dataset.find_samples(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").touch()  # a file is no folder
-    assert dataset.detect_layout(tmp_path) == "classes"
+    with pytest.raises(DataError, match="found no images with masks here"):
+        dataset.find_samples(tmp_path)
     (tmp_path / "masks").unlink()
     (tmp_path / "masks").mkdir()
-    assert dataset.detect_layout(tmp_path) == "pairs"
+    for i in range(3):
+        save(tmp_path / "images" / f"{i}.png", square(3, 3))
+        save(tmp_path / "masks" / f"{i}.bmp", square(3, 3 + i) if i else square(0, 0) * 0)
+    samples = dataset.find_samples(tmp_path)
+    assert [(s.name, s.label) for s in samples] == [("0", "normal"), ("1", "lesion"), ("2", "lesion")]
+    assert [int(mask.sum()) for _, mask in dataset.read_samples(samples)] == [0, 16, 16]
+    assert dataset.find_samples(tmp_path, mask_values=(255,))[1].reading.values == (255,)
+    save(tmp_path / "images" / "1.bmp", square(3, 3))
+    save(tmp_path / "masks" / "4.png", square(3, 3))
+    (tmp_path / "masks" / "2.bmp").write_text("<html>")
+    with pytest.raises(DataError) as error:
+        dataset.find_samples(tmp_path)
+    lines = str(error.value).splitlines()
+    for line, words in zip(lines, ("4.png: mask without", "1.bmp: another file", "2.bmp: cannot be read"), strict=True):
+        assert words in line
 
 
 def test_a_reading_that_fails_is_the_line_that_says_why(tmp_path):
@@ -235,13 +252,15 @@ def test_every_sample_that_cannot_be_read_is_named(broken_data):
 def test_pairs_that_do_not_fit_are_all_named(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
-    picture = Image.fromarray(np.ones((8, 8), np.uint8))
-    for name in ("images/b.png", "images/b.bmp", "masks/a.png", "masks/b.png"):
+    picture = Image.fromarray(square(2, 2, shape=(8, 8)))
+    for name in ("images/b.png", "images/b.bmp", "images/c.png", "masks/a.png", "masks/b.png", "masks/c.png"):
         picture.save(tmp_path / name)
     with pytest.raises(dataset.DataError) as error:
         dataset.find_samples(tmp_path)
-    assert "a.png: mask without an image" in str(error.value)
-    assert "b.png: b.bmp has the same name" in str(error.value)
+    assert "a.png: mask without exactly one image" in str(error.value)
+    assert "b.png: mask without exactly one image" in str(error.value)
+    for name in ("b.png", "b.bmp"):
+        assert f"{tmp_path / 'images' / name}: the name 'b' occurs twice" in str(error.value)
 
 
 @needs_busi

@@ -1,80 +1,49 @@
 import shutil
-import zipfile
+import sys
 from pathlib import Path
 
 import pytest
+from folders import write_pairs
 
 import dataset
 from dataset import DataError, Sample
-from segmentation.find_data import ARCHIVES, BUSI_COUNTS, data_source, find_data, find_or_draw
+from segmentation.find_data import BUSI_COUNTS, data_source, find_data, find_or_draw
 from segmentation.phantoms import MARKER
 
 
 def test_archive_is_unpacked_and_found(phantom_data, tmp_path):
-    shutil.make_archive(str(tmp_path / "archive"), "zip", phantom_data.parent, phantom_data.name)
-    with pytest.raises(DataError, match="archive.zip"):  # the folder in it has no name of BUSI's
-        find_data(tmp_path)
-    shutil.rmtree(tmp_path / "phantoms")
     nested = tmp_path / "x" / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"
     shutil.copytree(phantom_data, nested)
     shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "x")
+    shutil.rmtree(tmp_path / "x")
     assert find_data(tmp_path) == tmp_path / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"
 
 
 def test_data_is_found_below_the_folder_that_was_named(phantom_data, tmp_path):
     nested = Path(shutil.copytree(phantom_data, tmp_path / "Dataset_BUSI_with_GT"))
     assert find_data(tmp_path) == find_data(nested) == nested
-    for part in ("images", "masks"):
-        (tmp_path / "pairs" / "Dataset_BUSI_with_GT" / part).mkdir(parents=True)
-    assert find_data(tmp_path / "pairs") == tmp_path / "pairs" / "Dataset_BUSI_with_GT"
+    pairs = tmp_path / "pairs" / "Dataset_BUSI_with_GT"
+    write_pairs(pairs)
+    assert find_data(tmp_path / "pairs") == pairs
 
 
-def test_pairs_in_an_archive_are_found_too(tmp_path):
-    for name in ("images/a.png", "masks/a.png"):
-        with zipfile.ZipFile(tmp_path / ARCHIVES[0], "a") as archive:
-            archive.writestr(*member(name))
-    assert find_data(tmp_path) == tmp_path
-
-
-def member(name, content=b"x", mode=0o100644):
-    info = zipfile.ZipInfo(name)
-    info.external_attr = mode << 16
-    info.compress_type = zipfile.ZIP_DEFLATED
-    return info, content
-
-
-@pytest.mark.parametrize(
-    ("bad", "word"),
-    [
-        (member("../evil.png"), "outside"),
-        (member("/tmp/evil.png"), "outside"),
-        (member("a\\..\\..\\evil.png"), "outside"),
-        (member("link.png", b"/etc/passwd", 0o120777), "link"),
-        (member("bomb.png", bytes(30_000_000)), "100:1"),
-    ],
-)
-def test_malicious_archives_are_refused_whole(tmp_path, bad, word):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
-        archive.writestr(*member("benign/good.png"))
-        archive.writestr(*bad)
-    with pytest.raises(DataError, match=word):
-        find_data(folder)
-    assert [p.name for p in folder.iterdir()] == ["archive.zip"]
-    assert [p.name for p in tmp_path.iterdir()] == ["data"]
-
-
-def test_a_damaged_archive_is_named(tmp_path):
-    (tmp_path / "archive.zip").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(DataError, match="archive.zip.*Download it again"):
-        find_data(tmp_path)
+def test_the_folder_of_data_is_taken_only_if_it_says_that_it_is(phantom_data, tmp_path, monkeypatch):
+    """Without --data-dir, phantoms of an earlier run in data/ do not stand in for BUSI, but one's own images do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "kagglehub", None)  # no network
+    shutil.copytree(phantom_data, tmp_path / "data" / "phantoms-160-seed0")
+    assert find_data(None) is None
+    for folders in (("images", "masks"), ("Scans", "GT"), ("benign_images", "benign_masks")):
+        write_pairs(tmp_path / "data", image=folders[0] + "/scan{}.png", mask=folders[1] + "/scan{}.png")
+        assert find_data(None) == Path("data")
+        for folder in folders:
+            shutil.rmtree(tmp_path / "data" / folder)
 
 
 def test_a_named_folder_is_never_replaced(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         find_data(tmp_path / "absent")
-    with pytest.raises(DataError, match="found no folders"):
+    with pytest.raises(DataError, match="found no images with masks here. data/README.md says which"):
         find_data(tmp_path)
 
 
@@ -116,11 +85,12 @@ def test_busi_is_known_by_its_published_counts(tmp_path, capsys):
         assert f"{len(others)} images and {masks} masks; BUSI has 780 and 798" in capsys.readouterr().out
 
 
-def test_pairs_are_never_called_busi(tmp_path, capsys):
-    samples = made_up(BUSI_COUNTS, tmp_path)
-    for part in ("images", "masks"):
-        (tmp_path / part).mkdir()
-    assert data_source(tmp_path, samples) == data_source(tmp_path, samples[:5]) == "custom"
+def test_images_without_classes_are_never_called_busi(tmp_path, capsys):
+    """Also if they are named as BUSI's are."""
+    write_pairs(tmp_path, image="images/benign ({}).png", mask="masks/benign ({}).png")
+    samples = dataset.find_samples(find_data(tmp_path))
+    capsys.readouterr()
+    assert "benign (1)" in {s.name for s in samples} and data_source(tmp_path, samples) == "custom"
     assert not capsys.readouterr().out  # nobody said that it should be
 
 

@@ -1,0 +1,226 @@
+"""Which pictures of a folder are masks, and of which image.
+
+The naming is not looked up in a list of layouts. A file is a mask if its folder or its name says so; of the ways to
+read these words, and of the ways to compare names, those are taken that leave the fewest files without a partner.
+data/README.md lists what that covers.
+"""
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.contrib.concurrent import thread_map
+
+from dataset import CLASSES, read_values, try_reading
+
+_MASK_WORD = "masks?|labels?|annotations?|annots?|ground[ _-]?truths?|truths?|gts?|segmentations?|segs?"
+_LESION_WORD = "tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion other
+_IMAGE_WORD = "images?|imgs?|originals?|scans?|pictures?"
+_PREFIX = re.compile(rf"(?P<word>{_MASK_WORD})[ _.-]+(?P<bare>.+)", re.IGNORECASE)
+_SUFFIX = re.compile(
+    rf"(?P<bare>.+?)[ _.-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.-]*\(?(?P<number>\d*)\)?", re.IGNORECASE
+)
+
+
+class Layout(NamedTuple):
+    """What the pictures of a folder are."""
+
+    images: list[Path]
+    masks: dict[Path, list[Path]]  # of each image that has any
+    lone: list[Path]  # masks without an image, or with several
+    strays: list[Path]  # pictures outside the folders of images
+    guessed: bool = False  # by what the files hold, as no name says it
+
+
+# ---------------------------------------------------------------- words
+
+
+@lru_cache(maxsize=10_000)
+def _words(folder: str) -> tuple[str, ...]:
+    """A folder's name in words: "trainMasks_2" is train, masks and 2."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", unicodedata.normalize("NFC", folder))
+    return tuple(word.casefold() for word in re.findall(r"[^\W\d_]+|\d+", spaced))
+
+
+@lru_cache(maxsize=10_000)
+def _says(folder: str, lesion: bool = False) -> str:
+    """What a folder's name says its files are: "mask", "image" or nothing; `lesion` counts as mask if asked to."""
+    words = _words(folder)
+    mask, image = (any(re.fullmatch(x, word) for word in words) for x in (_MASK_WORD, _IMAGE_WORD))
+    mask = mask or (lesion and any(re.fullmatch(_LESION_WORD, word) for word in words))
+    if mask and {"and", "with"} & set(words):  # Dataset_BUSI_with_GT
+        return ""
+    return "mask" if mask else "image" if image else ""
+
+
+@lru_cache(maxsize=10_000)
+def said_by(folders: tuple[str, ...], lesion: bool = False) -> str:
+    """What the nearest folder says that says anything: masks/0/ holds masks, segmentation/images/ holds images."""
+    return next((said for folder in reversed(folders) if (said := _says(folder, lesion))), "")
+
+
+@lru_cache(maxsize=10_000)
+def place_of(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders without the words that only say image or mask: a class, a hospital, a part of the data."""
+    in_masks = said_by(folders) == "mask"
+    kept = []
+    for folder in folders:
+        words = [w for w in _words(folder) if not re.fullmatch(f"{_MASK_WORD}|{_IMAGE_WORD}|ground", w)]
+        kept.append(" ".join(w for w in words if not (in_masks and words == ["0"])))  # masks/0/, of class 0
+    return tuple(filter(None, kept))
+
+
+def class_of(place: Sequence[str]) -> str:
+    """The class that the nearest folder names; "lesion" if none does."""
+    for words in (set(folder.split()) for folder in reversed(place)):
+        named = words & set(CLASSES)
+        if len(named) == 1 and not words & {"non", "not", "no"}:
+            return named.pop()
+    return "lesion"
+
+
+def plain_name(path: Path) -> str:
+    """The file's name; an accent is one character to some systems and two to others."""
+    return unicodedata.normalize("NFC", path.stem).casefold()
+
+
+def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
+    """A mask's name without the word that says mask, that word, and the number behind it; "" where there is none.
+
+    Where the word may be the first or the last, it is the one that leaves the name of one of `images`.
+    """
+    first, last = _PREFIX.fullmatch(stem), _SUFFIX.fullmatch(stem)
+    if first and (not last or (first["bare"] in images and last["bare"] not in images)):
+        return first["bare"], f"{first['word']} before", ""
+    return (last["bare"], last["word"], last["number"]) if last else (stem, "", "")
+
+
+def natural_order(path: Path) -> list:
+    """Sort key that puts 9 before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def shown(paths: Sequence[Path]) -> str:
+    """A few names, in text that can be printed."""
+    names = [path.name.encode(errors="backslashreplace").decode() for path in paths[:3]]
+    return ", ".join(names) + (", ..." if len(paths) > 3 else "")
+
+
+# ---------------------------------------------------------------- pair
+
+
+def understand_layout(pictures: Sequence[Path], root: Path, look_inside: bool = True) -> Layout | None:
+    """Which pictures are masks, and of which image; None if no picture is the mask of another.
+
+    Args:
+        look_inside: where no name tells, what the files hold may.
+    """
+    best, fewest = None, np.inf
+    for masks in _possible_masks(pictures, root):
+        if (layout := _lay_out(pictures, masks, root)) and (missing := _count_missing(layout, root)) < fewest:
+            best, fewest = layout, missing
+        if not fewest:
+            return best
+    if best:
+        return best
+    said = [path for path in pictures if said_by(folders_of(path, root), lesion=True) == "mask"]
+    if (layout := _lay_out(pictures, said, root)) or not look_inside:
+        return layout
+    looks = thread_map(_holds_areas, pictures, max_workers=os.cpu_count(), leave=False)
+    held = [path for path, look in zip(pictures, looks, strict=True) if look]
+    layout = _lay_out(pictures, held, root)
+    return layout and layout._replace(guessed=True)
+
+
+def folders_of(path: Path, root: Path) -> tuple[str, ...]:
+    return path.relative_to(root).parts[:-1]
+
+
+def _possible_masks(pictures: Sequence[Path], root: Path) -> Iterator[list[Path]]:
+    """The masks by what folders and names say, by names that go back to another picture, and by any name."""
+    stems = set(map(plain_name, pictures))
+    split = [bare_name(plain_name(path), stems) for path in pictures]
+    proven = {word for bare, word, _ in split if word and bare in stems}
+    named = [path for path, (_, word, _) in zip(pictures, split, strict=True) if word in proven]
+    said = {path: said_by(folders_of(path, root)) for path in pictures}
+    chosen = set(named)
+    yield [path for path in pictures if said[path] == "mask" or (not said[path] and path in chosen)]
+    yield named
+    yield [path for path, (_, word, _) in zip(pictures, split, strict=True) if word]
+
+
+def _holds_areas(path: Path) -> bool:
+    """Whether a picture looks like a mask: two values fill it."""
+    values = try_reading(read_values, path)
+    return (
+        not isinstance(values, str)
+        and np.sort(np.unique(values, return_counts=True)[1])[-2:].sum() > values.size / 1.25
+    )
+
+
+def _count_missing(layout: Layout, root: Path) -> int:
+    """How many files have no partner but should."""
+    bare = [path for path in layout.images if path not in layout.masks]
+    return (
+        len(layout.lone)
+        + len(layout.strays)
+        + sum(class_of(place_of(folders_of(path, root))) != "normal" for path in bare)
+    )
+
+
+def _lay_out(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Layout | None:
+    """The layout with these masks; None if none of them finds an image. Images are the rest, but where there is a
+    folder of images (or of a class), no other folder has any."""
+    chosen = set(masks)
+    images = [path for path in pictures if path not in chosen]
+    folders = [folders_of(path, root) for path in images]
+    said, strays = [said_by(names) == "image" for names in folders], []
+    if any(said):
+        kept = [word or class_of(place_of(names)) != "lesion" for word, names in zip(said, folders, strict=True)]
+        strays = [path for path, keep in zip(images, kept, strict=True) if not keep]
+        images = [path for path, keep in zip(images, kept, strict=True) if keep]
+    found, lone = pair_files(images, masks, root)
+    if strays and lone:  # two sets in one folder, of which one has no folder of images
+        more, lone = pair_files(strays, lone, root)
+        found, images = found | more, sorted([*images, *more], key=natural_order)
+        strays = [path for path in strays if path not in more]
+    return Layout(images, found, lone, strays) if found else None
+
+
+def _without_common(stems: Sequence[str]) -> list[str]:
+    """The names without what all of them begin or end with, such as "bus_"."""
+    start = re.sub(r"\d+$", "", os.path.commonprefix(list(stems)))
+    end = re.sub(r"\d+$", "", os.path.commonprefix([stem[::-1] for stem in stems]))
+    long = len(start) + len(end)
+    return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
+
+
+def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
+    """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
+    plain = [[plain_name(path) for path in paths] for paths in (images, masks)]
+    stems = set(plain[0])
+    bare = [plain[0], [bare_name(stem, stems)[0] for stem in plain[1]]]
+    short = [plain[0], [bare_name(stem, stems)[0] for stem in bare[1]]]  # x_lesion_mask
+    names, cut = [plain, bare, short], []
+    if len(images) > 1:
+        cut = [[_without_common(plain[0]), _without_common(stems)] for stems in (bare[1], plain[1])]
+    places = [[place_of(folders_of(path, root)) for path in paths] for paths in (images, masks)]
+    anywhere = [[()] * len(paths) for paths in (images, masks)]
+    sure = not (any(places[0]) and any(places[1]))  # else numbers alone would pair two sets
+    best: tuple[dict, list] = ({}, list(masks))
+    for place, stems in [(places, x) for x in names + cut] + [(anywhere, x) for x in names + (cut if sure else [])]:
+        owners, found, lone = defaultdict(list), defaultdict(list), []
+        for path, key in zip(images, zip(place[0], stems[0], strict=True), strict=True):
+            owners[key].append(path)
+        for path, key in zip(masks, zip(place[1], stems[1], strict=True), strict=True):
+            owner = owners.get(key, ())
+            (found[owner[0]] if len(owner) == 1 else lone).append(path)
+        if len(lone) < len(best[1]):
+            best = dict(found), lone
+    return best
