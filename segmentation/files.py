@@ -1,7 +1,10 @@
 """JSON, pictures and other small files, written whole or not at all."""
 
+import hashlib
 import json
 import os
+import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ import numpy as np
 
 from segmentation.errors import RunError
 
-MAX_JSON_BYTES = 20_000_000
+MAX_BYTES = 40_000_000  # of a table or a JSON file
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -35,10 +38,19 @@ def _path_as_text(value: object) -> str:
     raise TypeError(f"{value!r} is no JSON")
 
 
+def to_json(content: dict) -> str:
+    """The text of a JSON file; NaN is refused, since it is no JSON."""
+    return json.dumps(content, indent=1, allow_nan=False, default=_path_as_text) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, whole or not at all; NaN is refused, since it is no JSON."""
-    text = json.dumps(content, indent=1, allow_nan=False, default=_path_as_text) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))
+    """Write a JSON file, whole or not at all."""
+    write_text(path, to_json(content))
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
@@ -49,20 +61,91 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
 
 
+# ---------------------------------------------------------------- read
+
+
+def check_file(path: Path, limit: int = MAX_BYTES) -> None:
+    """Refuse what would fill the memory or never end.
+
+    Raises:
+        RunError: the path is missing, no regular file (but a folder, a pipe or a device), or larger than `limit` bytes.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file. Is {path.parent} the folder of a run?") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise RunError(f"{path}: is no file.")
+    if status.st_size > limit:
+        raise RunError(f"{path}: larger than {limit // 10**6} MB. Refused.")
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON object.
 
     Raises:
         RunError: the file is missing, too large, or no JSON object.
     """
+    check_file(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise RunError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB. Refused.")
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file. Is {path.parent} the folder of a run?") from None
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read as JSON ({error}).") from None
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds no JSON object.")
     return content
+
+
+def file_hash(*paths: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of what the files hold; their names do not matter."""
+    return content_hash(*(path.read_bytes() for path in paths))
+
+
+def content_hash(*contents: bytes) -> str:
+    """`file_hash` of files that are not written yet."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- before hours of work
+
+
+def try_writing(path: Path) -> None:
+    """Make the folder of a file that is to be written later, and a file in it.
+
+    Raises:
+        RunError: the path is a folder; OSError: nothing can be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise RunError(f"{path}: is a folder, and a file of this name is to be written.")
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        temporary.write_bytes(b"")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what would end on a full disk.
+
+    Args:
+        folder: where files are to be written.
+        needed: how many bytes.
+
+    Raises:
+        RunError: that many bytes are not free there.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"{folder}: {free / 1e6:.0f} MB are free, and up to {needed / 1e6:.0f} MB are to be written. Free some "
+            "space, or choose a folder on another disk."
+        )

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dataset import Sample, resize_image
 from segmentation.decision import Decision, calibrated, to_mask
+from segmentation.errors import RunError
 from segmentation.scores import LESION_GIVEN, overlap, score_image
 
 BATCH = 16
@@ -26,7 +27,10 @@ def predict_probability(
         tta: average with the prediction of the mirrored picture.
 
     Returns:
-        (N, S, S) float32.
+        (N, S, S) float32, each from 0 to 1.
+
+    Raises:
+        RunError: a probability is no number; as a mask, it would be "no lesion" without a word.
     """
     # Full batches only: a last one of another size would be traced anew, which takes longer than to compute it.
     x = np.zeros((-(-len(images) // batch_size) * batch_size, *images.shape[1:], 1), np.float32)
@@ -38,7 +42,10 @@ def predict_probability(
         if tta:
             probability = (probability + model.predict_on_batch(batch[:, :, ::-1])[:, :, ::-1]) / 2
         batches.append(probability[..., 0])
-    return np.concatenate(batches)[: len(images)]
+    probabilities = np.concatenate(batches)[: len(images)]
+    if not np.isfinite(probabilities).all():
+        raise RunError("the network's probabilities are no numbers. Train it again with a lower --learning-rate.")
+    return probabilities
 
 
 def predict_pictures(

@@ -14,8 +14,9 @@ from dataset import LABELS, find_samples, read_samples, resize_image, resize_mas
 from segmentation import figures
 from segmentation.decision import Decision, load_decision, to_mask
 from segmentation.errors import RunError
+from segmentation.files import write_text
 from segmentation.predict import predict_pictures, score_samples
-from segmentation.run_folder import read_history
+from segmentation.schemas import read_history
 from segmentation.scores import FLATTERED, summarise
 from segmentation.splits import load_split
 
@@ -42,7 +43,7 @@ def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, me
         was chosen on.
     """
     samples = find_samples(root)
-    parts, groups = load_split(run / "split.json", samples)
+    parts, groups = load_split(run, samples)
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     probabilities = predict_pictures(model, [image for image, _ in pictures], decision)
@@ -174,4 +175,4 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         labels=[c for c in LABELS if any(r["label"] == c for r in rows)],
         run_table=run_table.items(),
     )
-    (run / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_text(run / "report.html", page)
