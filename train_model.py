@@ -113,7 +113,7 @@ def main(config: TrainingConfig) -> float:
         DataError, RunError: the data or the run folder cannot be used; the message says what to do.
     """
     started = time.time()
-    with open_run(config, config.models_dir / config.run, config.resume) as (run, config):
+    with open_run(config, config.models_dir / config.run, config.resume) as (run, config, begun):
         # Whatever can fail fails now, and not after hours of training.
         machine = environment()
         convolutions = prepare_machine(config.seed, config.deterministic, config.precision)
@@ -123,8 +123,8 @@ def main(config: TrainingConfig) -> float:
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
         division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
-        data = split_data(load_data(config.data_dir, config.seed), run, config.image_size, earlier, **division)
-        if not (run / "split.json").exists():
+        data = split_data(load_data(config.data_dir, config.seed), begun, config.image_size, earlier, **division)
+        if not begun:
             stored = {"data": data.source, "root": data.root.resolve(), "network": network, "config": asdict(config)}
             begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
         epochs = min(config.epochs, PHANTOM_EPOCHS) if data.drawn else config.epochs

@@ -46,18 +46,19 @@ def load_data(data_dir: Path | None, seed: int) -> Data:
     return Data(root, data_source(root, samples), drawn, samples, read_samples(samples))
 
 
-def split_data(data: Data, run: Path, image_size: int, earlier: Sequence[Path], **division) -> Parts:
-    """Divide the samples, near-copies together, by split.json if the run has one. Returns what each part needs.
+def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequence[Path], **division) -> Parts:
+    """Divide the samples, near-copies together. Returns what each part needs.
 
     Args:
+        begun: the folder of a run that goes on, with its split.json.
         earlier: runs whose weights or decision are to be used; no test sample may have been seen by one.
         division: the settings of that name, for `split_samples`.
     """
     samples, pictures = data.samples, data.pictures
     record = {**division, "seed": division["split_seed"]}
     del record["split_seed"]
-    if (run / "split.json").exists():
-        parts, group_of = load_split(run, samples)
+    if begun:
+        parts, group_of = load_split(begun, samples)
         groups = np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     else:
         groups = group_pairs(len(samples), near_copies([image for image, _ in pictures]))

@@ -79,8 +79,8 @@ def commit(folder: Path) -> str:
 
 
 @contextmanager
-def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, object]]:
-    """Decide where a training writes, a new folder or an unfinished one that it goes on with, and hold that folder.
+def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, object, Path | None]]:
+    """Decide where a training writes, a new folder or that of an unfinished run, and hold that folder.
 
     Args:
         config: an object of a class decorated with `checked`.
@@ -88,7 +88,8 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
         resume: a folder whose own settings are to be used instead of `config`.
 
     Yields:
-        The folder, which holds a split.json if the training goes on, and the settings to train with.
+        The folder, the settings to train with, and the folder again if the training goes on with what is in it. If it
+        does not (None), nothing in the folder counts, and `begin` is to be called.
 
     Raises:
         RunError: there is nothing to resume, another training holds the folder, or what it holds is not what a stopped
@@ -105,10 +106,7 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
             raise RunError(f"{run}: this run is finished; see its metrics.json.")
         for name in FILES:
             try_writing(run / name)
-        if not goes_on(run, config):
-            for name in ("decision.json", "best.keras", "history.csv", "split.json"):  # config.json is replaced
-                (run / name).unlink(missing_ok=True)
-        yield run, config
+        yield run, config, run if goes_on(run, config) else None
 
 
 @contextmanager
@@ -177,7 +175,7 @@ def goes_on(run: Path, config) -> bool:
 
 
 def begin(run: Path, config: dict, split: dict) -> None:
-    """Write config.json, then split.json, of a run that begins.
+    """Write config.json, then split.json, of a run that begins; what an earlier one left is removed first.
 
     Args:
         config: what `schemas.RunConfig` describes, but for the hash.
@@ -189,6 +187,8 @@ def begin(run: Path, config: dict, split: dict) -> None:
     text = to_json(split)
     if len(text) + SCORE_BYTES * len(split["images"]) > MAX_BYTES:
         raise RunError(f"{run}: the scores of {len(split['images'])} images are too many for one file.")
+    for name in ("decision.json", "best.keras", "history.csv", "split.json"):  # config.json is replaced
+        (run / name).unlink(missing_ok=True)
     write_text(run / "config.json", to_json(config | {"split_sha256": content_hash(text.encode())}))
     write_text(run / "split.json", text)
     read_split(run)
