@@ -6,7 +6,7 @@ python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only 
 The folder is laid out as BUSI is, or holds images/ and masks/ with files of one name.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from segmentation import startup  # noqa: F401  # isort: skip
@@ -14,40 +14,42 @@ from segmentation import startup  # noqa: F401  # isort: skip
 import cv2
 import numpy as np
 import tyro
+from pydantic import model_validator
 
 from dataset import DataError, Sample, find_samples, read_samples
+from segmentation.checks import AnyPath, Real, checked
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import one_clear_line
-from segmentation.files import check_output, json_holds, write_json
+from segmentation.files import check_output, file_hash, json_holds, write_json
 from segmentation.find_data import data_source, find_data
 from segmentation.near_copies import group_pairs, near_copies
 from segmentation.predict import predict_pictures, score_samples
-from segmentation.run_folder import environment, load_run
+from segmentation.run_folder import check_finished, environment, load_run
 from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import result_line, summarise
-from segmentation.splits import file_hash, hashes_seen
+from segmentation.splits import hashes_seen
 
 
-@dataclass(frozen=True)
+@checked
 class EvaluationConfig:
     """What to score, and how."""
 
-    run: tuple[Path, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
-    data_dir: Path  # BUSI's layout, or images/ and masks/
+    run: tuple[AnyPath, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
+    data_dir: AnyPath  # BUSI's layout, or images/ and masks/
     unseen_only: bool = False  # leave out the images that a run was trained or its epoch chosen on
     tta: bool = False  # average with the mirrored picture, also if the runs did not
-    threshold: float | None = None  # probability above which a pixel is lesion; without it the runs' own
+    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the runs' own
     largest_component: bool = False  # keep only the largest lesion
-    output: Path = Path("evaluation.json")  # summaries; the scores of every image go beside it, as .csv
+    output: AnyPath = Path("evaluation.json")  # summaries; the scores of every image go beside it, as .csv
 
-    def __post_init__(self):
+    @model_validator(mode="after")
+    def fit_together(self):
         """Refuse values that cannot work."""
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}")
         if not self.run:
             raise ValueError("--run needs at least one folder")
         if self.output.suffix != ".json":
             raise ValueError(f"--output is the name of a .json file, got {self.output}")
+        return self
 
 
 def main(config: EvaluationConfig) -> float:
@@ -62,6 +64,9 @@ def main(config: EvaluationConfig) -> float:
     table = config.output.with_suffix(".csv")
     check_output(config.output, json_holds("data", "decision", "runs", "summary"))
     check_output(table, is_score_table)
+    for run in config.run:
+        check_finished(run, "decision.json")
+    machine = environment()
     root = find_data(config.data_dir)
     samples = find_samples(root)
     source = data_source(root, samples)
@@ -85,7 +90,7 @@ def main(config: EvaluationConfig) -> float:
     )
     summary = summarise(scores)
     result = {"data": source, "root": config.data_dir.resolve(), "runs": list(config.run)}
-    result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": environment()}
+    result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": machine}
     write_scores(table, scores)
     write_json(config.output, result | {"summary": summary})
     print(f"{len(chosen)} images scored, {sum(seen)} left out; summary in {config.output}, scores in {table}")

@@ -11,7 +11,7 @@ Default settings on BUSI: about 20 minutes on 2 CPU cores; on phantoms 4. Then: 
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,81 +20,76 @@ from segmentation import startup  # noqa: F401  # isort: skip
 import keras
 import tensorflow as tf
 import tyro
+from pydantic import model_validator
 
 from attention_unet import multiply_adds
 from dataset import make_dataset
+from segmentation.checks import AnyPath, FolderName, Real, Seed, Whole, checked, folder_name
 from segmentation.decision import Decision, choose_decision, load_decision, save_decision
-from segmentation.encoders import ENCODER_DEPTH, Encoder, load_imagenet
+from segmentation.encoders import Encoder, load_imagenet
 from segmentation.errors import one_clear_line
-from segmentation.files import write_json
+from segmentation.files import check_space, write_json
 from segmentation.losses import BceDiceLoss, training_metrics
 from segmentation.parts import Parts, load_data, split_data
 from segmentation.predict import predict_pictures, predict_probability, score_samples
-from segmentation.run_folder import build_network, environment, load_run, lock, open_run, take_weights
+from segmentation.run_folder import begin, build_network, check_finished, environment, load_run, open_run, take_weights
+from segmentation.schemas import check_channels
 from segmentation.scores import result_line, summarise
 from segmentation.splits import ChooseOn, Normals, Split
-from segmentation.training import Precision, RunRecorder, convolution_policy, make_optimizer
+from segmentation.training import Precision, RunRecorder, bytes_to_write, convolution_policy, make_optimizer
 
 
-@dataclass(frozen=True)
+@checked
 class TrainingConfig:
     """Every hyperparameter, once, with the reason for its value; docs/settings.md says more of each."""
 
     # Data
-    data_dir: Path | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
-    image_size: int = 224  # side in pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
+    data_dir: AnyPath | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
+    image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
     split: Split = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
-    fold: int = 0  # which fold is the test, where the split has folds
-    split_seed: int = 0  # of the split alone: trainings with several seeds share one split
+    fold: Whole[0, 100] = 0  # which fold is the test, where the split has folds
+    split_seed: Seed = 0  # of the split alone: trainings with several seeds share one split
     normals: Normals = "both"  # parts that hold normal images; a network trained without finds a lesion everywhere
     choose_on: ChooseOn = "validation"  # chooses epoch and decision; decision: that alone; nothing: trained on too
     # Network
     encoder: Encoder = "efficientnet_lite0"  # 0.03 Dice over "none", the paper's
-    start_from: Literal["imagenet", "random"] | Path = "imagenet"  # first weights; or a finished run of this network
-    base_filters: int = 8  # channels of the finest decoder level, doubled at each coarser one; the paper has 16
-    depth: int = 4  # number of poolings of encoder none, as in the paper; the others have 5
+    start_from: Literal["imagenet", "random"] | AnyPath = "imagenet"  # first weights; or a finished run of this network
+    base_filters: Whole[1, 256] = 8  # channels of the finest decoder level, doubled at each coarser one; the paper: 16
+    depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the others have 5
     gates: Literal["paper", "full", "none"] = "paper"  # full: on the skip's own grid, the finest too; none is as good
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     # Training
-    epochs: int = 20  # validation Dice was flat from epoch 15 on
-    batch_size: int = 8  # larger is hardly faster on a CPU; lower it if memory runs out
-    learning_rate: float = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
-    weight_decay: float = 1e-4  # decoupled (AdamW); 0 is plain Adam
-    ema: float = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
-    dice_weight: float = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
-    augmentation: float = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
-    seed: int = 0  # of the weights, the order, the augmentation and the phantoms
+    epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
+    batch_size: Whole[1, 10_000] = 8  # larger is hardly faster on a CPU; lower it if memory runs out
+    learning_rate: Real[1e-9, 1e9] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
+    weight_decay: Real[0, 1] = 1e-4  # decoupled (AdamW); 0 is plain Adam
+    ema: Real[0, 0.9999] = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
+    dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
+    augmentation: Real[0, 3] = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
+    seed: Seed = 0  # of the weights, the order, the augmentation and the phantoms
     deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # From probability to mask
-    decision_from: Path | None = None  # a run to take the decision from: these settings, validation images held back
-    dice_to_spare: float = 0.01  # validation Dice given up for fewer false positives on normal images
+    decision_from: AnyPath | None = None  # a run to take the decision from: these settings, validation images held back
+    dice_to_spare: Real[0, 1] = 0.01  # validation Dice given up for fewer false positives on normal images
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     # Files
-    models_dir: Path = Path("models")  # where run folders are made
-    run: str = "attention_unet"  # the run's folder there; a finished run is never overwritten, -2, -3, ... is added
-    resume: Path | None = None  # folder of a stopped run; all other settings then come from it
+    models_dir: AnyPath = Path("models")  # where run folders are made
+    run: FolderName = "attention_unet"  # the run's folder there; a finished one is kept, and -2, -3, ... is added
+    resume: AnyPath | None = None  # folder of a stopped run; all other settings then come from it
 
-    def __post_init__(self):
-        """Refuse values that cannot work, before anything is loaded."""
-        for name in ("image_size", "base_filters", "depth", "batch_size", "epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(self, name)}")
-        limits = {"ema": 0.9999, "augmentation": 3.0, "weight_decay": 1.0, "dice_to_spare": 1.0}
-        for name, top in limits.items():
-            if not 0 <= getattr(self, name) <= top:
-                raise ValueError(f"--{name.replace('_', '-')} must be between 0 and {top}, got {getattr(self, name)}")
-        depth = self.depth if self.encoder == "none" else ENCODER_DEPTH
+    @model_validator(mode="after")
+    def fit_together(self):
+        """Refuse values that cannot work with each other, before anything is loaded."""
+        depth = check_channels(self.encoder, self.base_filters, self.depth)
         if self.image_size % 2**depth or self.image_size < 2 ** (depth + 1):
             allowed = f"a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on"
             raise ValueError(f"--image-size must be {allowed}, got {self.image_size}")
-        if min(self.seed, self.split_seed, self.fold, self.dice_weight) < 0:
-            raise ValueError("--seed, --split-seed, --fold and --dice-weight must not be negative")
         if self.encoder == "none" and self.start_from == "imagenet":
             raise ValueError(
                 "--encoder none has no ImageNet weights: add --start-from random, or take the preset paper"
             )
-        if Path(self.run).name != self.run or self.run in ("", ".", ".."):
-            raise ValueError(f"--run is the name of a folder in models/, got {self.run!r}")
+        folder_name("--run", self.run)
+        return self
 
 
 PRESETS = {
@@ -117,24 +112,25 @@ def main(config: TrainingConfig) -> float:
         DataError, RunError: the data or the run folder cannot be used; the message says what to do.
     """
     started = time.time()
-    run, config = open_run(config, config.models_dir / config.run, config.resume)
-    with lock(run):
+    with open_run(config, config.models_dir / config.run, config.resume) as (run, config, begun):
+        # Whatever can fail fails now, and not after hours of training.
+        machine = environment()
         convolutions = prepare_machine(config.seed, config.deterministic, config.precision)
-        decision = given_decision(config.decision_from, config.tta)  # before hours of training: it may be missing
-        division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
         earlier = [path for path in (config.start_from, config.decision_from) if isinstance(path, Path)]
-        data = split_data(load_data(config.data_dir, config.seed), run, config.image_size, earlier, **division)
+        decision = given_decision(config.decision_from, config.tta)
+        model, network = build(config, convolutions)
+        check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
+
+        division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
+        data = split_data(load_data(config.data_dir, config.seed), begun, config.image_size, earlier, **division)
+        if not begun:
+            stored = {"data": data.source, "root": data.root.resolve(), "network": network, "config": asdict(config)}
+            begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
         epochs = min(config.epochs, PHANTOM_EPOCHS) if data.drawn else config.epochs
         steps = -(-len(data.train[0]) // config.batch_size)
-
-        network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
-        network["input_shape"] = (config.image_size, config.image_size, 1)
-        model = build(network, convolutions, config.start_from)
-        stored = {"data": data.source, "root": data.root.resolve(), "network": network, "config": asdict(config)}
-        write_json(run / "config.json", stored | {"convolutions": convolutions, "appearance": data.appearance})
-
         optimizer = make_optimizer(config.learning_rate, config.weight_decay, config.ema, epochs, steps)
         compile_model(model, optimizer, BceDiceLoss(config.dice_weight))
+
         recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)
         first_epoch = recorder.restore(model)
         stream = {"seed": config.seed, "strength": config.augmentation, "first_epoch": first_epoch}
@@ -149,7 +145,7 @@ def main(config: TrainingConfig) -> float:
         save_decision(run / "decision.json", decision)
         scores = score(model, data, decision)
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
-        division |= {"seed": config.seed, "minutes": minutes}
+        division |= {"seed": config.seed, "minutes": minutes, "environment": machine}
         return save(run, model, data, recorder, decision, scores, division)
 
 
@@ -165,19 +161,24 @@ def prepare_machine(seed: int, deterministic: bool, precision: Precision) -> str
 
 
 def given_decision(decision_from: Path | None, tta: bool) -> Decision:
-    """The decision of the run that it is to be taken from, or the plain one: every pixel above 0.5."""
+    """The decision of the finished run that it is to be taken from, or the plain one: every pixel above 0.5."""
+    if decision_from:
+        check_finished(decision_from, "decision.json")
     given = load_decision(decision_from / "decision.json") if decision_from else Decision()
     return replace(given, tta=tta)
 
 
-def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Model:
-    """Returns the network of these arguments with its first weights."""
+def build(config: TrainingConfig, convolutions: str) -> tuple[keras.Model, dict]:
+    """Returns the network with its first weights, and its arguments for config.json."""
+    network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
+    network["input_shape"] = (config.image_size, config.image_size, 1)
     model = build_network(**network, convolutions=convolutions)
-    if isinstance(start_from, Path):
-        take_weights(model, start_from)
-    elif start_from == "imagenet":
-        load_imagenet(model, network["encoder"])
-    return model
+    if isinstance(config.start_from, Path):
+        check_finished(config.start_from)
+        take_weights(model, config.start_from)
+    elif config.start_from == "imagenet":
+        load_imagenet(model, config.encoder)
+    return model, network
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss) -> None:
@@ -233,7 +234,7 @@ def save(
     result = {"data": data.source, "near_copies_in_training": data.leaked, **settings, "decision": asdict(decision)}
     result |= {"best_epoch": best, "epochs": epochs}
     result |= {"parameters": model.count_params(), "gmac": round(multiply_adds(model) / 1e9, 3)}
-    write_json(run / "metrics.json", result | {"environment": environment(), "summary": summary, "images": scores})
+    write_json(run / "metrics.json", result | {"summary": summary, "images": scores})
     (run / "backup.npz").unlink(missing_ok=True)
     print(f"epoch {best + 1} of {epochs} was kept; all files in {run}/")
     print(result_line(data.source, summary, data.leaked, settings["choose_on"] == "test"))

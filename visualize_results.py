@@ -6,7 +6,6 @@ python visualize_results.py --images scan.png folder/      # predict on your own
 """
 
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,40 +13,43 @@ from segmentation import startup  # noqa: F401  # isort: skip
 
 import matplotlib
 import tyro
+from pydantic import model_validator
 from tqdm import tqdm
 
 from dataset import DataError
+from segmentation.checks import AnyPath, Real, checked
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import RunError, one_clear_line
 from segmentation.files import try_writing, write_atomic
 from segmentation.find_data import find_data
 from segmentation.own_images import predict_images
 from segmentation.report import draw_figures, load_cases, write_report
-from segmentation.run_folder import load_run, read_metrics
+from segmentation.run_folder import load_run
+from segmentation.schemas import read_metrics
 
 SHIPPED = "attention_unet_busi"  # a network trained on BUSI comes with the repository; models/README.md
 
 
-@dataclass(frozen=True)
+@checked
 class VisualizationConfig:
     """What to show."""
 
-    run: Path | None = None  # the run's folder; without it the newest finished one in --models-dir
-    models_dir: Path = Path("models")  # where runs are looked for
-    data_dir: Path | None = None  # the run's data, if it has moved
-    images: tuple[Path, ...] = ()  # own pictures or folders of them: predict instead of reporting
-    output: Path = Path("predictions")  # where predictions on own images go
-    threshold: float | None = None  # probability above which a pixel is lesion; without it the run's own
+    run: AnyPath | None = None  # the run's folder; without it the newest finished one in --models-dir
+    models_dir: AnyPath = Path("models")  # where runs are looked for
+    data_dir: AnyPath | None = None  # the run's data, if it has moved
+    images: tuple[AnyPath, ...] = ()  # own pictures or folders of them: predict instead of reporting
+    output: AnyPath = Path("predictions")  # where predictions on own images go
+    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the run's own
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
     lesion_given: bool = False  # lesion presence is given in each picture: mark the likeliest pixels, never none
 
-    def __post_init__(self):
-        """Refuse values that cannot work."""
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}")
+    @model_validator(mode="after")
+    def fit_together(self):
+        """Refuse values that cannot work with each other."""
         if self.threshold is not None and self.lesion_given:
             raise ValueError("--lesion-given sets a threshold of its own in every picture: leave --threshold out")
+        return self
 
 
 def newest_run(models_dir: Path) -> Path:

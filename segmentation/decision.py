@@ -1,14 +1,14 @@
 """From the network's probabilities to a mask: the decision, and how it is chosen on validation images."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from scipy import optimize
 
+from segmentation.checks import Real, check, checked
 from segmentation.earlier_runs import RENAMED_DECISION, rename
-from segmentation.errors import RunError
 from segmentation.files import read_json, write_json
 from segmentation.scores import overlap
 
@@ -17,26 +17,17 @@ LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the o
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
 
 
-@dataclass(frozen=True)
+@checked
 class Decision:
     """How a probability map becomes a binary mask. Kept in a run's decision.json."""
 
-    scale: float = 1.0  # calibration: logit -> scale * logit + offset (Platt 1999)
-    offset: float = 0.0
-    threshold: float = 0.5  # calibrated probability above which a pixel is lesion
-    min_peak: float = 0.0  # a component whose highest probability is below this is dropped
+    scale: Real[1e-6, 20] = 1.0  # calibration: logit -> scale * logit + offset (Platt 1999)
+    offset: Real[-20, 20] = 0.0
+    threshold: Real[0, 1] = 0.5  # calibrated probability above which a pixel is lesion
+    min_peak: Real[0, 1] = 0.0  # a component whose highest probability is below this is dropped
     largest_component: bool = False  # keep only the largest component
     tta: bool = False  # the probability is the mean of the picture's and its mirror image's
     lesion_given: bool = False  # lesion presence is given: mark the likeliest pixels, however unlikely, and drop none
-
-    def __post_init__(self):
-        """Refuse what cannot come from `choose_decision`, or from a user."""
-        for key, value in asdict(self).items():
-            types = (bool,) if key in ("largest_component", "tta", "lesion_given") else (int, float)
-            if type(value) not in types or not -20 <= value <= 20:
-                raise ValueError(f"{key} cannot be {value!r}")
-        if not (0 <= self.threshold <= 1 and 0 <= self.min_peak <= 1 and self.scale > 0):
-            raise ValueError("threshold and min_peak must be between 0 and 1, scale greater than 0")
 
 
 def save_decision(path: Path, decision: Decision) -> None:
@@ -50,10 +41,7 @@ def load_decision(path: Path) -> Decision:
     Raises:
         RunError: the file is missing or holds something else.
     """
-    try:
-        return Decision(**rename(read_json(path), RENAMED_DECISION))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{path}: {error}.") from None
+    return check(Decision, rename(read_json(path), RENAMED_DECISION), path)
 
 
 def override_decision(

@@ -187,12 +187,13 @@ def check_space(folder: Path, needed: int) -> None:
     """Refuse to begin what would end on a full disk.
 
     Args:
-        folder: where files are to be written.
-        needed: how many bytes.
+        folder: where files are to be written; those that are there are replaced.
+        needed: how many bytes they will have.
 
     Raises:
         RunError: that many bytes are not free there.
     """
+    needed -= sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(

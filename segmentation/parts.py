@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import Sample, find_samples, read_samples, resize_samples
-from segmentation.files import write_json
 from segmentation.find_data import data_source, find_or_draw
 from segmentation.near_copies import group_pairs, near_copies
 from segmentation.predict import appearance_limits
@@ -30,6 +29,7 @@ class Parts(NamedTuple):
     root: Path
     source: str
     drawn: bool
+    record: dict  # for split.json
     appearance: dict  # how the training pictures look, so that a strange one can be warned of
     train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
     val: tuple[np.ndarray, np.ndarray] | None  # the same; None where nothing is chosen
@@ -46,25 +46,25 @@ def load_data(data_dir: Path | None, seed: int) -> Data:
     return Data(root, data_source(root, samples), drawn, samples, read_samples(samples))
 
 
-def split_data(data: Data, run: Path, image_size: int, earlier: Sequence[Path], **division) -> Parts:
-    """Divide the samples, near-copies together, by split.json if the run has one. Returns what each part needs.
+def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequence[Path], **division) -> Parts:
+    """Divide the samples, near-copies together. Returns what each part needs.
 
     Args:
+        begun: the folder of a run that goes on, with its split.json.
         earlier: runs whose weights or decision are to be used; no test sample may have been seen by one.
         division: the settings of that name, for `split_samples`.
     """
     samples, pictures = data.samples, data.pictures
-    if (run / "split.json").exists():
-        parts, group_of = load_split(run / "split.json", samples)
+    record = {**division, "seed": division["split_seed"]}
+    del record["split_seed"]
+    if begun:
+        parts, group_of = load_split(begun, samples)
         groups = np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     else:
         groups = group_pairs(len(samples), near_copies([image for image, _ in pictures]))
-        record = {**division, "seed": division["split_seed"]}
-        del record["split_seed"]
         parts = split_samples(samples, groups, **record)
-        for path in earlier:
-            record.setdefault("seen_before", []).extend(seen_before(path, samples, groups, parts["test"]))
-        write_json(run / "split.json", split_record(samples, groups, parts, **record))
+    for path in earlier:
+        record.setdefault("seen_before", []).extend(seen_before(path, samples, groups, parts["test"]))
     print(
         f"split {division['split']}: " + ", ".join(f"{len(members)} {part} images" for part, members in parts.items())
     )
@@ -73,6 +73,7 @@ def split_data(data: Data, run: Path, image_size: int, earlier: Sequence[Path], 
         root=data.root,
         source=data.source,
         drawn=data.drawn,
+        record=split_record(samples, groups, parts, **record),
         appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),
         val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,

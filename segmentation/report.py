@@ -18,7 +18,7 @@ from segmentation.decision import Decision, load_decision, to_mask
 from segmentation.errors import RunError
 from segmentation.files import write_atomic
 from segmentation.predict import predict_pictures, score_samples
-from segmentation.run_folder import read_history
+from segmentation.schemas import read_history
 from segmentation.scores import FLATTERED, summarise
 from segmentation.splits import load_split
 
@@ -45,7 +45,7 @@ def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, me
         was chosen on.
     """
     samples = find_samples(root)
-    parts, groups = load_split(run / "split.json", samples)
+    parts, groups = load_split(run, samples)
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     probabilities = predict_pictures(model, [image for image, _ in pictures], decision)

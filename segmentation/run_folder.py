@@ -1,128 +1,112 @@
 """The files of a run, `models/<run>/`: written so that a kill or a full disk never loses a good one.
 
-config.json   how the run was made, and how to rebuild its network
-split.json    which image is in which part, with hashes
+config.json   how the run was made, and how to rebuild its network; written first, and once
+split.json    which image is in which part, with hashes; config.json holds its own hash
 history.csv   one row an epoch
 best.keras    the network of the best validation epoch
-decision.json from probability to mask
 backup.npz    everything needed to go on training; deleted when the run is finished
+decision.json from probability to mask
 metrics.json  scores of the held-out test images; a run that has it is finished
+
+This is also the order in which they are written. Without metrics.json, a run goes on from backup.npz; without that, no
+more than one epoch is done, and it begins anew. Any other set of files is none that a stop can leave, and is refused.
 """
 
-import csv
-import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
 
 import keras
+import numpy as np
 from filelock import FileLock, Timeout
 
-from attention_unet import GATES, build_attention_unet
-from dataset import LABELS
-from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename, upgrade_network, upgrade_settings
-from segmentation.encoders import APPLICATIONS, LITE, choose_encoder
+from attention_unet import build_attention_unet
+from segmentation.checks import check
+from segmentation.earlier_runs import upgrade_settings
+from segmentation.encoders import choose_encoder
 from segmentation.errors import RunError
-from segmentation.files import read_json
-from segmentation.scores import LESION_GIVEN, SCORES
+from segmentation.files import MAX_BYTES, check_file, content_hash, read_json, to_json, try_writing, write_text
+from segmentation.schemas import read_config, read_history, read_split
 
-MAX_WEIGHTS_BYTES, MAX_CHANNELS = 500_000_000, 2048
+FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
+MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # of 4 bytes each, and room for their names
+SCORE_BYTES = 600  # of an image in metrics.json, beside its name
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
-HISTORY = ("epoch", "loss", "dice", "iou", "accuracy", "learning_rate")  # of every row; the val_ ones may be missing
+HERE = Path(__file__).parent.parent
 
 
 def environment() -> dict[str, str]:
-    """Versions and, in a git checkout, the commit: what else a figure depends on."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-        check=False,
-    )
+    """Versions and, in a git checkout, the commit: what else a figure depends on. Whatever is not there is said so."""
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(HERE),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        **{name: version(name) for name in PACKAGES},
+        **{package: installed(package) for package in PACKAGES},
     }
+
+
+def commit(folder: Path) -> str:
+    """Commit of the checkout whose top `folder` is; "unknown" without git, and where another repository is around."""
+
+    def git(*arguments: str) -> str:
+        elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(
+            command, env=elsewhere, capture_output=True, text=True, errors="replace", timeout=20, check=True
+        ).stdout.strip()
+
+    try:
+        if git("rev-parse", "--show-prefix") or not git("ls-files", "segmentation/run_folder.py"):
+            return "unknown"  # the folder, or this file, was copied into somebody's repository
+        return git("describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 # ---------------------------------------------------------------- open
 
 
-def settings_from_json(settings: type, stored: object, path: Path):
-    """Rebuild a dataclass of settings from config.json; keys and types are checked, as nothing else would.
-
-    Raises:
-        RunError: a key is unknown or a value has the wrong type or range.
-    """
-    if not isinstance(stored, dict):
-        raise RunError(f'{path}: has no "config" object.')
-    hints = get_type_hints(settings)
-    values = {}
-    for key, value in upgrade_settings(stored, path).items():
-        if key not in hints:
-            raise RunError(f"{path}: setting {key!r} is not known. Was the run made by a newer version?")
-        allowed = get_args(hints[key]) or (hints[key],)
-        if get_origin(hints[key]) is Literal:
-            good = value in allowed
-        elif Path in allowed:
-            good = type(value) is str or (value is None and type(None) in allowed)
-            words = [word for option in allowed for word in get_args(option)]  # "imagenet" is no path
-            value = Path(value) if good and value is not None and value not in words else value
-        else:
-            good = type(value) in allowed or (float in allowed and type(value) is int)
-        if not good:
-            raise RunError(f"{path}: setting {key!r} cannot be {value!r}.")
-        values[key] = value
-    try:
-        return settings(**values)
-    except ValueError as error:
-        raise RunError(f"{path}: {error}") from None
-
-
-def open_run(config, folder: Path, resume: Path | None):
-    """Decide where a training writes: a new folder, or an unfinished one that it goes on with.
+@contextmanager
+def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, object, Path | None]]:
+    """Decide where a training writes, a new folder or that of an unfinished run, and hold that folder.
 
     Args:
-        config: a settings dataclass.
+        config: an object of a class decorated with `checked`.
         folder: the run's folder; a finished one is kept, and -2, -3, ... tried.
         resume: a folder whose own settings are to be used instead of `config`.
 
-    Returns:
-        The folder, which exists, and the settings to train with.
+    Yields:
+        The folder, the settings to train with, and the folder again if the training goes on with what is in it. If it
+        does not (None), nothing in the folder counts, and `begin` is to be called.
 
     Raises:
-        RunError: there is nothing to resume, or an unfinished run there has other settings.
+        RunError: there is nothing to resume, another training holds the folder, or what it holds is not what a stopped
+            training of these settings leaves.
     """
-    if resume is not None:
-        stored = read_json(resume / "config.json").get("config")
-        if (resume / "metrics.json").exists():
-            raise RunError(f"{resume}: this run is finished; see its metrics.json.")
-        return resume, settings_from_json(type(config), stored, resume / "config.json")
-    number, candidate = 1, folder
-    while (candidate / "metrics.json").exists():
+    run, number = resume or folder, 1
+    while not resume and (run / "metrics.json").exists():
         number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    if (candidate / "config.json").exists():
-        stored = settings_from_json(
-            type(config), read_json(candidate / "config.json").get("config"), candidate / "config.json"
-        )
-        if different := [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]:
-            raise RunError(
-                f"{candidate}: holds an unfinished run with another {different[0]} "
-                f"({getattr(stored, different[0])}). Go on with it: --resume {candidate}; or choose another --run."
-            )
-        print(f"{candidate} holds an unfinished run of this command: going on with it")
-    candidate.mkdir(parents=True, exist_ok=True)
-    return candidate, config
+        run = folder.with_name(f"{folder.name}-{number}")
+    if resume:
+        config = settings_of(run, type(config))
+    with lock(run):
+        if (run / "metrics.json").exists():
+            raise RunError(f"{run}: this run is finished; see its metrics.json.")
+        for name in FILES:
+            try_writing(run / name)
+        yield run, config, run if goes_on(run, config) else None
 
 
 @contextmanager
@@ -132,6 +116,9 @@ def lock(run: Path) -> Iterator[None]:
     Raises:
         RunError: another training holds it.
     """
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / ".lock").is_symlink():
+        raise RunError(f"{run / '.lock'}: is a link. Remove it.")
     try:
         with FileLock(run / ".lock", timeout=0):
             for left_by_a_kill in run.glob(".writing-*"):
@@ -141,102 +128,99 @@ def lock(run: Path) -> Iterator[None]:
         raise RunError(f"{run}: another training is writing here. Wait for it, or choose another --run.") from None
 
 
-# ---------------------------------------------------------------- record and resume
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of history.csv; none if there is no file yet.
+def settings_of(run: Path, settings: type):
+    """The settings in a run's config.json, as an object of that class.
 
     Raises:
-        RunError: it holds anything but numbers, or lacks what training writes.
+        RunError: the file is missing, or a setting is unknown or has the wrong type or range.
     """
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="") as lines:
-            rows = [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
-    except (csv.Error, TypeError, ValueError) as error:
-        raise RunError(f"{path}: is damaged ({error}).") from None
-    if rows and not set(HISTORY) <= set(rows[0]):
-        raise RunError(f"{path}: lacks one of the columns {', '.join(HISTORY)}.")
-    return rows
+    path = run / "config.json"
+    stored = read_json(path).get("config")
+    return check(settings, upgrade_settings(stored, path) if isinstance(stored, dict) else stored, path, "config")
 
 
-def read_metrics(path: Path) -> dict:
-    """metrics.json with everything that a report reads of it.
+def goes_on(run: Path, config) -> bool:
+    """Whether an unfinished run is one of these settings that is to go on from its backup; False: it begins anew.
 
     Raises:
-        RunError: the file is missing or damaged, or a score in it cannot come from training.
+        RunError: an epoch or more was trained with other settings, or a file is missing that no stop takes away.
     """
-    metrics = rename(read_json(path), RENAMED_METRICS)
-    types = {"data": str, "split": str, "near_copies_in_training": int, "parameters": int, "environment": dict}
-    types |= {"best_epoch": int, "minutes": (int, float, type(None)), "images": list}
-    if wrong := [key for key, expected in types.items() if not isinstance(metrics.get(key, ...), expected)]:
-        raise RunError(f"{path}: {wrong[0]!r} is missing, or of the wrong type.")
-    metrics["images"] = [rename(s, RENAMED_SCORES) if isinstance(s, dict) else s for s in metrics["images"]]
-    for score in metrics["images"]:
-        try:
-            good = type(score["name"]) is str and score["label"] in LABELS
-            good &= all(type(score[key]) is int and score[key] >= 0 for key in ("tp", "fp", "fn", "tn"))
-            good &= min(score["height"], score["width"], score["diagonal"]) > 0 and type(score["group"]) is int
-            good &= min(score["dice"], score["iou"]) >= 0  # of the others, None is undefined
-            good &= all(score[key] is None or math.isfinite(score[key]) for key in SCORES)
-            good &= all(score.get(key) is None or math.isfinite(score[key]) for key in LESION_GIVEN)
-        except (KeyError, TypeError):
-            good = False
-        if not good:
-            raise RunError(f"{path}: the scores of an image are damaged: {str(score)[:100]}.")
-    if not any(score["label"] != "normal" for score in metrics["images"]):
-        raise RunError(f"{path}: holds no scored image with a lesion.")
-    return metrics
+    there = [name for name in FILES if os.path.lexists(run / name)]
+    if not there:
+        return False
+    if "config.json" not in there:
+        raise RunError(f"{run}: holds {there[0]} but no config.json. Choose another --run, or remove the folder.")
+    stored = settings_of(run, type(config))
+    different = [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]
+    if set(there) <= {"config.json", "split.json"}:
+        print(f"{run} holds a run that was stopped before its first epoch: beginning anew")
+        return False
+    if different:
+        raise RunError(
+            f"{run}: holds an unfinished run with another {different[0]} ({getattr(stored, different[0])}). Go on with "
+            f"it: --resume {run}; or choose another --run."
+        )
+    epochs = len(read_history(run / "history.csv"))
+    needed = FILES[:5] if "backup.npz" in there or epochs > 1 else FILES[:1] + FILES[2:3]
+    if missing := [name for name in needed if name not in there]:
+        raise RunError(f"{run}: {missing[0]} is missing, so this run cannot go on. Choose another --run.")
+    if "backup.npz" in there:
+        if "split_sha256" not in read_config(run):
+            raise RunError(f"{run}: was begun by an earlier version, which alone can go on. Choose another --run.")
+        read_split(run)
+        print(f"{run} holds an unfinished run of this command: going on with it")
+        return True
+    print(f"{run} holds a run that was stopped in its first epochs: beginning anew")
+    return False
+
+
+def begin(run: Path, config: dict, split: dict) -> None:
+    """Write config.json, then split.json, of a run that begins; what an earlier one left is removed first.
+
+    Args:
+        config: what `schemas.RunConfig` describes, but for the hash.
+        split: what `schemas.SplitRecord` describes.
+
+    Raises:
+        RunError: the run could not be read again: it has too many images, or a name is no text.
+    """
+    text = to_json(split)
+    if len(text) + SCORE_BYTES * len(split["images"]) > MAX_BYTES:
+        raise RunError(f"{run}: the scores of {len(split['images'])} images are too many for one file.")
+    for name in ("decision.json", "best.keras", "history.csv", "split.json"):  # config.json is replaced
+        (run / name).unlink(missing_ok=True)
+    write_text(run / "config.json", to_json(config | {"split_sha256": content_hash(text.encode())}))
+    write_text(run / "split.json", text)
+    read_split(run)
+
+
+def check_finished(run: Path, *files: str) -> None:
+    """Refuse to build upon what is no finished run.
+
+    Raises:
+        RunError: a file is missing, of `files` or of those that every finished run has.
+    """
+    for name in ("config.json", "split.json", "best.keras", "metrics.json", *files):
+        if not (run / name).exists():
+            raise RunError(f"{run / name}: no such file. Only a finished run can be built upon or scored.")
 
 
 # ---------------------------------------------------------------- the network
 
 
-def _check_network(path: Path, network: object) -> dict:
-    """The allow-list: only these keys, only these types and sizes, can reach the builder."""
-    checks: dict[str, Callable[[object], bool]] = {
-        "input_shape": lambda v: (
-            isinstance(v, list) and len(v) == 3 and all(type(n) is int and 0 < n <= 4096 for n in v)
-        ),
-        "base_filters": lambda v: type(v) is int and 0 < v <= 256,
-        "depth": lambda v: type(v) is int and 0 < v <= 8,
-        "gates": lambda v: v in GATES,
-        "encoder": lambda v: v in ("none", *LITE, *APPLICATIONS),
-    }
-    if not isinstance(network, dict):
-        raise RunError(f'{path}: has no "network" object.')
-    network = upgrade_network(network, path)
-    for key, value in network.items():
-        if key not in checks:
-            raise RunError(f"{path}: network key {key!r} means nothing here. Was the run made by a newer version?")
-        if not checks[key](value):
-            raise RunError(f"{path}: network key {key!r} cannot be {value!r}.")
-    if missing := set(checks) - set(network):
-        raise RunError(f"{path}: network key {min(missing)!r} is missing.")
-    if network["base_filters"] * 2 ** network["depth"] > MAX_CHANNELS:
-        raise RunError(f"{path}: a network of more than {MAX_CHANNELS} channels. Refused.")
-    return {**network, "input_shape": tuple(network["input_shape"])}
-
-
-def _check_use(path: Path, config: dict) -> None:
-    """What is read from config.json beside the network, when a run is shown or used."""
-
-    def number(value: object) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    limits = config.get("appearance", {})
-    good = isinstance(limits, dict) and all(
-        isinstance(v, list) and len(v) == 2 and all(map(number, v)) for v in limits.values()
-    )
-    if not good:
-        raise RunError(f'{path}: "appearance" holds a value of the wrong type.')
-
-
 def build_network(encoder: str, **arguments) -> keras.Model:
-    """`build_attention_unet` with the encoder of that name; what else config.json keeps under "network" goes to it."""
-    return build_attention_unet(encoder=choose_encoder(encoder), **arguments)
+    """`build_attention_unet` with the encoder of that name; what else config.json keeps under "network" goes to it.
+
+    Raises:
+        RunError: the network is larger than what is loaded again.
+    """
+    model = build_attention_unet(encoder=choose_encoder(encoder), **arguments)
+    if (parameters := model.count_params()) > MAX_PARAMETERS:
+        raise RunError(
+            f"a network of {parameters / 1e6:.0f} million parameters is larger than {MAX_PARAMETERS // 10**6} million. "
+            "Take fewer --base-filters or a smaller --depth."
+        )
+    return model
 
 
 def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
@@ -252,22 +236,23 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
     Raises:
         RunError: a file is missing, damaged, or does not fit the network.
     """
-    config = read_json(run / "config.json")
-    network = _check_network(run / "config.json", config.get("network"))
-    _check_use(run / "config.json", config)
+    config = read_config(run)
     path = run / weights
+    if not path.exists():
+        raise RunError(f"{path}: no such file. Has the run finished its first epoch?")
+    check_file(path, MAX_WEIGHTS_BYTES)
     try:
-        if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise RunError(f"{path}: larger than {MAX_WEIGHTS_BYTES // 10**6} MB. Refused.")
-        model = build_network(**network)
+        model = build_network(**config["network"])
         model.load_weights(path)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file. Has the run finished its first epoch?") from None
-    except RunError:
-        raise
+    except RunError as error:
+        raise RunError(f"{run / 'config.json'}: {error}") from None
     except Exception as error:  # zipfile, h5py and Keras each raise their own for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise RunError(f"{path}: cannot be loaded into the network of config.json ({reason}).") from error
+    if not all(np.isfinite(values).all() for values in model.get_weights()):
+        raise RunError(
+            f"{path}: holds weights that are no finite numbers: every picture would have no lesion. Refused."
+        )
     return model, config
 
 

@@ -5,8 +5,6 @@ a test image into training; here a group of near-copies never straddles two part
 """
 
 import csv
-import hashlib
-import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +15,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dataset import DataError, Sample
-from segmentation.errors import RunError
-from segmentation.files import read_json
+from segmentation.files import file_hash
+from segmentation.schemas import read_split
 
 LISTS = Path(__file__).parent.parent / "data" / "splits"
 PARTS = ("train", "val", "test")
@@ -37,6 +35,11 @@ _GROUPED_TEST = [0, 1, 2]  # those that are the test part of "grouped"
 
 def _folds(samples: Sequence[Sample], groups: np.ndarray, seed: int) -> np.ndarray:
     """Fold 0..19 of each sample; a group is in one fold, classes are spread evenly."""
+    if (count := len(set(groups.tolist()))) < _TWENTIETHS:
+        raise DataError(
+            f"{len(samples)} images in {count} groups of near-copies are too few to split: at least {_TWENTIETHS} "
+            "groups are needed. Use images of more lesions."
+        )
     labels = np.array([s.label for s in samples])
     folds = np.zeros(len(samples), int)
     splitter = StratifiedGroupKFold(_TWENTIETHS, shuffle=True, random_state=seed)
@@ -157,14 +160,6 @@ def near_copies_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> 
 # ---------------------------------------------------------------- split.json
 
 
-def file_hash(*paths: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of what the files hold; their names do not matter."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def split_record(samples: Sequence[Sample], groups: np.ndarray, parts: dict[str, list[int]], **settings) -> dict:
     """What `split.json` holds: how the split was made, then part, group and hashes of every image in it.
 
@@ -187,15 +182,12 @@ def hashes_seen(run: Path) -> set[str]:
     """Image hashes of what a run, and those it took weights or a decision from, was trained or its epoch chosen on.
 
     Raises:
-        RunError: its split.json is missing or damaged.
+        RunError: its split.json is missing or damaged, or belongs to another run.
     """
-    record = read_json(run / "split.json")
-    try:
-        unseen = set() if record.get("choose_on") == "test" else {"test"}
-        own = {str(row["image_sha256"]) for row in record["images"].values() if row["part"] not in unseen}
-        return own | {str(value) for value in record.get("seen_before", [])}
-    except (AttributeError, KeyError, TypeError):
-        raise RunError(f"{run / 'split.json'}: is not a split.json.") from None
+    record = read_split(run)
+    unseen = set() if record.get("choose_on") == "test" else {"test"}
+    own = {row["image_sha256"] for row in record["images"].values() if row["part"] not in unseen}
+    return own | set(record.get("seen_before", ()))
 
 
 def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: Sequence[int]) -> list[str]:
@@ -214,26 +206,22 @@ def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: 
     return sorted(hashes)
 
 
-def load_split(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Parts (indices into `samples`) and group of each image, by name, from a `split.json`.
+def load_split(run: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Parts (indices into `samples`) and group of each image, by name, from a run's split.json.
 
     Raises:
-        DataError: the file is no split, or an image of it is missing or changed since; all are named.
+        RunError: as `read_split`; DataError: an image of it is missing or changed since; all are counted.
     """
-    try:
-        images = json.loads(path.read_text())["images"]
-        rows = {str(name): (str(row["part"]), int(row["group"]), str(row["sha256"])) for name, row in images.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is not a split.json ({type(error).__name__}: {error}).") from None
+    rows = read_split(run)["images"]
     index = {s.name: i for i, s in enumerate(samples)}
     missing = [name for name in rows if name not in index]
     there = {name: samples[index[name]] for name in rows if name in index}
-    changed = [name for name, s in there.items() if file_hash(s.image, *s.masks) != rows[name][2]]
+    changed = [name for name, s in there.items() if file_hash(s.image, *s.masks) != rows[name]["sha256"]]
     if missing or changed:
         first = (missing or changed)[0]
         raise DataError(
-            f"{path}: was made for another version of the data: {len(missing)} images are missing and "
+            f"{run / 'split.json'}: was made for another version of the data: {len(missing)} images are missing and "
             f"{len(changed)} changed, {first!r} first. Give --data-dir the data it was made for, or start a new run."
         )
-    parts = {part: [index[name] for name, row in rows.items() if row[0] == part] for part in PARTS}
-    return parts, {name: row[1] for name, row in rows.items()}
+    parts = {part: [index[name] for name, row in rows.items() if row["part"] == part] for part in PARTS}
+    return parts, {name: row["group"] for name, row in rows.items()}

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ import keras
 import numpy as np
 
 from segmentation.errors import RunError
-from segmentation.files import write_atomic
-from segmentation.run_folder import read_history
+from segmentation.files import check_file, write_atomic, write_text
+from segmentation.schemas import read_history
 
 Precision = Literal["auto", "float32", "bfloat16"]
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -116,39 +117,39 @@ class RunRecorder(keras.callbacks.Callback):
         """Load backup.npz into a compiled model and return the epoch to go on with (0 without a backup).
 
         Raises:
-            RunError: the backup does not fit the model, or the history is shorter than it says.
+            RunError: the backup does not fit the model, or the history does not fit the backup.
         """
         path = self.run / "backup.npz"
         if not path.exists():
             return 0
         self.set_model(model)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                for number, variable in enumerate(self._state()):
-                    variable.assign(arrays[f"v{number}"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise RunError(f"{path}: does not fit this run ({error}). Start it under another --run name.") from None
+        state = self._state()
+        for variable, values in zip(state, read_backup(path, state), strict=True):
+            variable.assign(values)
         epoch = int(model.optimizer.iterations) // self.steps_per_epoch
-        self.history = read_history(self.run / "history.csv")[:epoch]
-        if len(self.history) < epoch:
-            raise RunError(
-                f"{self.run / 'history.csv'}: has {len(self.history)} rows, the backup {epoch} epochs. "
-                "Start the run under another --run name."
-            )
+        history = self.run / "history.csv"
+        self.history = read_history(history)[:epoch]
+        if len(self.history) < epoch or not epoch:
+            raise RunError(f"{history}: has {len(self.history)} rows, the backup {epoch} epochs. Start another --run.")
+        if self.monitor not in self.history[0]:
+            raise RunError(f"{history}: has no column {self.monitor}, which chooses the epoch. Start another --run.")
         return epoch
 
-    def best_epoch(self) -> int | None:
-        """Epoch (from 0) of the best finite score so far."""
-        scores = [row[self.monitor] if math.isfinite(row[self.monitor]) else -math.inf for row in self.history]
-        return int(np.argmax(scores)) if scores and max(scores) > -math.inf else None
+    def best_epoch(self) -> int:
+        """Epoch (from 0) of the best score so far."""
+        return int(np.argmax([row[self.monitor] for row in self.history]))
+
+    def _stop_unless_finite(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{self.run}: the {name} became {value} in epoch {len(self.history) + 1}. The best network so far "
+                    "is kept. Start a new --run with a lower --learning-rate."
+                )
 
     def on_train_batch_end(self, batch, logs=None):
         """Stop at the first loss that is no number, before anything is saved."""
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise RunError(
-                f"{self.run}: the loss became {logs['loss']} in epoch {len(self.history) + 1}. The best network so "
-                "far is kept. Start a new --run with a lower --learning-rate."
-            )
+        self._stop_unless_finite({"loss": (logs or {}).get("loss", 0.0)})
 
     def on_epoch_begin(self, epoch, logs=None):
         """Back up the state after the epoch before, raw weights and optimizer."""
@@ -158,20 +159,59 @@ class RunRecorder(keras.callbacks.Callback):
             write_atomic(self.run / "backup.npz", lambda path: path.write_bytes(buffer.getbuffer()))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Add a history row; save the network if it is the best."""
+        """Add a history row; save the network if it is the best. Stop if a score or a weight is no number."""
         row = {"epoch": epoch, "learning_rate": float(self.model.optimizer.learning_rate)} | {
             key: float(value) for key, value in (logs or {}).items()
         }
+        whole = all(np.isfinite(values).all() for values in self.model.get_weights())
+        self._stop_unless_finite(row | {"largest weight": 0.0 if whole else math.nan})
         self.history.append(row)
         text = io.StringIO()
-        writer = csv.DictWriter(text, row)
+        columns = [column for column in row if column in self.history[0]]
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self.history)
-        write_atomic(self.run / "history.csv", lambda path: path.write_text(text.getvalue()))
+        write_text(self.run / "history.csv", text.getvalue())
         if self.best_epoch() == len(self.history) - 1:
             # Shares the layers but not the optimizer, which would make the file four times as large.
             network = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
             write_atomic(self.run / "best.keras", lambda path: _save_checked(network, path))
+
+
+def bytes_to_write(parameters: int, averaged: bool) -> int:
+    """The most that a run's files take at one time: the network, its backup, and a backup that is being replaced."""
+    # The optimizer keeps two numbers a parameter, and its average; 20 MB are room for tables, figures and the report.
+    backup = 4 * parameters * (4 if averaged else 3)
+    return 2 * backup + 4 * parameters + 20_000_000
+
+
+def read_backup(path: Path, variables: Sequence) -> list[np.ndarray]:
+    """Values of the variables in backup.npz, checked before any memory is taken for them.
+
+    Raises:
+        RunError: the file is damaged, or holds arrays of other shapes or types.
+    """
+    expected = [(variable.shape, np.dtype(variable.dtype)) for variable in variables]
+    values = []
+    check_file(path, 2 * sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected) + 1_000_000)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for number, (shape, dtype) in enumerate(expected):
+                with archive.open(f"v{number}.npy") as member:
+                    if np.lib.format.read_magic(member) != (1, 0):
+                        raise ValueError("written by another version of NumPy")
+                    found = np.lib.format.read_array_header_1_0(member)
+                    if found != (shape, False, dtype):
+                        raise ValueError(f"array {number} is {found[0]} of {found[2]}, not {shape} of {dtype}")
+                    size = math.prod(shape) * dtype.itemsize
+                    content = member.read(size + 1)  # one more, so that the end is reached and the checksum compared
+                    if len(content) != size:
+                        raise ValueError(f"array {number} is not whole")
+                    values.append(np.frombuffer(content, dtype).reshape(shape))
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise RunError(f"{path}: does not fit this run ({reason}). Start it under another --run name.") from None
+    return values
 
 
 def _save_checked(network: keras.Model, path: Path) -> None:
