@@ -50,6 +50,9 @@ class Sample(NamedTuple):
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
     reading: MaskReading = HALF_RANGE
     white: float | None = None  # value that is white in pictures of more than 8 bits; None: what the format can hold
+    patient: str = ""  # from a table beside the data, as is
+    fold: str = ""  # the published one
+    folder: str = ""  # where several folders are trained on together
 
 
 LAYOUTS: list[Callable] = []  # of a folder and the lesion's values to samples and problems, or None: not this layout
