@@ -50,9 +50,9 @@ class Sample(NamedTuple):
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
     reading: MaskReading = HALF_RANGE
     white: float | None = None  # value that is white in pictures of more than 8 bits; None: what the format can hold
-    patient: str = ""  # from a table beside the data, as is
-    fold: str = ""  # the published one
-    folder: str = ""  # where several folders are trained on together
+    patient: str = ""  # as a table beside the data says; so is the published fold
+    fold: str = ""
+    folder: str = ""  # where several are used together
 
 
 LAYOUTS: list[Callable] = []  # of a folder and the lesion's values to samples and problems, or None: not this layout
@@ -61,10 +61,7 @@ READERS: dict[str, Callable[[Path], np.ndarray]] = {}  # of an ending such as ".
 
 # ---------------------------------------------------------------- find
 def list_samples(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]]:
-    """Samples of a folder in any layout of `LAYOUTS`, else images/ and masks/, and a line for each unpaired file.
-
-    `mask_values` are the grey values that are lesion; without them `LAYOUTS` understand the masks from what they hold.
-    """
+    """Samples in any of `LAYOUTS`, else images/ and masks/; a line for each unpaired file. `mask_values` are lesion."""
     for find in (*LAYOUTS, list_pairs):
         if (found := find(root, mask_values)) is not None:
             return found

@@ -16,18 +16,17 @@ import numpy as np
 import tyro
 from pydantic import model_validator
 
-from dataset import DataError, Sample, find_samples, read_samples
-from segmentation.checks import AnyPath, Real, checked
+from dataset import DataError, Sample, read_samples
+from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
+from segmentation.collection import collect
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import one_clear_line
 from segmentation.files import check_output, file_hash, json_holds, write_json
-from segmentation.find_data import data_source, find_data
-from segmentation.near_copies import group_pairs, near_copies
 from segmentation.predict import predict_pictures, score_samples
 from segmentation.run_folder import check_finished, environment, load_run
 from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import result_line, summarise
-from segmentation.splits import hashes_seen
+from segmentation.splits import group_samples, hashes_seen
 
 
 @checked
@@ -35,7 +34,8 @@ class EvaluationConfig:
     """What to score, and how."""
 
     run: tuple[AnyPath, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
-    data_dir: AnyPath  # BUSI's layout, or images/ and masks/
+    data_dir: Folders  # folders of images with masks
+    mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
     unseen_only: bool = False  # leave out the images that a run was trained or its epoch chosen on
     tta: bool = False  # average with the mirrored picture, also if the runs did not
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the runs' own
@@ -67,21 +67,20 @@ def main(config: EvaluationConfig) -> float:
     for run in config.run:
         check_finished(run, "decision.json")
     machine = environment()
-    root = find_data(config.data_dir)
-    samples = find_samples(root)
-    source = data_source(root, samples)
+    found = collect(config.data_dir, config.mask_values)
+    samples, where = found.samples, ", ".join(map(str, config.data_dir))
     pictures = read_samples(samples)
     seen = seen_by(config.run, samples)
     if any(seen) and not config.unseen_only:
         raise DataError(
-            f"{config.data_dir}: {sum(seen)} of {len(samples)} images were trained on, or an epoch was chosen on them, "
+            f"{where}: {sum(seen)} of {len(samples)} images were trained on, or an epoch was chosen on them, "
             f"{samples[seen.index(True)].name!r} first. Scores on them mean nothing; --unseen-only leaves them out."
         )
-    groups = group_pairs(len(samples), near_copies([image for image, _ in pictures]))
+    groups = group_samples(samples, [image for image, _ in pictures])
     seen_groups = {group for group, was_seen in zip(groups, seen, strict=True) if was_seen}
     chosen = [i for i, was_seen in enumerate(seen) if not was_seen]
     if not any(samples[i].label != "normal" for i in chosen):
-        raise DataError(f"{config.data_dir}: no unseen image with a lesion is left.")
+        raise DataError(f"{where}: no unseen image with a lesion is left.")
     leaked = sum(groups[i] in seen_groups for i in chosen)
 
     probabilities, decision = predict_mean(config, [pictures[i][0] for i in chosen])
@@ -89,12 +88,12 @@ def main(config: EvaluationConfig) -> float:
         probabilities, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
     summary = summarise(scores)
-    result = {"data": source, "root": config.data_dir.resolve(), "runs": list(config.run)}
+    result = found.describe() | {"runs": list(config.run)}
     result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": machine}
     write_scores(table, scores)
     write_json(config.output, result | {"summary": summary})
     print(f"{len(chosen)} images scored, {sum(seen)} left out; summary in {config.output}, scores in {table}")
-    print(result_line(source, summary, leaked))
+    print(result_line(found.source, summary, leaked))
     return summary["lesions"]["dice"]
 
 

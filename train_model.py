@@ -2,6 +2,7 @@
 
     python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
     python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
+    python train_model.py --data-dir ~/BUSI ~/BUS-BRA     # several folders, trained on together
     python train_model.py paper                           # the paper's own network, from random weights
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
@@ -24,7 +25,7 @@ from pydantic import model_validator
 
 from attention_unet import multiply_adds
 from dataset import make_dataset
-from segmentation.checks import AnyPath, FolderName, Real, Seed, Whole, checked, folder_name
+from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked, folder_name
 from segmentation.decision import Decision, choose_decision, load_decision, save_decision
 from segmentation.encoders import Encoder, load_imagenet
 from segmentation.errors import one_clear_line
@@ -44,7 +45,8 @@ class TrainingConfig:
     """Every hyperparameter, once, with the reason for its value; docs/settings.md says more of each."""
 
     # Data
-    data_dir: AnyPath | None = None  # BUSI, or images/ and masks/; without it: data/, then Kaggle, then phantoms
+    data_dir: Folders = ()  # folders of images with masks; without any: data/, then Kaggle, then phantoms
+    mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
     image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
     split: Split = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
     fold: Whole[0, 100] = 0  # which fold is the test, where the split has folds
@@ -67,7 +69,6 @@ class TrainingConfig:
     dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: Real[0, 3] = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
     seed: Seed = 0  # of the weights, the order, the augmentation and the phantoms
-    deterministic: bool = False  # force deterministic operations, on a GPU too (slower); a CPU is already
     # From probability to mask
     decision_from: AnyPath | None = None  # a run to take the decision from: these settings, validation images held back
     dice_to_spare: Real[0, 1] = 0.01  # validation Dice given up for fewer false positives on normal images
@@ -103,10 +104,7 @@ PHANTOM_EPOCHS = 16  # at most, where no data can be had: the phantoms show that
 
 
 def main(config: TrainingConfig) -> float:
-    """Train and score one network.
-
-    Returns:
-        Mean Dice over the test images with a lesion.
+    """Train and score one network: mean Dice over the test images with a lesion.
 
     Raises:
         DataError, RunError: the data or the run folder cannot be used; the message says what to do.
@@ -115,18 +113,21 @@ def main(config: TrainingConfig) -> float:
     with open_run(config, config.models_dir / config.run, config.resume) as (run, config, begun):
         # Whatever can fail fails now, and not after hours of training.
         machine = environment()
-        convolutions = prepare_machine(config.seed, config.deterministic, config.precision)
+        convolutions = prepare_machine(config.seed, config.precision)
         earlier = [path for path in (config.start_from, config.decision_from) if isinstance(path, Path)]
         decision = given_decision(config.decision_from, config.tta)
-        model, network = build(config, convolutions)
+        network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
+        network |= {"input_shape": (config.image_size, config.image_size, 1)}
+        model = build(network, convolutions, config.start_from)
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
         division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
-        data = split_data(load_data(config.data_dir, config.seed), begun, config.image_size, earlier, **division)
+        data = load_data(config.data_dir, config.mask_values, config.seed)
+        data = split_data(data, begun, config.image_size, earlier, **division)
         if not begun:
-            stored = {"data": data.source, "root": data.root.resolve(), "network": network, "config": asdict(config)}
+            stored = data.found.describe() | {"network": network, "config": asdict(config)}
             begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
-        epochs = min(config.epochs, PHANTOM_EPOCHS) if data.drawn else config.epochs
+        epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
         steps = -(-len(data.train[0]) // config.batch_size)
         optimizer = make_optimizer(config.learning_rate, config.weight_decay, config.ema, epochs, steps)
         compile_model(model, optimizer, BceDiceLoss(config.dice_weight))
@@ -149,11 +150,9 @@ def main(config: TrainingConfig) -> float:
         return save(run, model, data, recorder, decision, scores, division)
 
 
-def prepare_machine(seed: int, deterministic: bool, precision: Precision) -> str:
+def prepare_machine(seed: int, precision: Precision) -> str:
     """Seed everything that draws. Returns the dtype policy of the 3x3 convolutions in training."""
     keras.utils.set_random_seed(seed)
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
     gpus = len(tf.config.list_physical_devices("GPU"))
     convolutions = convolution_policy(precision, gpus)
     print(f"training on {gpus or 'no'} GPU, {os.cpu_count()} CPU cores, convolutions in {convolutions}")
@@ -168,17 +167,15 @@ def given_decision(decision_from: Path | None, tta: bool) -> Decision:
     return replace(given, tta=tta)
 
 
-def build(config: TrainingConfig, convolutions: str) -> tuple[keras.Model, dict]:
-    """Returns the network with its first weights, and its arguments for config.json."""
-    network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
-    network["input_shape"] = (config.image_size, config.image_size, 1)
+def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Model:
+    """Returns the network of these arguments with its first weights."""
     model = build_network(**network, convolutions=convolutions)
-    if isinstance(config.start_from, Path):
-        check_finished(config.start_from)
-        take_weights(model, config.start_from)
-    elif config.start_from == "imagenet":
-        load_imagenet(model, config.encoder)
-    return model, network
+    if isinstance(start_from, Path):
+        check_finished(start_from)
+        take_weights(model, start_from)
+    elif start_from == "imagenet":
+        load_imagenet(model, network["encoder"])
+    return model
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss) -> None:
@@ -231,13 +228,18 @@ def save(
 ) -> float:
     """Write metrics.json, which makes the run a finished one. Returns the mean Dice of the lesion images."""
     best, epochs, summary = recorder.best_epoch(), len(recorder.history), summarise(scores)
-    result = {"data": data.source, "near_copies_in_training": data.leaked, **settings, "decision": asdict(decision)}
+    result = {
+        "data": data.found.source,
+        "near_copies_in_training": data.leaked,
+        **settings,
+        "decision": asdict(decision),
+    }
     result |= {"best_epoch": best, "epochs": epochs}
     result |= {"parameters": model.count_params(), "gmac": round(multiply_adds(model) / 1e9, 3)}
     write_json(run / "metrics.json", result | {"summary": summary, "images": scores})
     (run / "backup.npz").unlink(missing_ok=True)
     print(f"epoch {best + 1} of {epochs} was kept; all files in {run}/")
-    print(result_line(data.source, summary, data.leaked, settings["choose_on"] == "test"))
+    print(result_line(data.found.source, summary, data.leaked, settings["choose_on"] == "test"))
     return summary["lesions"]["dice"]
 
 

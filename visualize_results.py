@@ -17,11 +17,11 @@ from pydantic import model_validator
 from tqdm import tqdm
 
 from dataset import DataError
-from segmentation.checks import AnyPath, Real, checked
+from segmentation.checks import AnyPath, Folders, Real, checked
+from segmentation.collection import collect
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import RunError, one_clear_line
 from segmentation.files import try_writing, write_atomic
-from segmentation.find_data import find_data
 from segmentation.own_images import predict_images
 from segmentation.report import draw_figures, load_cases, write_report
 from segmentation.run_folder import load_run
@@ -36,7 +36,7 @@ class VisualizationConfig:
 
     run: AnyPath | None = None  # the run's folder; without it the newest finished one in --models-dir
     models_dir: AnyPath = Path("models")  # where runs are looked for
-    data_dir: AnyPath | None = None  # the run's data, if it has moved
+    data_dir: Folders = ()  # the run's data, if it has moved
     images: tuple[AnyPath, ...] = ()  # own pictures or folders of them: predict instead of reporting
     output: AnyPath = Path("predictions")  # where predictions on own images go
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the run's own
@@ -99,12 +99,14 @@ def main(config: VisualizationConfig) -> int:
     make_figure_folder(run)
     try_writing(run / "report.html")
     metrics = read_metrics(run / "metrics.json")
-    root = find_data(config.data_dir) if config.data_dir else Path(stored.get("root", "data"))
-    if not root.is_dir():
-        raise DataError(f"{root}: the run's data is not here. Say where it is with --data-dir.")
+    root = stored.get("root", Path("data"))
+    folders = config.data_dir or (root if isinstance(root, tuple) else (root,))
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise DataError(f"{missing[0]}: the run's data is not here. Say where it is with --data-dir.")
+    samples = collect(folders, stored.get("config", {}).get("mask_values", ())).samples
     decision = decision_for(config, run)
     matplotlib.rcdefaults()  # a matplotlibrc of the user's may ask for LaTeX
-    cases, background = load_cases(model, run, root, decision, metrics)
+    cases, background = load_cases(model, run, samples, decision, metrics)
     drawn = dict(draw_figures(model, run, cases, background, decision.threshold, metrics))
     for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
         write_atomic(run / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))

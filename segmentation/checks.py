@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from segmentation.errors import RunError
 
 MAX_SIDE, MAX_FILTERS, MAX_DEPTH, MAX_EPOCHS, MAX_IMAGES = 4096, 256, 8, 100_000, 50_000
-MAX_TEXT, MAX_NUMBER = 4096, 3.5e38  # the largest float32 is 3.4e38
+MAX_TEXT, MAX_LIST, MAX_NUMBER = 4096, 100, 3.5e38  # the largest float32 is 3.4e38
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)  # "3" is no number, True is not 1
 
 
@@ -28,6 +28,8 @@ def _without_null(path: Path) -> Path:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list) and len(value) <= MAX_LIST and not any(isinstance(item, list) for item in value):
+        return [_plain(item) for item in value]
     long = isinstance(value, str) and len(value) > MAX_TEXT
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not isinstance(value, (str, int, float, type(None))) or long or (number and not abs(value) <= MAX_NUMBER):
@@ -55,6 +57,8 @@ class Real:
 Seed = Whole[0, 2**32 - 1]  # what NumPy's generators take
 Number = Real[-MAX_NUMBER, MAX_NUMBER]
 AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_without_null)]  # a file holds it as text
+Folders = Annotated[tuple[AnyPath, ...], Field(strict=False, max_length=100)]  # JSON has no tuples
+GreyValues = Annotated[tuple[Number, ...], Field(strict=False, max_length=100)]
 FolderName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Plain = Annotated[Any, AfterValidator(_plain)]  # what a table can show

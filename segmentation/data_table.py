@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dataset import CLASSES, DataError, Sample
 
-NAMES = ("meta.csv", "metadata.csv", "bus_data.csv", "info.csv")  # in any capitals
+TABLES = ("meta.csv", "metadata.csv", "bus_data.csv", "info.csv")  # in any capitals
 COLUMNS = {  # ours, and what published tables call it
     "image": ("image", "id", "image_filename", "filename", "file", "name"),
     "patient": ("patient", "case", "patient_id", "patientid", "caseid", "case_id"),
@@ -33,7 +33,7 @@ def find_table(root: Path) -> Path | None:
         DataError: there are several.
     """
     for pattern in ("*", "*/*"):
-        found = [path for path in sorted(root.glob(pattern)) if path.name.casefold() in NAMES and path.is_file()]
+        found = [path for path in sorted(root.glob(pattern)) if path.name.casefold() in TABLES and path.is_file()]
         if len(found) > 1:
             raise DataError(f"{found[0]} and {found[1]}: two tables of one data set. Keep one.")
         if found:

@@ -12,6 +12,7 @@ RETIRED_SETTINGS = {
     "phantom_epochs": 16,
     "patience": 25,
     "clip_norm": 1.0,
+    "deterministic": False,
     "threshold": None,
     "largest_component": False,
 }
@@ -66,6 +67,8 @@ def upgrade_settings(stored: dict, path: Path) -> dict:
         settings["start_from"] = settings.get("start_from") or ("imagenet" if pretrained else "random")
     if settings.get("split_seed") is None:
         settings["split_seed"] = settings.get("seed", 0)
+    if "data_dir" in settings and not isinstance(settings["data_dir"], (list, tuple)):
+        settings["data_dir"] = [] if settings["data_dir"] is None else [settings["data_dir"]]
     if settings.get("choose_on") == "rule":
         settings["choose_on"] = "decision"
     return settings

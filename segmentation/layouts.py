@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dataset
 from dataset import CLASSES, READERS, SUFFIXES, DataError, Sample
+from segmentation.data_table import TABLES, add_table
 from segmentation.mask_values import Understood, understand_masks
 from segmentation.pairing import (
     Layout,
@@ -83,6 +84,7 @@ def find_layout(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sam
         DataError: no picture is the mask of another, or the masks cannot be understood; the message names a file.
     """
     pictures, others = list_pictures(root)
+    others = [path for path in others if path.name.casefold() not in TABLES]
     layout = understand_layout(pictures, root)
     if not layout:
         if not pictures:
@@ -93,7 +95,8 @@ def find_layout(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sam
     paired = [mask for masks in layout.masks.values() for mask in masks]
     understood = understand_masks(paired, mask_values)
     white = understand_depth(layout.images, paired)
-    return _make_samples(layout, places, understood, white)
+    samples, problems = _make_samples(layout, places, understood, white)
+    return add_table(samples, root), problems
 
 
 def describe_pictures(pictures: Sequence[Path], others: Sequence[Path], root: Path) -> str:

@@ -83,6 +83,6 @@ def near_copies(pictures: Sequence[np.ndarray]) -> list[Pair]:
 
 def group_pairs(count: int, pairs: Sequence[Pair]) -> np.ndarray:
     """Group number of each of `count` images, (count,) int: pairs, and pairs of pairs, share one."""
-    a, b = [p.a for p in pairs], [p.b for p in pairs]
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
     graph = coo_array((np.ones(len(pairs)), (a, b)), shape=(count, count))
     return connected_components(graph, directed=False)[1]

@@ -6,29 +6,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset import Sample, find_samples, read_samples, resize_samples
-from segmentation.find_data import data_source, find_or_draw
-from segmentation.near_copies import group_pairs, near_copies
+from dataset import Sample, read_samples, resize_samples
+from segmentation.collection import Collection, collect
 from segmentation.predict import appearance_limits
-from segmentation.splits import load_split, near_copies_in_training, seen_before, split_record, split_samples
+from segmentation.splits import (
+    group_samples,
+    load_split,
+    near_copies_in_training,
+    seen_before,
+    split_record,
+    split_samples,
+)
 
 
 class Data(NamedTuple):
     """What `load_data` found."""
 
-    root: Path
-    source: str  # "busi", "custom" or "phantom"
-    drawn: bool  # phantoms, because no data could be had
-    samples: list[Sample]
+    found: Collection
     pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each sample, (H, W) uint8
 
 
 class Parts(NamedTuple):
     """What `split_data` makes of it: small arrays to train and to choose on, and full pictures to be tested on."""
 
-    root: Path
-    source: str
-    drawn: bool
+    found: Collection
     record: dict  # for split.json
     appearance: dict  # how the training pictures look, so that a strange one can be warned of
     train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
@@ -39,11 +40,10 @@ class Parts(NamedTuple):
     leaked: int  # test samples with a near-copy in training or validation
 
 
-def load_data(data_dir: Path | None, seed: int) -> Data:
+def load_data(folders: Sequence[Path], mask_values: Sequence[float], seed: int) -> Data:
     """Find and read everything, so that a damaged file is named now. Returns samples and pictures."""
-    root, drawn = find_or_draw(data_dir, seed)
-    samples = find_samples(root)
-    return Data(root, data_source(root, samples), drawn, samples, read_samples(samples))
+    found = collect(folders, mask_values, seed)
+    return Data(found, read_samples(found.samples))
 
 
 def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequence[Path], **division) -> Parts:
@@ -54,14 +54,14 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
         earlier: runs whose weights or decision are to be used; no test sample may have been seen by one.
         division: the settings of that name, for `split_samples`.
     """
-    samples, pictures = data.samples, data.pictures
+    samples, pictures = data.found.samples, data.pictures
     record = {**division, "seed": division["split_seed"]}
     del record["split_seed"]
     if begun:
         parts, group_of = load_split(begun, samples)
         groups = np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
     else:
-        groups = group_pairs(len(samples), near_copies([image for image, _ in pictures]))
+        groups = group_samples(samples, [image for image, _ in pictures])
         parts = split_samples(samples, groups, **record)
     for path in earlier:
         record.setdefault("seen_before", []).extend(seen_before(path, samples, groups, parts["test"]))
@@ -70,9 +70,7 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
     )
     judged = parts["test"] if division["choose_on"] == "test" else parts["val"]
     return Parts(
-        root=data.root,
-        source=data.source,
-        drawn=data.drawn,
+        found=data.found._replace(samples=[]),
         record=split_record(samples, groups, parts, **record),
         appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),

@@ -89,6 +89,7 @@ def score_samples(
             {
                 "name": sample.name,
                 "label": sample.label,
+                **({"folder": sample.folder} if sample.folder else {}),
                 "group": int(group),
                 "height": image.shape[0],
                 "width": image.shape[1],

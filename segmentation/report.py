@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from dataset import LABELS, find_samples, read_samples, resize_image, resize_mask
+from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
 from segmentation import figures
 from segmentation.decision import Decision, load_decision, to_mask
 from segmentation.errors import RunError
@@ -37,14 +37,13 @@ COLUMNS = (
 )
 
 
-def load_cases(model: keras.Model, run: Path, root: Path, decision: Decision, metrics: dict):
+def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: Decision, metrics: dict):
     """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision.
 
     Returns:
         The test images with all that is drawn of them, and the share of background in the masks that the epoch
         was chosen on.
     """
-    samples = find_samples(root)
     parts, groups = load_split(run, samples)
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)

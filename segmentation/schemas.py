@@ -17,6 +17,7 @@ from segmentation.checks import (
     MAX_SIDE,
     STRICT,
     AnyPath,
+    Folders,
     Number,
     Plain,
     Real,
@@ -80,7 +81,7 @@ class RunConfig(TypedDict):
 
     network: Network
     data: NotRequired[Text]
-    root: NotRequired[AnyPath]
+    root: NotRequired[AnyPath | Folders]  # several where several were trained on
     config: NotRequired[Table]  # the settings of the training
     convolutions: NotRequired[Text]
     appearance: NotRequired[
@@ -110,7 +111,7 @@ class SplitImage(TypedDict):
     """One image of split.json."""
 
     part: Literal["train", "val", "test"]
-    group: Group  # of near-copies
+    group: Group  # of near-copies and of one patient's pictures
     sha256: Hash  # of image and masks together
     image_sha256: Hash
 
@@ -198,6 +199,7 @@ class ImageScore(TypedDict):
 
     name: Text
     label: Literal[LABELS]
+    folder: NotRequired[Text]  # of several that were used together
     group: Group
     height: Pixels
     width: Pixels

@@ -21,7 +21,8 @@ TEXT = ("run", "name", "label")
 COUNTS = ("group", "height", "width", "tp", "fp", "fn")
 SCORES = ("dice", "iou", "hd95", "assd", "dice_lesion_given", "iou_lesion_given")
 COLUMNS = TEXT + COUNTS + SCORES
-MAY_BE_EMPTY = {"run", *SCORES} - {"dice", "iou"}  # not part of several runs; undefined, or not scored
+FOLDER = "folder"  # a last column, where several folders were used together
+MAY_BE_EMPTY = {"run", FOLDER, *SCORES} - {"dice", "iou"}  # not part of several runs; undefined, or not scored
 OLD_KEYS = {"dice_known": "dice_lesion_given", "iou_known": "iou_lesion_given"}  # of JSON files of earlier versions
 
 
@@ -40,8 +41,10 @@ def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
     """
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(COLUMNS)
-    table.writerows([_cell(column, score) for column in COLUMNS] for score in scores)
+    several = any(score.get(FOLDER) for score in scores)
+    table.writerow(COLUMNS + (FOLDER,) * several)
+    for score in scores:
+        table.writerow([_cell(column, score) for column in COLUMNS] + [text_to_cell(score.get(FOLDER, ""))] * several)
     # A file may be named by bytes that are no text; they are written as they are.
     write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
 
@@ -71,7 +74,7 @@ def cell_to_text(cell: str) -> str:
 
 def is_score_table(path: Path) -> bool:
     """Whether a file begins as one that `write_scores` wrote."""
-    first = f"{','.join(COLUMNS)}\r\n".encode()
+    first = ",".join(COLUMNS).encode()
     try:
         check_file(path, MAX_CSV_BYTES)
         with path.open("rb") as content:
@@ -102,9 +105,10 @@ def read_scores(path: Path) -> list[dict]:
 
 def _read_rows(rows, path: Path) -> list[dict]:
     try:
-        if tuple(next(rows, ())) != COLUMNS:
+        header = tuple(next(rows, ()))
+        if header not in (COLUMNS, (*COLUMNS, FOLDER)):
             raise ValueError(f"the columns must be {','.join(COLUMNS)}")
-        scores = [_read_row(row) for row in rows]
+        scores = [_read_row(row, header) for row in rows]
         if not scores:
             raise ValueError("no scores follow")
     except (csv.Error, ValueError) as error:
@@ -112,10 +116,10 @@ def _read_rows(rows, path: Path) -> list[dict]:
     return scores
 
 
-def _read_row(row: list[str]) -> dict:
-    if len(row) != len(COLUMNS):
-        raise ValueError(f"{len(row)} cells in place of {len(COLUMNS)}")
-    score = {column: _value(column, text) for column, text in zip(COLUMNS, row, strict=True)}
+def _read_row(row: list[str], header: tuple[str, ...]) -> dict:
+    if len(row) != len(header):
+        raise ValueError(f"{len(row)} cells in place of {len(header)}")
+    score = {column: _value(column, text) for column, text in zip(header, row, strict=True)}
     tp, fp, fn = (score[key] for key in ("tp", "fp", "fn"))
     score["tn"] = score["height"] * score["width"] - tp - fp - fn
     if score["tn"] < 0 or not score["height"] * score["width"]:
@@ -131,10 +135,10 @@ def _value(column: str, text: str) -> str | int | float | None:
     if not text:
         if column not in MAY_BE_EMPTY:
             raise ValueError(f"{column} is empty")
-        return "" if column == "run" else None
+        return "" if column in ("run", FOLDER) else None
     if column == "label" and text not in LABELS:
         raise ValueError(f"label must be one of {', '.join(LABELS)}, got {text[:40]!r}")
-    if column in TEXT:
+    if column in (*TEXT, FOLDER):
         return cell_to_text(text)
     if column in COUNTS:
         if not re.fullmatch("[0-9]{1,15}", text):

@@ -119,6 +119,7 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
             ones, 95 % intervals of Dice and IoU; HD95 also with an undefined one counted as the diagonal, and as a
             share of the diagonal, whatever the resolution, without the normals that have a false positive; of
             lesions also the means and intervals of `LESION_GIVEN`, where the scores have them;
+        `folders`, where the scores name several: `lesions` and `normals` of each;
         `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
         `accuracy`: over all pixels, beside what predicting no lesion at all would get.
@@ -129,22 +130,36 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
     for label in sorted({s["label"] for s in lesions}):
         summary[label] = _means([s for s in lesions if s["label"] == label])
     summary["all"] = _means(scores)
+    folders = sorted({s["folder"] for s in scores if s.get("folder")})
+    if folders:
+        own = {folder: [s for s in scores if s.get("folder") == folder] for folder in folders}
+        summary["folders"] = {folder: _lesions_and_normals(scores) for folder, scores in own.items()}
     tp, fp, fn = (sum(s[key] for s in lesions) for key in ("tp", "fp", "fn"))
     summary["pooled"] = {"dice": 2 * tp / max(2 * tp + fp + fn, 1), "iou": tp / max(tp + fp + fn, 1)}
     if normals:
-        positive = [float(s["fp"] > 0) for s in normals]
-        summary["normals"] = {
-            "images": len(normals),
-            "false_positive_rate": float(np.mean(positive)),
-            "false_positive_rate_interval": bootstrap_interval(positive, [s["group"] for s in normals]),
-            "false_positive_area": float(np.mean([s["fp"] / (s["fp"] + s["tn"]) for s in normals])),
-        }
+        summary["normals"] = _false_positives(normals)
     pixels = sum(s["tp"] + s["fp"] + s["fn"] + s["tn"] for s in scores)
     summary["accuracy"] = {
         "pixels": sum(s["tp"] + s["tn"] for s in scores) / max(pixels, 1),
         "all_background": sum(s["fp"] + s["tn"] for s in scores) / max(pixels, 1),
     }
     return summary
+
+
+def _lesions_and_normals(scores: Sequence[Mapping]) -> dict:
+    """Summaries of one folder's lesion images and, if it has any, normal images."""
+    lesions, normals = ([s for s in scores if (s["label"] == "normal") is normal] for normal in (False, True))
+    return {"lesions": _means(lesions)} | ({"normals": _false_positives(normals)} if normals else {})
+
+
+def _false_positives(normals: Sequence[Mapping]) -> dict:
+    positive = [float(s["fp"] > 0) for s in normals]
+    return {
+        "images": len(normals),
+        "false_positive_rate": float(np.mean(positive)),
+        "false_positive_rate_interval": bootstrap_interval(positive, [s["group"] for s in normals]),
+        "false_positive_area": float(np.mean([s["fp"] / (s["fp"] + s["tn"]) for s in normals])),
+    }
 
 
 def _means(scores: Sequence[Mapping]) -> dict:
@@ -183,6 +198,9 @@ def result_line(source: str, summary: dict, near_copies: int, chosen_on_test: bo
             f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
             f"{summary['normals']['images']} normals"
         )
+    for folder, own in summary.get("folders", {}).items():
+        if own["lesions"]["images"]:
+            line += f"; {folder}: Dice {own['lesions']['dice']:.3f} on {own['lesions']['images']} lesion images"
     if near_copies:
         line += f"; LEAKY: {near_copies} test images have a near-copy in training or validation"
     if chosen_on_test:

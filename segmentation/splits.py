@@ -16,12 +16,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dataset import DataError, Sample
 from segmentation.files import file_hash
+from segmentation.near_copies import group_pairs, near_copies
 from segmentation.schemas import read_split
 
 LISTS = Path(__file__).parent.parent / "data" / "splits"
 PARTS = ("train", "val", "test")
-Split = Literal["grouped", "grouped-cv", "tuning", "p1-1", "p1-2", "p1-3", "curated", "all-random", "random-cv"]
-FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4, "random-cv": 5}  # of the others, one
+Split = Literal[
+    "grouped", "grouped-cv", "tuning", "table", "p1-1", "p1-2", "p1-3", "curated", "all-random", "random-cv"
+]
+FOLDS = {"grouped-cv": 5, "tuning": 3, "table": 5, "curated": 4, "random-cv": 5}  # of the others, one
 Normals = Literal["both", "train", "test", "none"]
 ChooseOn = Literal["validation", "decision", "nothing", "test"]
 
@@ -73,7 +76,8 @@ def split_samples(
     Args:
         samples: as `find_samples` lists them.
         groups: near-copy group of each sample.
-        split: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "tuning" fold 0..2, to compare ideas without a look
+        split: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "table" the published folds, the
+            next one for validation; "tuning" fold 0..2, to compare ideas without a look
             at the test images of "grouped": those are in no part, a third of the others stands for the test;
             "p1-1".."p1-3" the public lists of the CMUNeXt benchmark: its validation images are the test, 15 % of its
             training images the validation; "curated" the 450-image keep-list, fold 0..3, 60/15/25; "all-random"
@@ -90,7 +94,7 @@ def split_samples(
     Raises:
         DataError: the fold does not exist, an image of a public list is missing, or a part is empty.
     """
-    folds_of = FOLDS.get(split, 1)
+    folds_of = len(published_folds(samples)) if split == "table" else FOLDS.get(split, 1)
     if not 0 <= fold < folds_of:
         raise DataError(f"split {split} has fold {'0' if folds_of == 1 else f'0 to {folds_of - 1}'}, not {fold}.")
     largest = max(Counter(s.label for s in samples).values(), default=0)
@@ -128,6 +132,12 @@ def _assign_parts(samples: Sequence[Sample], split: Split, fold: int, folds: np.
         part[np.isin(folds, range(5 * fold, 5 * fold + 5))] = "test"
         part[np.isin(folds, [(5 * fold + 5 + k) % _TWENTIETHS for k in range(3)])] = "val"
         part[~keep] = ""
+    elif split == "table":
+        published = published_folds(samples)
+        own = np.array([s.fold for s in samples])
+        part[own == published[fold]] = "test"
+        part[own == published[(fold + 1) % len(published)]] = "val"
+        part[own == ""] = ""
     elif split == "tuning":
         part[np.isin(folds, _GROUPED_TEST)] = ""
         others = np.setdiff1d(range(_TWENTIETHS), _GROUPED_TEST)
@@ -141,6 +151,26 @@ def _assign_parts(samples: Sequence[Sample], split: Split, fold: int, folds: np.
         part[np.isin(folds, test_folds)] = "test"
         part[np.isin(folds, val_folds)] = "val"
     return part
+
+
+def published_folds(samples: Sequence[Sample]) -> list[str]:
+    """The folds that the table beside the data names, in order.
+
+    Raises:
+        DataError: there are fewer than three: one to test on, one to choose on, and one to train on.
+    """
+    folds = sorted({s.fold for s in samples} - {""}, key=lambda fold: (len(fold), fold))
+    if len(folds) < 3:
+        raise DataError(f"split table needs three folds in a table beside the data; there are {len(folds)}.")
+    return folds
+
+
+def group_samples(samples: Sequence[Sample], pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Group of each sample, (N,) int: near-copies, and pictures of one patient, share one; pictures (H, W) uint8."""
+    pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
+    first: dict[str, int] = {}
+    pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
+    return group_pairs(len(samples), pairs)
 
 
 def _require(index: dict[str, int], names: set[str], split: str) -> None:

@@ -1,0 +1,68 @@
+"""Everything below one folder of data or several, as one list of samples."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dataset import DataError, Sample, find_samples
+from segmentation.find_data import data_source, find_data, find_or_draw
+
+
+class Collection(NamedTuple):
+    """The samples of one folder or of several that are used together."""
+
+    roots: list[Path]
+    source: str  # "busi", "custom" or "phantom"; of several folders, each in turn
+    drawn: bool  # phantoms, because no data could be had
+    samples: list[Sample]
+
+    def describe(self) -> dict:
+        """What config.json and evaluation.json say of it: "data", and "root", a list where there are several."""
+        roots = [root.resolve() for root in self.roots]
+        return {"data": self.source, "root": roots if len(roots) > 1 else roots[0]}
+
+
+def collect(folders: Sequence[Path], mask_values: Sequence[float] = (), seed: int = 0) -> Collection:
+    """Samples of every folder; patients of one number in two folders are two, and a name in two folders says which.
+
+    Args:
+        folders: as the user named them; none at all stands for `data/`, a download, or phantoms of this `seed`.
+        mask_values: grey values that are lesion; without them each folder's masks are understood from what they hold.
+
+    Raises:
+        DataError: a folder holds no data or cannot be used, or two are the same.
+    """
+    if not folders:
+        root, drawn = find_or_draw(None, seed)
+        samples = find_samples(root, mask_values)
+        return Collection([root], data_source(root, samples), drawn, samples)
+    roots = [find_data(folder) for folder in folders]
+    if len({root.resolve() for root in roots}) < len(roots):
+        raise DataError(f"{', '.join(map(str, folders))}: the same folder twice. Name each once.")
+    found = [find_samples(root, mask_values) for root in roots]
+    source = " + ".join(data_source(root, samples) for root, samples in zip(roots, found, strict=True))
+    if len(roots) == 1:
+        return Collection(roots, source, False, found[0])
+    names = _folder_names(roots)
+    counts = Counter(sample.name for samples in found for sample in samples)
+    together = [
+        sample._replace(
+            name=f"{folder}: {sample.name}" if counts[sample.name] > 1 else sample.name,
+            patient=sample.patient and f"{folder}: {sample.patient}",
+            folder=folder,
+        )
+        for folder, samples in zip(names, found, strict=True)
+        for sample in samples
+    ]
+    return Collection(roots, source, False, together)
+
+
+def _folder_names(roots: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    paths = [root.resolve().parts for root in roots]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
