@@ -22,7 +22,7 @@ HINTS = {
     "The disk can only be read: choose a folder on another one.": (errno.EROFS,),
     "There is a file where a folder should be: choose a folder.": (errno.EEXIST, errno.ENOTDIR),
     "There is a folder where a file should be: choose a name that is free.": (errno.EISDIR, errno.ENOTEMPTY),
-    "Links that lead in a circle: mend or remove them.": (errno.ELOOP,),
+    "It is a link where a file should be, or links lead in a circle: remove it.": (errno.ELOOP,),
     "Choose a shorter name.": (errno.ENAMETOOLONG,),
     "Too many files are open: see ulimit -n.": (errno.EMFILE, errno.ENFILE),
 }
