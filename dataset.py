@@ -102,7 +102,7 @@ def find_samples(root: Path, mask_values: Sequence[float] = ()) -> list[Sample]:
 
 
 # ---------------------------------------------------------------- read
-def read_values(path: Path, as_mask: bool = False) -> np.ndarray:
+def read_values(path: Path, as_mask: bool = False, page: int = 0) -> np.ndarray:
     """What a picture holds, upright (EXIF): (H, W) of any number format, or of a mask (H, W, 3) where it has colours.
 
     Pillow, not OpenCV: OpenCV returns a truncated JPEG as if it were whole.
@@ -117,6 +117,7 @@ def read_values(path: Path, as_mask: bool = False) -> np.ndarray:
             if picture.width * picture.height > MAX_PIXELS:
                 size, limit = f"{picture.width}x{picture.height}", f"{MAX_PIXELS // 1_000_000} million"
                 raise DataError(f"{path}: {size} pixels are more than {limit}. Shrink it first.")
+            picture.seek(page)
             deep = picture.mode.startswith(("I", "F"))
             if not deep and any(";16" in str(tile[3]) for tile in picture.tile):  # Pillow would drop the lower 8
                 raise DataError(f"{path}: holds colours of 16 bits. Save it as grey, or with 8 bits.")
@@ -151,9 +152,9 @@ def merge_alpha(picture: np.ndarray) -> np.ndarray:
     return colours[..., 0] if (colours[..., :1] == colours[..., 1:]).all() else colours
 
 
-def read_gray(path: Path, white: float | None = None) -> np.ndarray:
+def read_gray(path: Path, white: float | None = None, page: int = 0) -> np.ndarray:
     """Grey picture, (H, W) uint8; colours by luma, more than 8 bits scaled so that `white` becomes 255."""
-    values = read_values(path)
+    values = read_values(path, page=page)
     if values.dtype == np.uint8:
         return values
     if white is None:

@@ -39,6 +39,7 @@ class VisualizationConfig:
     data_dir: Folders = ()  # the run's data, if it has moved
     images: tuple[AnyPath, ...] = ()  # own pictures or folders of them: predict instead of reporting
     output: AnyPath = Path("predictions")  # where predictions on own images go
+    spacing: Real[1e-4, 1e3] | None = None  # mm from pixel to pixel, of own pictures whose file does not say
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the run's own
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
@@ -95,7 +96,8 @@ def main(config: VisualizationConfig) -> int:
     run = config.run or newest_run(config.models_dir)
     model, stored = load_run(run)
     if config.images:
-        return predict_images(model, stored, config.images, config.output, decision_for(config, run))
+        decision = decision_for(config, run)
+        return predict_images(model, stored, config.images, config.output, decision, config.spacing)
     make_figure_folder(run)
     try_writing(run / "report.html")
     metrics = read_metrics(run / "metrics.json")

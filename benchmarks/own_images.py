@@ -63,7 +63,7 @@ def main(run: Path) -> None:
 
         def draw() -> None:
             for file, image, probability in zip(files, images, maps, strict=True):
-                write_prediction(output / file.stem, image, probability, decision, stored.get("appearance"))
+                write_prediction(output / file.stem, image, None, probability, decision, stored.get("appearance"))
 
         work = {
             "reading, one thread": lambda: [read_gray(file) for file in files],

@@ -18,9 +18,14 @@ class Collection(NamedTuple):
     samples: list[Sample]
 
     def describe(self) -> dict:
-        """What config.json and evaluation.json say of it: "data", and "root", a list where there are several."""
+        """What config.json and evaluation.json say of it.
+
+        "data"; "root", a list where there are several; "white", where there are pictures of more than 8 bits.
+        """
         roots = [root.resolve() for root in self.roots]
-        return {"data": self.source, "root": roots if len(roots) > 1 else roots[0]}
+        white = {sample.white for sample in self.samples} - {None}
+        described = {"data": self.source, "root": roots if len(roots) > 1 else roots[0]}
+        return described | ({"white": max(white)} if white else {})
 
 
 def collect(folders: Sequence[Path], mask_values: Sequence[float] = (), seed: int = 0) -> Collection:

@@ -12,12 +12,17 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from dataset import SUFFIXES, DataError, read_gray, try_reading
+from dataset import READERS, SUFFIXES, DataError, try_reading
 from segmentation.decision import Decision, to_mask
+from segmentation.dicom import is_dicom
 from segmentation.figures import draw_overlay
 from segmentation.files import content_hash, encode_picture, lock_folder, write_atomic
+from segmentation.measure import measure
+from segmentation.picture_files import Picture, list_pages, read_picture
+from segmentation.pixel_depth import understand_depth
 from segmentation.predict import BATCH, predict_pictures, unlike_training
-from segmentation.prediction_table import ENDINGS, PredictionTable, is_result, read_table
+from segmentation.prediction_table import ENDINGS, SIZES, PredictionTable, is_result, read_table
+from segmentation.score_table import cell_to_text
 
 MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
 
@@ -41,13 +46,15 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     if earlier:
         print(f"{earlier} files are results of earlier predictions, and not taken for pictures")
     if not pictures:
-        raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join(SUFFIXES)}).")
+        raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join((*SUFFIXES, *READERS))}).")
     problems = {path: problem for path in pictures if (problem := _not_a_picture(path))}
     return [path for path in pictures if path not in problems], list(problems.values())
 
 
 def _looks_like_a_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    if path.name.startswith("."):
+        return False
+    return path.suffix.lower() in (*SUFFIXES, *READERS) or (not path.suffix and path.is_file() and is_dicom(path))
 
 
 def _not_a_picture(path: Path) -> str:
@@ -60,7 +67,14 @@ def _not_a_picture(path: Path) -> str:
     return f"{path}: larger than {MAX_FILE_BYTES // 10**9} GB. Shrink it first." if too_large else ""
 
 
-def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], output: Path, decision: Decision) -> int:
+def predict_images(
+    model: keras.Model,
+    stored: dict,
+    paths: Sequence[Path],
+    output: Path,
+    decision: Decision,
+    spacing: float | None = None,
+) -> int:
     """Overlay, mask and probability of each picture, and one CSV; a bad file is named and skipped.
 
     Args:
@@ -69,6 +83,7 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         paths: files and folders.
         output: folder for the results; what others left there is not touched.
         decision: how a probability becomes a mask.
+        spacing: mm from pixel to pixel, of pictures whose file does not say.
 
     Returns:
         1 if a file was skipped, else 0.
@@ -78,22 +93,28 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
         RunError: the folder's predictions.csv is not ours, or another call writes there.
     """
     files, problems = list_images(paths)
+    white = range_of(files, stored.get("white"))
+    pictures = []
+    for path in files:
+        found = try_reading(list_pages, path)
+        (problems if isinstance(found, str) else pictures).extend([found] if isinstance(found, str) else found)
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, "prediction"):
         table = PredictionTable(output)
         names, replaced = {}, 0
-        for path in files:
+        for picture in pictures:
             try:
-                names[path], again = table.claim(path)
+                names[picture], again = table.claim(*picture)
                 replaced += again
             except OSError as error:
-                problems.append(f"{path}: cannot be read ({error.strerror}).")
+                problems.append(f"{picture.path}: cannot be read ({error.strerror}).")
         kept = len(table.rows) - len(names)
         table.write()
         try:
-            write = partial(write_prediction, decision=decision, limits=stored.get("appearance"))
+            write = partial(write_prediction, decision=decision, limits=stored.get("appearance"), spacing=spacing)
             bases = [output / name for name in names.values()]
-            for base, row in zip(bases, predict_each(model, list(names), bases, decision, write), strict=True):
+            rows = predict_each(model, list(names), bases, white, decision, write)
+            for base, row in zip(bases, rows, strict=True):
                 if isinstance(row, str):
                     problems.append(row)
                     del table.rows[base.name]
@@ -101,20 +122,35 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
                     table.rows[base.name] |= row
         finally:
             table.write()
-    done = {path: table.rows[name] for path, name in names.items() if name in table.rows}
+    done = {name: table.rows[name] for name in names.values() if name in table.rows}
     _print_warnings(done, problems, decision)
     earlier = f" ({replaced} of them again, {kept} of other pictures kept)" if replaced or kept else ""
     print(f"{len(done)} predictions in {output}{earlier}" + (f"; {len(problems)} files skipped" if problems else ""))
     return 1 if problems else 0
 
 
+def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:
+    """The value that is white in pictures of more than 8 bits: as in training, unless these go beyond it."""
+    white = understand_depth(files, several_are_read=True)
+    if white and trained_on and white < trained_on:
+        print(f"{trained_on:g} is white, as in the pictures that the network was trained on")
+        return trained_on
+    return white
+
+
 def predict_each(
-    model: keras.Model, files: Sequence[Path], bases: Sequence[Path], decision: Decision, write: Callable
+    model: keras.Model,
+    files: Sequence[Picture],
+    bases: Sequence[Path],
+    white: float | None,
+    decision: Decision,
+    write: Callable,
 ) -> Iterator[dict | str]:
     """Read, predict and write picture by picture.
 
     Args:
-        bases: path of each file's results, without their endings.
+        bases: path of each picture's results, without their endings.
+        white: value that is white in pictures of more than 8 bits.
         write: `write_prediction` but for the base, the picture and its probability.
 
     Yields:
@@ -127,16 +163,17 @@ def predict_each(
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(files), desc="predicting", unit="image") as progress,
     ):
-        reading = [pool.submit(try_reading, read_gray, path) for path in files[:batch]]
+        read = partial(try_reading, partial(read_picture, white=white))
+        reading = [pool.submit(read, picture) for picture in files[:batch]]
         for chunk, following in zip(chunks, [*chunks[1:], slice(0)], strict=True):
             pictures = [job.result() for job in reading]
             # While the network is busy, the next pictures are read and the last results drawn.
-            reading = [pool.submit(try_reading, read_gray, path) for path in files[following]]
-            good = [picture for picture in pictures if not isinstance(picture, str)]
+            reading = [pool.submit(read, picture) for picture in files[following]]
+            good = [picture[0] for picture in pictures if not isinstance(picture, str)]
             maps = iter(predict_pictures(model, good, decision, batch) if good else ())
             yield from _results(writing)  # no more than two batches are in memory
             writing = [
-                picture if isinstance(picture, str) else pool.submit(write, base, picture, next(maps))
+                picture if isinstance(picture, str) else pool.submit(write, base, *picture, next(maps))
                 for base, picture in zip(bases[chunk], pictures, strict=True)
             ]
             progress.update(len(pictures))
@@ -148,9 +185,21 @@ def _results(jobs: Sequence[Future | str]) -> list[dict | str]:
 
 
 def write_prediction(
-    base: Path, image: np.ndarray, probability: np.ndarray, decision: Decision, limits: dict | None
+    base: Path,
+    image: np.ndarray,
+    own_spacing: tuple[float, float] | None,
+    probability: np.ndarray,
+    decision: Decision,
+    limits: dict | None,
+    spacing: float | None = None,
 ) -> dict | str:
-    """Three files for one picture. Returns what predictions.csv says of them, or why they cannot be written."""
+    """Three files for one picture. Returns what predictions.csv says of them, or why they cannot be written.
+
+    Args:
+        base: path of the files, without their endings.
+        own_spacing: mm from row to row and from column to column, from the picture's file.
+        spacing: the same in both directions, where the file does not say.
+    """
     mask = to_mask(probability, image.shape, decision)
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     # The overlay is to be looked at and not measured: JPEG is 3 times faster to write and 8 times smaller.
@@ -167,6 +216,7 @@ def write_prediction(
     for path, content in zip(paths, contents, strict=True):
         write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content), sync=False)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    sizes = measure(mask, own_spacing or (spacing and (spacing, spacing)))
     return {
         "width": image.shape[1],
         "height": image.shape[0],
@@ -177,16 +227,18 @@ def write_prediction(
         "box_y": y,
         "box_width": width,
         "box_height": height,
+        **{name: round(sizes[name], 2) for name in SIZES if name in sizes},
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
         "result_hashes": " ".join(map(content_hash, contents)),
     }
 
 
-def _print_warnings(done: Mapping[Path, Mapping], problems: Sequence[str], decision: Decision) -> None:
-    for path, row in done.items():
+def _print_warnings(done: Mapping[str, Mapping], problems: Sequence[str], decision: Decision) -> None:
+    for row in done.values():
         if row["warning"]:
-            print(f"warning: {path} looks unlike the training data ({row['warning']}): do not trust its mask")
+            file, reason = cell_to_text(row["file"]), row["warning"]
+            print(f"warning: {file} looks unlike the training data ({reason}): do not trust its mask")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if decision.lesion_given:

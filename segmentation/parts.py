@@ -70,7 +70,7 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
     )
     judged = parts["test"] if division["choose_on"] == "test" else parts["val"]
     return Parts(
-        found=data.found._replace(samples=[]),
+        found=data.found,
         record=split_record(samples, groups, parts, **record),
         appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),

@@ -46,15 +46,17 @@ def _white(top: float, whole: bool) -> float:
     return 2.0 ** max(8, int(np.ceil(np.log2(max(top, 1) + 1)))) - 1
 
 
-def understand_depth(images: Sequence[Path], masks: Sequence[Path] = ()) -> float | None:
+def understand_depth(
+    images: Sequence[Path], masks: Sequence[Path] = (), several_are_read: bool = False
+) -> float | None:
     """The value that is white in a folder's pictures of more than 8 bits, said in one line; None without such.
 
-    Says too which files hold several pictures, of which the first alone is read.
+    Says too which files hold several pictures, of which the first alone is read, unless `several_are_read`.
     """
     files = [*images, *(path for path in masks if path.suffix.lower() in (".tif", ".tiff"))]
     looked = thread_map(_look, files, max_workers=os.cpu_count(), leave=False)
     several = [path.name for path, (pages, _) in zip(files, looked, strict=True) if pages > 1]
-    if several:
+    if several and not several_are_read:
         print(f"note: {len(several)} files hold several pictures, {several[0]} first; only the first of each is read")
     found = [depth for _, depth in looked[: len(images)] if depth]
     if not found:

@@ -21,19 +21,22 @@ from segmentation.score_table import cell_to_text, text_to_cell
 TABLE = "predictions.csv"
 ENDINGS = ("overlay.jpg", "mask.png", "probability.png")
 MEASURES = ("width", "height", "lesions", "area_px", "area_percent", "box_x", "box_y", "box_width", "box_height")
-COLUMNS = ("file", "name", *MEASURES, "mean_probability", "warning", "picture_hash", "result_hashes")
+# Of the largest lesion: its longest axis and the one across it; in mm where the size of a pixel is given.
+SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
+COLUMNS = ("file", "page", "name", *MEASURES, *SIZES, "mean_probability", "warning", "picture_hash", "result_hashes")
 MAX_TABLE_BYTES = 200_000_000
 
 
-def hash_picture(path: Path) -> str:
-    """Which picture this is: other content, or the same in another place, is another one.
+def hash_picture(path: Path, page: int | None = None) -> str:
+    """Which picture this is: other content, or the same in another place or on another page, is another one.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as picture:
         content = hashlib.file_digest(picture, "sha256").digest()
-    return content_hash(os.fsencode(os.path.abspath(path)), b"\0", content)
+    place = os.fsencode(os.path.abspath(path)) + (b"" if page is None else f"\0{page}".encode())
+    return content_hash(place, b"\0", content)
 
 
 def read_table(folder: Path) -> dict[str, dict[str, str]] | None:
@@ -80,24 +83,30 @@ class PredictionTable:
         self._there = {_comparable(name) for name in os.listdir(folder)}
         self._number: dict[str, int] = {}  # of the last result of a name
 
-    def claim(self, path: Path) -> tuple[str, bool]:
+    def claim(self, path: Path, page: int | None = None) -> tuple[str, bool]:
         """A name for the results of a picture, and whether they replace earlier ones of the same picture.
 
         Raises:
             OSError: the picture cannot be read.
         """
-        picture = hash_picture(path)
+        picture = hash_picture(path, page)
         own = next(filter(self._is_unchanged, self._of_picture.get(picture, ())), None)
-        name = own or self._free_name(path)
+        name = own or self._free_name(path, page)
         self._taken.add(_comparable(name))
         # As long as nothing was predicted, so after a kill too, whatever has this name is ours.
-        texts = {"file": text_to_cell(str(path)), "name": text_to_cell(name), "picture_hash": picture}
+        texts = {
+            "file": text_to_cell(str(path)),
+            "page": "" if page is None else str(page + 1),
+            "name": text_to_cell(name),
+            "picture_hash": picture,
+        }
         self.rows[name] = dict.fromkeys(COLUMNS, "") | texts
         return name, own is not None
 
-    def _free_name(self, path: Path) -> str:
+    def _free_name(self, path: Path, page: int | None) -> str:
         # Bytes that are no text are left out, and what would be too long for a file name with an ending.
-        name = stem = os.fsencode(path.stem)[:200].decode(errors="ignore") or "picture"
+        stem = os.fsencode(path.stem)[:200].decode(errors="ignore") or "picture"
+        name = stem = stem if page is None else f"{stem}_page{page + 1}"
         number = self._number.get(stem, 1)
         while self._is_taken(name):
             number += 1

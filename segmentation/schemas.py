@@ -82,6 +82,7 @@ class RunConfig(TypedDict):
     network: Network
     data: NotRequired[Text]
     root: NotRequired[AnyPath | Folders]  # several where several were trained on
+    white: NotRequired[Real[1e-6, 1e10]]  # in pictures of more than 8 bits, if there were any
     config: NotRequired[Table]  # the settings of the training
     convolutions: NotRequired[Text]
     appearance: NotRequired[

@@ -242,7 +242,7 @@ def test_table_row_by_hand(tmp_path):
     image, probability = np.zeros((40, 60), np.uint8), np.zeros((20, 30), np.float32)
     probability[5:10, 10:20] = 0.75
     decision = Decision(threshold=0.3)
-    row = own_images.write_prediction(tmp_path / "x", image, probability, decision, None)
+    row = own_images.write_prediction(tmp_path / "x", image, None, probability, decision, None)
     assert row["lesions"] == 1
     assert (row["box_x"], row["box_y"], row["box_width"], row["box_height"]) == (20, 10, 20, 10)
     assert row["area_px"] == pytest.approx(200, abs=4) and 0.5 < row["mean_probability"] <= 0.75
