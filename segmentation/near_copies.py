@@ -1,7 +1,14 @@
-"""Near-copies: pictures of one frame, or of one lesion a moment later, that must not lie in two parts of a split."""
+"""Near-copies: pictures of one frame, or of one lesion a moment later, that must not lie in two parts of a split.
+
+Three correlations tie two pictures. Two of them compare thumbnails and are computed for all pairs, as products of
+matrices. The third, the best over all shifts, costs a Fourier transform a pair, so each picture is slid over its
+nearest neighbours only: those with the most similar magnitudes in their spectra, which a shift leaves as they are and
+a crop changes little.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -13,12 +20,16 @@ from tqdm import tqdm
 
 # Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
 WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
-CANDIDATE = 0.5  # whole-picture correlation below which no pair is searched by sliding
+EVEN = 0.28  # sliding again, with even magnitudes: many strangers share the layers along the skin, and those alone
+NEIGHBOURS = 100  # pictures that each is slid over; BUSI's near-copies are among the first six
 _FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
+_LOW = 0.7  # share of the frequencies, from the lowest, by which neighbours are found
+_ROWS = 512  # pictures that are compared with all others at once: bounds the memory
+_FLAT = 0.1  # grey levels: contrast below which a picture is constant but for rounding, and correlates with nothing
 
 
 class Pair(NamedTuple):
-    """Two near-copies (indices into the samples, a < b) and what tied them."""
+    """Two near-copies (indices into the pictures, a < b) and what tied them."""
 
     a: int
     b: int
@@ -27,10 +38,20 @@ class Pair(NamedTuple):
     sliding: float
 
 
-def _unit_rows(pictures: np.ndarray) -> np.ndarray:
-    rows = pictures.reshape(len(pictures), -1).astype(np.float32)
+class _Features(NamedTuple):
+    """What is kept of N pictures, about 90 kB each."""
+
+    whole: np.ndarray  # (N, 1024) float32, unit rows: thumbnails
+    fine: np.ndarray  # (N, 4096) float32, unit rows: thumbnails without their coarse shading
+    magnitudes: np.ndarray  # (N, frequencies) float32, unit rows: what neighbours are alike in
+    spectra: list[np.ndarray]  # N times (height, width // 2 + 1) complex64: fine structure at the picture's own scale
+
+
+def _unit_rows(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    rows = np.stack(pictures).reshape(len(pictures), -1).astype(np.float32, copy=False)
     rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _FLAT)
+    return rows
 
 
 def _high_pass(picture: np.ndarray, sigma: float) -> np.ndarray:
@@ -38,50 +59,109 @@ def _high_pass(picture: np.ndarray, sigma: float) -> np.ndarray:
     return picture - cv2.GaussianBlur(picture, (0, 0), sigma)
 
 
-def _sliding_spectrum(picture: np.ndarray) -> np.ndarray:
+def _shrink(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _spectrum(picture: np.ndarray) -> np.ndarray:
     """Spectrum of the fine structure at an eighth of the picture's own scale, on a common canvas."""
-    size = max(picture.shape[1] // 8, 8), max(picture.shape[0] // 8, 8)
-    small = _high_pass(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), 3)
-    small = ((small - small.mean()) / max(small.std(), 1e-6)).clip(-3, 3)[: _FRAME[0], : _FRAME[1]]
+    small = _shrink(picture, max(picture.shape[1] // 8, 8), max(picture.shape[0] // 8, 8))
+    small = _high_pass(small, 3)
+    small = ((small - small.mean()) / max(small.std(), _FLAT)).clip(-3, 3)[: _FRAME[0], : _FRAME[1]]
     canvas = np.zeros(_FRAME, np.float32)
     canvas[: small.shape[0], : small.shape[1]] = small
-    return fft.rfft2(canvas / max(np.linalg.norm(canvas), 1e-6))
+    return fft.rfft2(canvas / max(np.linalg.norm(canvas), 1))
 
 
-def near_copies(pictures: Sequence[np.ndarray]) -> list[Pair]:
-    """Pairs of near-copies among grey pictures, (H, W) uint8 each, of any size.
+def _describe(pictures: Iterable[np.ndarray]) -> _Features:
+    """Look at each picture once, so that they may come from a generator that reads one at a time."""
+    down, across = np.abs(fft.fftfreq(_FRAME[0])), fft.rfftfreq(_FRAME[1])
+    low = np.hypot(down[:, None], across) < _LOW / 2  # the highest frequency is half a cycle a pixel
+    whole, fine, magnitudes, spectra = [], [], [], []
+    for picture in tqdm(pictures, desc="describing pictures", unit="image", leave=False):
+        thumbnail = _shrink(picture, 128, 128)
+        whole.append(_shrink(thumbnail, 32, 32))
+        fine.append(_shrink(_high_pass(thumbnail, 6), 64, 64))
+        spectra.append(_spectrum(picture))
+        magnitudes.append(np.sqrt(np.abs(spectra[-1][low])))  # the root, or a few strong frequencies decide alone
+    if not spectra:
+        return _Features(*(np.empty((0, 1), np.float32) for _ in range(3)), [])
+    common = np.mean(magnitudes, axis=0)  # layers along the skin, the beam's width: what all have tells nothing
+    for row in magnitudes:
+        row -= common
+    return _Features(_unit_rows(whole), _unit_rows(fine), _unit_rows(magnitudes), spectra)
+
+
+def _select(features: _Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs that thumbnails tie or that are neighbours, (K, 2), a < b, in ascending order; their whole and fine."""
+    count = len(features.spectra)
+    codes, whole, fine = [], [], []
+    for start in tqdm(range(0, count, _ROWS), desc="looking for neighbours", leave=False):
+        rows = slice(start, start + _ROWS)
+        alike_whole, alike_fine, alike = (part[rows] @ part.T for part in features[:3])
+        chosen = (alike_whole > WHOLE) | (alike_fine > FINE)
+        last = max(count - 1 - NEIGHBOURS, 0)  # in ascending order; the most alike is the picture itself
+        np.put_along_axis(chosen, np.argpartition(alike, last, axis=1)[:, last:], True, axis=1)
+        chosen[np.arange(len(chosen)), start + np.arange(len(chosen))] = False
+        a, b = np.nonzero(chosen)
+        codes.append(np.minimum(start + a, b) * count + np.maximum(start + a, b))
+        whole.append(alike_whole[chosen])
+        fine.append(alike_fine[chosen])
+    codes, first = np.unique(np.concatenate(codes), return_index=True)  # a may be near b, and b near a
+    pairs = np.stack(np.divmod(codes, count), axis=1)
+    return pairs, np.concatenate(whole)[first], np.concatenate(fine)[first]
+
+
+def _flatten(spectrum: np.ndarray) -> np.ndarray:
+    """Square root of each magnitude, phases as they are, unit norm."""
+    flat = spectrum / np.sqrt(np.maximum(np.abs(spectrum), 1e-6))
+    return flat / max(np.linalg.norm(fft.irfft2(flat, s=_FRAME)), 1e-6)
+
+
+def _slide(spectra: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
+    """Best correlation of each of K pairs over all shifts, (K,) float32."""
+
+    def slide(part: np.ndarray) -> list[float]:
+        # One pair at a time: larger arrays leave the processor's cache, and cost five times as much.
+        return [fft.irfft2(spectra[a] * spectra[b].conj(), s=_FRAME).max() for a, b in part]
+
+    parts = np.array_split(pairs, len(pairs) // 1000 + 1)
+    pool = ThreadPoolExecutor(os.cpu_count())  # threads: a Fourier transform releases the GIL
+    try:
+        progress = tqdm(pool.map(slide, parts), total=len(parts), desc="searching near-copies", leave=False)
+        return np.array([best for part in progress for best in part], np.float32)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the parts to come
+
+
+def near_copies(pictures: Iterable[np.ndarray]) -> list[Pair]:
+    """Pairs of near-copies among grey pictures, (H, W) uint8 each, of any size, in ascending order.
 
     A pair is tied by any of three correlations:
     - whole: 32x32 thumbnails (same frame, other gain, caliper or size);
     - fine: 64x64 thumbnails without their coarse shading (same frame, other overlay);
-    - sliding: fine structure at the pictures' own scale, best over all shifts (another crop).
+    - sliding: fine structure at the pictures' own scale, best over all shifts (another crop); without the whole and
+      fine ones it ties only what still agrees when weak frequencies count as much as strong ones.
+
+    Args:
+        pictures: each is looked at once, so a generator keeps no more than one in memory.
     """
-    if not pictures:
+    features = _describe(pictures)
+    if len(features.spectra) < 2:
         return []
-    thumbnails = [cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in pictures]
-    whole = _unit_rows(np.stack([cv2.resize(t, (32, 32), interpolation=cv2.INTER_AREA) for t in thumbnails]))
-    fine = _unit_rows(
-        np.stack([cv2.resize(_high_pass(t, 6), (64, 64), interpolation=cv2.INTER_AREA) for t in thumbnails])
-    )
-    whole, fine = whole @ whole.T, fine @ fine.T
-    spectra = np.stack([_sliding_spectrum(p) for p in pictures])
-    pairs = []
-    for a in tqdm(range(len(pictures) - 1), desc="searching near-copies", unit="image", leave=False):
-        candidates = a + 1 + np.flatnonzero(whole[a, a + 1 :] > CANDIDATE)
-        sliding = np.zeros(len(pictures), np.float32)
-        if len(candidates):
-            shifted = fft.irfft2(spectra[candidates] * spectra[a].conj(), s=_FRAME, workers=os.cpu_count())
-            sliding[candidates] = shifted.max(axis=(1, 2))
-        tied = (whole[a] > WHOLE) | (fine[a] > FINE) | (sliding > SLIDING)
-        pairs += [
-            Pair(a, int(b), float(whole[a, b]), float(fine[a, b]), float(sliding[b]))
-            for b in np.flatnonzero(tied)
-            if b > a
-        ]
-    return pairs
+    pairs, whole, fine = _select(features)
+    sliding = _slide(features.spectra, pairs)
+    tied = (whole > WHOLE) | (fine > FINE)
+    for i in np.flatnonzero(~tied & (sliding > SLIDING)):
+        a, b = (_flatten(features.spectra[k]) for k in pairs[i])
+        tied[i] = fft.irfft2(a * b.conj(), s=_FRAME).max() > EVEN
+    return [
+        Pair(int(a), int(b), float(w), float(f), float(s))
+        for (a, b), w, f, s in zip(pairs[tied], whole[tied], fine[tied], sliding[tied], strict=True)
+    ]
 
 
-def group_pairs(count: int, pairs: Sequence[Pair]) -> np.ndarray:
+def group_pairs(count: int, pairs: Sequence[tuple]) -> np.ndarray:
     """Group number of each of `count` images, (count,) int: pairs, and pairs of pairs, share one."""
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
     graph = coo_array((np.ones(len(pairs)), (a, b)), shape=(count, count))

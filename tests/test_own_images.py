@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pytest
 from conftest import REPOSITORY, assert_one_clear_line
@@ -317,3 +318,70 @@ def test_a_signal_leaves_no_half_written_file(tmp_path):
     assert len(table(tmp_path / "out")) == 40  # those that were not predicted have no numbers yet
     for path in (tmp_path / "out").glob("*.png"):
         read(path)
+
+
+# ---------------------------------------------------------------- several pictures in a file, and sizes
+
+
+def bright_frames(count: int) -> np.ndarray:
+    """Frames whose left part is white, 10 columns more in each; (count, ROWS, COLUMNS) uint8."""
+    frames = np.zeros((count, dicom_files.ROWS, dicom_files.COLUMNS), np.uint8)
+    for number, frame in enumerate(frames, start=1):
+        frame[:, : 10 * number] = 255
+    return frames
+
+
+def test_every_frame_of_a_cine_loop_is_a_picture_measured_in_mm(tmp_path, capsys):
+    frames = bright_frames(3)
+    data = dicom_files.header(frames[0], "MONOCHROME2", dicom_files.LITTLE, frames=3)
+    data.SequenceOfUltrasoundRegions = [dicom_files.spaced(0.02, 0.05)]  # cm: 0.2 mm across, 0.5 mm down
+    data.add_new("PixelData", "OB", frames.tobytes())
+    (tmp_path / "in").mkdir()
+    dicom_files.save(tmp_path / "in" / "loop", data)  # DICOM often has no ending
+    assert predict(tmp_path / "in", output=tmp_path / "out") == 0
+    rows = table(tmp_path / "out")
+    assert [row["name"] for row in rows] == ["loop_page1", "loop_page2", "loop_page3"]
+    assert [row["page"] for row in rows] == ["1", "2", "3"]
+    for row, frame in zip(rows, frames, strict=True):
+        mask = read(tmp_path / "out" / f"{row['name']}_mask.png") > 0
+        assert abs(mask.sum() - (frame > 0).sum()) <= 2 * dicom_files.ROWS  # the network is smaller than the picture
+        assert float(row["area_mm2"]) == pytest.approx(mask.sum() * 0.1, abs=0.01)
+        height, width = np.ptp(np.nonzero(mask), axis=1) + 1
+        # Of a rectangle the longest axis is the diagonal; the corners of its hull lie half a pixel inside.
+        assert float(row["longest_mm"]) == pytest.approx(np.hypot(height * 0.5, width * 0.2), abs=0.5)
+    assert predict(tmp_path / "in", output=tmp_path / "out") == 0 and len(table(tmp_path / "out")) == 3
+    written = capsys.readouterr()
+    texts = written.out + written.err + (tmp_path / "out" / "predictions.csv").read_text()
+    for private in map(str, dicom_files.PRIVATE.values()):
+        assert private not in texts and not any(private.encode() in c for c in contents(tmp_path / "out").values())
+
+
+def test_the_size_of_a_pixel_may_be_given_by_hand(tmp_path):
+    path = draw(tmp_path / "x.png", 30)
+    own_images.predict_images(Brightness(), {}, [path], tmp_path / "out", Decision(), spacing=0.1)
+    (row,) = table(tmp_path / "out")
+    assert float(row["area_mm2"]) == pytest.approx(int(row["area_px"]) * 0.01, abs=0.01)
+    assert float(row["longest_mm"]) == pytest.approx(float(row["longest_px"]) * 0.1, abs=0.02)
+    predict(path, output=tmp_path / "plain")
+    (row,) = table(tmp_path / "plain")
+    assert row["area_mm2"] == row["longest_mm"] == row["across_mm"] == "" and float(row["longest_px"]) > 30
+
+
+def test_every_page_of_a_tiff_is_a_picture(tmp_path):
+    pages = [Image.fromarray(frame) for frame in bright_frames(2)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    assert predict(tmp_path / "x.tif", output=tmp_path / "out") == 0
+    first, second = (int(row["area_px"]) for row in table(tmp_path / "out"))
+    assert 1.5 < second / first < 2.5
+
+
+def test_white_is_what_it_was_in_training(tmp_path, capsys):
+    dark = (draw(tmp_path / "x.png", 30), np.zeros((40, 60), np.uint16))[1]
+    dark[:, :30] = 4000  # white of 12 bits; nearly black of 16
+    Image.fromarray(dark).save(tmp_path / "deep.png")
+    predict(tmp_path / "deep.png", output=tmp_path / "twelve")
+    stored = {"white": 65535.0}
+    own_images.predict_images(Brightness(), stored, [tmp_path / "deep.png"], tmp_path / "sixteen", Decision())
+    assert int(table(tmp_path / "twelve")[0]["area_px"]) > 1000
+    assert table(tmp_path / "sixteen")[0]["area_px"] == "0"
+    assert "65535 is white, as in the pictures that the network was trained on" in capsys.readouterr().out

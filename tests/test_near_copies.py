@@ -1,0 +1,199 @@
+import csv
+import weakref
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import BUSI, needs_busi
+from scipy import fft
+
+from dataset import find_samples, read_samples
+from segmentation import near_copies as search
+from segmentation.near_copies import EVEN, FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
+from segmentation.phantoms import make_phantom
+
+COPIES = {
+    "gain": lambda p: cv2.convertScaleAbs(p, alpha=0.85, beta=10),
+    "gain and slight crop": lambda p: cv2.convertScaleAbs(p[3:-5, 7:-2], alpha=1.1, beta=-8),
+    "size": lambda p: cv2.resize(p, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA),
+    "overlay": lambda p: cv2.putText(p.copy(), "LT 3:00", (40, 60), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2),
+    "crop of a fifth": lambda p: p[: int(p.shape[0] * 0.8), int(p.shape[1] * 0.2) :],
+}
+
+
+def draw(count, seed=0):
+    labels = ["benign", "malignant", "normal"]
+    return [make_phantom(labels[i % 3], (seed, i))[0] for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """50 phantoms, then 10 copies of the first ten."""
+    pictures = draw(50)
+    changes = list(COPIES.values())
+    return pictures + [changes[i % len(changes)](pictures[i]) for i in range(10)]
+
+
+def indices(pairs):
+    return {(p.a, p.b) for p in pairs}
+
+
+def search_all(pictures):
+    """Every pair slid over, in plain words: what `near_copies` must find without doing so."""
+    area = cv2.INTER_AREA
+
+    def unit(rows):
+        rows = np.stack(rows).reshape(len(rows), -1).astype(float)
+        rows -= rows.mean(axis=1, keepdims=True)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def high_pass(picture, sigma):
+        return picture.astype(np.float32) - cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
+
+    def texture(picture):
+        small = high_pass(cv2.resize(picture, (picture.shape[1] // 8, picture.shape[0] // 8), interpolation=area), 3)
+        canvas = np.zeros((96, 144))
+        canvas[: small.shape[0], : small.shape[1]] = ((small - small.mean()) / small.std()).clip(-3, 3)
+        return canvas / np.linalg.norm(canvas)
+
+    def even(texture):
+        spectrum = fft.fft2(texture)
+        flat = fft.ifft2(spectrum / np.abs(spectrum) ** 0.5).real
+        return flat / np.linalg.norm(flat)
+
+    def slide(a, b):
+        return fft.ifft2(fft.fft2(a) * fft.fft2(b).conj()).real.max()
+
+    thumbnails = [cv2.resize(p, (128, 128), interpolation=area) for p in pictures]
+    whole = unit([cv2.resize(t, (32, 32), interpolation=area) for t in thumbnails])
+    fine = unit([cv2.resize(high_pass(t, 6), (64, 64), interpolation=area) for t in thumbnails])
+    textures = [texture(p) for p in pictures]
+    pairs = []
+    for b in range(len(pictures)):
+        for a in range(b):
+            pair = Pair(a, b, whole[a] @ whole[b], fine[a] @ fine[b], slide(textures[a], textures[b]))
+            cropped = pair.sliding > SLIDING and slide(even(textures[a]), even(textures[b])) > EVEN
+            if pair.whole > WHOLE or pair.fine > FINE or cropped:
+                pairs.append(pair)
+    return sorted(pairs)
+
+
+# ---------------------------------------------------------------- what is a near-copy
+
+
+@pytest.mark.parametrize("change", COPIES)
+def test_a_copy_is_found_among_strangers(change):
+    pictures = draw(12)
+    pairs = near_copies([*pictures, COPIES[change](pictures[4])])
+    assert indices(pairs) == {(4, 12)}
+
+
+def test_sliding_alone_finds_the_crop():
+    picture = make_phantom("malignant", 5)[0]
+    (pair,) = near_copies([picture, picture[: int(picture.shape[0] * 0.85), int(picture.shape[1] * 0.12) :]])
+    assert pair.whole < WHOLE and pair.fine < FINE and pair.sliding > SLIDING
+
+
+def test_a_crop_is_found_whose_thumbnail_is_another():
+    picture = make_phantom("normal", 5)[0]
+    height, width = picture.shape
+    (pair,) = near_copies([picture, picture[height // 4 :, width // 4 :]])
+    assert pair.whole < 0.5 and pair.fine < FINE and pair.sliding > SLIDING
+
+
+def test_strangers_with_the_same_layers_are_not_tied():
+    rng = np.random.default_rng(0)
+    layers, *grains = (cv2.GaussianBlur(rng.normal(size=(400, 480)), (0, 0), 8) for _ in range(3))
+    layers = layers[:, :1] / layers[:, :1].std()
+    pictures = [(128 + 42 * layers + 30 * grain / grain.std()).clip(0, 255).astype(np.uint8) for grain in grains]
+    pictures[1] = pictures[1][60:, :400]
+    assert search._slide(search._describe(pictures).spectra, np.array([[0, 1]]))[0] > SLIDING
+    assert near_copies(pictures) == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_to_compare(count):
+    assert near_copies(draw(count)) == [] == near_copies(iter(draw(count)))
+
+
+def test_constant_pictures_are_copies_of_nothing():
+    constant = [np.full((200 + 10 * i, 300), grey, np.uint8) for i, grey in enumerate((0, 0, 77, 77, 137, 255))]
+    assert near_copies(constant) == []
+    pictures = draw(3)
+    pairs = near_copies([*constant, *pictures, COPIES["gain"](pictures[1])])
+    assert indices(pairs) == {(7, 9)} and np.isfinite(pairs).all()
+
+
+def test_any_shape():
+    rng = np.random.default_rng(0)
+    shapes = [(1, 1), (2, 3), (7, 2000), (2000, 7), (1500, 2000)]
+    assert near_copies([rng.integers(0, 256, shape, np.uint8) for shape in shapes]) == []
+
+
+# ---------------------------------------------------------------- the search
+
+
+def test_neighbours_are_as_good_as_all(planted, monkeypatch):
+    monkeypatch.setattr(search, "NEIGHBOURS", 5)
+    monkeypatch.setattr(search, "_ROWS", 16)
+    expected = search_all(planted)
+    assert indices(expected) >= {(i, 50 + i) for i in range(10)}
+    found = near_copies(planted)
+    assert indices(found) == indices(expected)
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+
+
+def test_few_pairs_are_slid_over(planted, monkeypatch):
+    monkeypatch.setattr(search, "NEIGHBOURS", 5)
+    pairs, *_ = search._select(search._describe(planted))
+    assert len(pairs) <= 60 * 5 + 10
+    same = [np.full((80, 90), 9, np.uint8)] * 60  # all are equally near
+    assert len(search._select(search._describe(same))[0]) <= 60 * 6
+
+
+def test_a_generator_keeps_one_picture_in_memory(planted):
+    alive = weakref.WeakSet()
+
+    class Picture(np.ndarray):
+        __hash__ = object.__hash__
+
+    def read():
+        for picture in planted:
+            copy = picture.copy().view(Picture)
+            alive.add(copy)
+            assert len(alive) <= 2  # the last one is let go when the next has been read
+            yield copy
+            del copy
+
+    assert near_copies(read()) == near_copies(planted)
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_pairs_of_pairs_share_a_group():
+    groups = group_pairs(6, [Pair(0, 1, 1, 1, 1), Pair(1, 4, 1, 1, 1)])
+    assert groups[0] == groups[1] == groups[4]
+    assert len(set(groups)) == 4
+
+
+def test_without_pairs_everyone_is_alone():
+    assert group_pairs(3, []).tolist() == [0, 1, 2]
+    assert group_pairs(0, []).tolist() == []
+
+
+# ---------------------------------------------------------------- BUSI
+
+
+@needs_busi
+def test_the_pairs_of_busi():
+    """busi_near_copies.csv: what sliding every picture over every other found."""
+    samples = find_samples(BUSI)
+    pairs = near_copies(image for image, _ in read_samples(samples))
+    with (Path(__file__).parent / "busi_near_copies.csv").open() as lines:
+        rows = {(row["a"], row["b"]): [float(row[key]) for key in Pair._fields[2:]] for row in csv.DictReader(lines)}
+    assert len(rows) == 261
+    assert {(samples[p.a].name, samples[p.b].name) for p in pairs} == set(rows)
+    for pair in pairs:
+        np.testing.assert_allclose(pair[2:], rows[samples[pair.a].name, samples[pair.b].name], atol=6e-4)
