@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import dataset
+import segmentation.layouts  # noqa: F401  BUSI's layout, and all others
 from segmentation.phantoms import write_phantoms
 
 
