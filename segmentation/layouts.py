@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dataset
+import segmentation.dicom  # noqa: F401  adds the endings of DICOM to READERS
 from dataset import CLASSES, READERS, SUFFIXES, DataError, Sample
 from segmentation.mask_values import Understood, understand_masks
 from segmentation.pairing import (
