@@ -17,7 +17,7 @@ from segmentation.decision import Decision, to_mask
 from segmentation.figures import draw_overlay
 from segmentation.files import content_hash, encode_picture, lock_folder, write_atomic
 from segmentation.predict import BATCH, predict_pictures, unlike_training
-from segmentation.prediction_table import ENDINGS, PredictionTable, is_result, read_table
+from segmentation.prediction_table import ENDINGS, TABLE, PredictionTable, is_result, read_table
 
 MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
 
@@ -103,7 +103,9 @@ def predict_images(model: keras.Model, stored: dict, paths: Sequence[Path], outp
             table.write()
     done = {path: table.rows[name] for path, name in names.items() if name in table.rows}
     _print_warnings(done, problems, decision)
-    earlier = f" ({replaced} of them again, {kept} of other pictures kept)" if replaced or kept else ""
+    if table.renamed:
+        print(f"{table.renamed} results have a number in their name, which was taken; {TABLE} says of which picture")
+    earlier = f" ({replaced} replaced, {kept} of other pictures kept)" if replaced or kept else ""
     print(f"{len(done)} predictions in {output}{earlier}" + (f"; {len(problems)} files skipped" if problems else ""))
     return 1 if problems else 0
 
