@@ -153,11 +153,11 @@ def merge_alpha(picture: np.ndarray) -> np.ndarray:
 
 
 def read_gray(path: Path, white: float | None = None, page: int = 0) -> np.ndarray:
-    """Grey picture, (H, W) uint8; colours by luma, more than 8 bits scaled so that `white` becomes 255."""
+    """Grey picture, (H, W) uint8; colours by luma, more than 8 bits scaled so that `white` (of DICOM 65535) is 255."""
     values = read_values(path, page=page)
     if values.dtype == np.uint8:
         return values
-    if white is None:
+    if white is None or path.suffix.lower() in READERS:
         white = 65535 if values.max(initial=0) > 255 else 255
     if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
         raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")

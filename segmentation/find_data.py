@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset import CLASSES, SUFFIXES, DataError, Sample
+from dataset import CLASSES, READERS, SUFFIXES, DataError, Sample
 from segmentation.layouts import SYSTEM, describe_pictures, list_pictures
 from segmentation.pairing import class_of, place_of, said_by, understand_layout
 from segmentation.phantoms import MARKER, write_phantoms
@@ -144,7 +144,7 @@ def _list_archive(archive: Path) -> list[Path] | None:
             names = [Path(member.filename.replace("\\", "/")) for member in _members(opened)]
     except (zipfile.BadZipFile, OSError):
         return None
-    return [name for name in names if name.suffix.lower() in SUFFIXES and not name.is_absolute()]
+    return [name for name in names if name.suffix.lower() in (*SUFFIXES, *READERS) and not name.is_absolute()]
 
 
 def _members(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -165,7 +165,7 @@ def unpack_archive(archive: Path, folder: Path) -> None:
             _check_members(archive, members)
             for member in members:
                 member.filename = member.filename.replace("\\", "/")
-            tops = {Path(m.filename).parts[0] for m in members if m.filename.lower().endswith(SUFFIXES)}
+            tops = {Path(m.filename).parts[0] for m in members if m.filename.lower().endswith((*SUFFIXES, *READERS))}
             if here := sorted(top for top in tops if (folder / top).exists()):
                 raise DataError(f"{archive}: holds {here[0]}, which is in {folder} already. Move one of them away.")
             # Beside the target, so that a kill leaves nothing that looks like the data.

@@ -21,7 +21,7 @@ from segmentation.measure import measure
 from segmentation.picture_files import Picture, list_pages, read_picture
 from segmentation.pixel_depth import understand_depth
 from segmentation.predict import BATCH, predict_pictures, unlike_training
-from segmentation.prediction_table import ENDINGS, SIZES, PredictionTable, is_result, read_table
+from segmentation.prediction_table import ENDINGS, SIZES, TABLE, PredictionTable, is_result, read_table
 from segmentation.score_table import cell_to_text
 
 MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
@@ -124,7 +124,9 @@ def predict_images(
             table.write()
     done = {name: table.rows[name] for name in names.values() if name in table.rows}
     _print_warnings(done, problems, decision)
-    earlier = f" ({replaced} of them again, {kept} of other pictures kept)" if replaced or kept else ""
+    if table.renamed:
+        print(f"{table.renamed} results have a number in their name, which was taken; {TABLE} says of which picture")
+    earlier = f" ({replaced} replaced, {kept} of other pictures kept)" if replaced or kept else ""
     print(f"{len(done)} predictions in {output}{earlier}" + (f"; {len(problems)} files skipped" if problems else ""))
     return 1 if problems else 0
 

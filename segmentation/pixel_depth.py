@@ -10,6 +10,7 @@ from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import READERS, read_values, try_reading
+from segmentation.dicom import count_frames
 
 DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
 
@@ -26,7 +27,8 @@ class Depth(NamedTuple):
 def _look(path: Path) -> tuple[int, Depth | None]:
     """How many pictures a file holds, and the range of the first if it has more than 8 bits."""
     if path.suffix.lower() in READERS:
-        return 1, None
+        pages = try_reading(count_frames, path)
+        return 1 if isinstance(pages, str) else pages, None
     try:
         with Image.open(path) as picture:
             pages, deep = getattr(picture, "n_frames", 1), picture.mode.startswith(("I", "F"))

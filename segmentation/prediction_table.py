@@ -82,6 +82,7 @@ class PredictionTable:
         self._taken = {_comparable(name) for name in self.rows}
         self._there = {_comparable(name) for name in os.listdir(folder)}
         self._number: dict[str, int] = {}  # of the last result of a name
+        self.renamed = 0  # results whose name was taken
 
     def claim(self, path: Path, page: int | None = None) -> tuple[str, bool]:
         """A name for the results of a picture, and whether they replace earlier ones of the same picture.
@@ -112,6 +113,7 @@ class PredictionTable:
             number += 1
             name = f"{stem}-{number}"
         self._number[stem] = number
+        self.renamed += number > 1
         return name
 
     def _is_taken(self, name: str) -> bool:

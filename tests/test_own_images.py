@@ -78,7 +78,8 @@ def test_pictures_and_masks_in_the_output_folder_are_kept_and_results_never_read
         said = capsys.readouterr().out
         assert len(table(tmp_path)) == 2 and len(contents(tmp_path)) == 2 + 2 * 3 + 2, said  # .lock and the table
         assert contents(tmp_path).items() >= before.items()
-        assert ("2 of them again" in said, "6 files are results" in said) == (call > 0, call > 0)
+        assert ("1 results have a number in their name" in said) == (call == 0)
+        assert ("2 replaced, 0 of other" in said, "6 files are results" in said) == (call > 0, call > 0)
     assert {row["name"] for row in table(tmp_path)} == {"x-2", "x_mask"} and abs(marked(tmp_path, "x-2") - 20) <= 1
 
 
@@ -86,7 +87,7 @@ def test_pictures_of_one_name_in_two_calls_keep_both_results(tmp_path, capsys):
     first, second = draw(tmp_path / "a" / "scan.png", 10), draw(tmp_path / "b" / "scan.png", 40)
     output = tmp_path / "out"
     predict(first, output=output), predict(second, output=output)
-    assert "1 of other pictures kept" in capsys.readouterr().out
+    assert "0 replaced, 1 of other pictures kept" in capsys.readouterr().out
     assert [(row["file"], row["name"]) for row in table(output)] == [(str(first), "scan"), (str(second), "scan-2")]
     assert [abs(marked(output, name) - wide) <= 1 for name, wide in (("scan", 10), ("scan-2", 40))] == [True, True]
     predict(second, output=output)  # its own result again, not scan-3
