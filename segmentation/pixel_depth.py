@@ -52,7 +52,7 @@ def understand_depth(images: Sequence[Path], masks: Sequence[Path] = ()) -> floa
     Says too which files hold several pictures, of which the first alone is read.
     """
     files = [*images, *(path for path in masks if path.suffix.lower() in (".tif", ".tiff"))]
-    looked = thread_map(_look, files, max_workers=os.cpu_count(), leave=False)
+    looked = thread_map(_look, files, max_workers=os.cpu_count(), desc="pictures", leave=False)
     several = [path.name for path, (pages, _) in zip(files, looked, strict=True) if pages > 1]
     if several:
         print(f"note: {len(several)} files hold several pictures, {several[0]} first; only the first of each is read")
