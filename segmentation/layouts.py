@@ -25,9 +25,9 @@ from segmentation.pairing import (
     shown,
     understand_layout,
 )
-from segmentation.phantoms import MARKER
 from segmentation.pixel_depth import understand_depth
 
+OURS = "phantoms.json"  # the marker of phantoms.py
 MAX_DEPTH = 8  # folders within folders
 SYSTEM = (".", "__MACOSX", "@", "$")  # how the folders begin that systems leave behind
 
@@ -46,6 +46,7 @@ def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror}).")
 
     pictures, strays, tops, seen = [], [], [root], set()
+    home = {root.resolve(), *root.resolve().parents}  # a link back would lead to other people's pictures
     for top in tops:  # links come last, so that a folder is found under its own name
         for folder, folders, names in os.walk(top, onerror=refuse):
             here, state = Path(folder), os.stat(folder)
@@ -53,13 +54,19 @@ def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
             if (state.st_dev, state.st_ino) in seen:
                 folders.clear()
                 continue
+            if OURS in names and here != root:  # drawn by an earlier run, for want of data
+                strays.append(here)
+                folders.clear()
+                continue
             if len(here.relative_to(root).parts) > MAX_DEPTH:
                 raise DataError(f"{here}: lies more than {MAX_DEPTH} folders deep. Name a folder nearer to the data.")
             seen.add((state.st_dev, state.st_ino))
-            strays += [path for path in found if path.name.startswith(SYSTEM)]
-            tops += [path for path in found if path.is_symlink() and not path.name.startswith(SYSTEM)]
-            folders[:] = [p.name for p in found if not (p.is_symlink() or p.name.startswith(SYSTEM))]
-            for path in (here / name for name in names if name != MARKER):
+            links = [path for path in found if path.is_symlink()]
+            around = {path for path in links if path.resolve() in home}
+            strays += [path for path in found if path in around or path.name.startswith(SYSTEM)]
+            tops += [path for path in links if not (path in around or path.name.startswith(SYSTEM))]
+            folders[:] = [p.name for p in found if not (p in links or p.name.startswith(SYSTEM))]
+            for path in (here / name for name in names if name != OURS):
                 (pictures if _is_picture(path) else strays).append(path)
     return sorted(pictures, key=natural_order), sorted(strays)
 
@@ -108,7 +115,7 @@ def describe_pictures(pictures: Sequence[Path], others: Sequence[Path], root: Pa
     passed = [f"{n} {ending} files, which are not read" for ending, n in endings.most_common(1)]
     return (
         f"holds {len(pictures)} pictures ({', '.join(held + passed)}), {shown(pictures[:1])} first, but none is the "
-        "mask of another. Name the masks as their images, in masks/, or with _mask behind the name."
+        "mask of another. Give the folder that holds images and masks, the masks in masks/ or called x_mask."
     )
 
 

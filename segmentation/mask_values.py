@@ -27,7 +27,9 @@ MOST = 0.5  # share of the picture from which a lesion is worth a note
 BORDERED = 0.9  # of the borders of so many masks are one value: it is background, even if it is not black
 CHROMA = 16  # pixels that compression may colour alike, as colours are stored at half the size
 FEW = 4  # pixels that mean nothing
-NO_MASK = "That is no mask of background and lesion. Export areas of one value, or name the lesion's (mask_values)."
+NO_MASK = (
+    "That is no mask of background and lesion. Export areas of one value, or name the lesion's with --mask-values."
+)
 
 
 class Understood(NamedTuple):
@@ -47,7 +49,9 @@ def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> Und
     Raises:
         DataError: the masks cannot be understood; the message names a file and the values found.
     """
-    read = list(thread_map(partial(try_reading, list_levels), masks, max_workers=os.cpu_count(), leave=False))
+    read = list(
+        thread_map(partial(try_reading, list_levels), masks, max_workers=os.cpu_count(), desc="masks", leave=False)
+    )
     files = [item for item in read if isinstance(item, Levels)]
     reading = _take_values(files, values) if values else _find_reading(files)
     _note_most(files, reading)
@@ -228,7 +232,7 @@ def _no_mask(file: Levels, reading: MaskReading, areas: dict) -> str:
         faint = [level for level in file.areas if NOISE * peak <= far[level] < CLEAR * peak and level not in areas]
     spread = 0 if file.exact else max(clear / 30, CHROMA if any(len(level) > 1 for level in far) else 0)
     if sum(file.areas[level] for level in faint) > max(FEW, spread):
-        return f"whether {_named(sorted(faint))} is lesion cannot be told. Name the values of the lesion (mask_values)."
+        return f"whether {_named(sorted(faint))} is lesion cannot be told. Name the lesion's with --mask-values."
     return ""
 
 

@@ -121,6 +121,17 @@ def understand_layout(pictures: Sequence[Path], root: Path, look_inside: bool = 
     Args:
         look_inside: where no name tells, what the files hold may.
     """
+    tops = [folders_of(path, root)[:1] for path in pictures]
+    beside = []
+    if {"image", "mask"} <= {said_by(top) for top in tops}:  # the folder's own images and masks, and nobody else's
+        own = [said_by(top) or class_of(place_of(top)) != "lesion" for top in tops]
+        beside = [path for path, is_own in zip(pictures, own, strict=True) if not is_own]
+        pictures = [path for path, is_own in zip(pictures, own, strict=True) if is_own]
+    layout = _choose_layout(pictures, root, look_inside)
+    return layout and layout._replace(strays=[*layout.strays, *beside])
+
+
+def _choose_layout(pictures: Sequence[Path], root: Path, look_inside: bool) -> Layout | None:
     best, fewest = None, np.inf
     for masks in _possible_masks(pictures, root):
         if (layout := _lay_out(pictures, masks, root)) and (missing := _count_missing(layout, root)) < fewest:
@@ -139,6 +150,7 @@ def understand_layout(pictures: Sequence[Path], root: Path, look_inside: bool = 
 
 
 def folders_of(path: Path, root: Path) -> tuple[str, ...]:
+    """The folders that lead from the root to a file."""
     return path.relative_to(root).parts[:-1]
 
 

@@ -56,7 +56,7 @@ def understand_depth(
     Says too which files hold several pictures, of which the first alone is read, unless `several_are_read`.
     """
     files = [*images, *(path for path in masks if path.suffix.lower() in (".tif", ".tiff"))]
-    looked = thread_map(_look, files, max_workers=os.cpu_count(), leave=False)
+    looked = thread_map(_look, files, max_workers=os.cpu_count(), desc="pictures", leave=False)
     several = [path.name for path, (pages, _) in zip(files, looked, strict=True) if pages > 1]
     if several and not several_are_read:
         print(f"note: {len(several)} files hold several pictures, {several[0]} first; only the first of each is read")

@@ -12,7 +12,6 @@ from PIL import Image
 
 import dataset
 from dataset import DataError, Sample, augment, make_dataset
-from segmentation import layouts  # noqa: F401  # how folders are read
 from segmentation.find_data import data_source
 
 
@@ -45,6 +44,12 @@ def test_masks_are_merged_whatever_their_mode(tmp_path):
 def test_mask_threshold_is_half_range(tmp_path):
     path = save(tmp_path / "m.png", np.array([[0, 127, 128, 255]], np.uint8))
     assert dataset.read_mask([path], (1, 4)).tolist() == [[0, 0, 1, 1]]
+
+
+def test_a_fraction_is_named_as_it_is_written():
+    """0.1 is no number of 32 bits."""
+    reading = dataset.MaskReading(values=(0.1,))
+    assert dataset.find_lesion(np.array([[0, 0.1, 0.2]], np.float32), reading).tolist() == [[False, True, False]]
 
 
 def test_no_mask_file_is_no_lesion():

@@ -12,8 +12,9 @@ import pytest
 from folders import PICTURES, SHAPE, lesion, picture, read, save, size, white, write_classes, write_pairs
 
 from dataset import DataError
-from segmentation.layouts import list_pictures
+from segmentation.layouts import OURS, list_pictures
 from segmentation.pairing import understand_layout
+from segmentation.phantoms import MARKER
 
 
 def pairs(image, mask, **options):
@@ -115,15 +116,34 @@ def one_name_two_endings(root):
     return write_pairs(root, image="{}.jpg", mask="{}.png")
 
 
-def composed_and_decomposed(root):
-    """The images' accent is one character, the masks' two."""
+def other_letters(spell):
+    """The masks' names are spelt in another way. Nothing else tells the images apart."""
+
+    def build(root):
+        found = {}
+        for i, name in enumerate(["Åsa", "Bjørn", "Zoé", "Zoë"]):
+            save(root / "images" / f"{unicodedata.normalize('NFC', name)}.png", picture(i))
+            white(lesion(i), root / "masks" / f"{spell(name)}.png")
+            found[unicodedata.normalize("NFC", name)] = ("lesion", size(i))
+        return found
+
+    return build
+
+
+def two_words(root):
+    """The mask's name says both what it is and what it is of."""
     found = {}
-    for i in range(4):
-        name = f"Frau Müller é{i}"
-        save(root / "images" / f"{unicodedata.normalize('NFC', name)}.png", picture(i))
-        white(lesion(i), root / "masks" / f"{unicodedata.normalize('NFD', name)}.png")
-        found[unicodedata.normalize("NFC", name)] = ("lesion", size(i))
+    for i, word in enumerate(["lesion", "tumor", "lesion", "tumour"]):
+        save(root / "images" / f"{i}.png", picture(i))
+        white(lesion(i), root / "masks" / f"{i}_{word}_mask.png")
+        found[str(i)] = ("lesion", size(i))
     return found
+
+
+def busi_beside_another(root):
+    """The name of BUSI's folder ends with a word for masks."""
+    found = write_classes(root / "sets" / "Dataset_BUSI_with_GT")
+    return found | write_pairs(root / "sets" / "mine", image="images/{}.png", mask="masks/{}.png")
 
 
 def two_sets(root):
@@ -196,7 +216,6 @@ LAYOUTS = {
     "x_image, x_mask": pairs("{}_image.png", "{}_mask.png"),
     "images, other names": pairs("images/bus_{:04d}-l.png", "masks/mask_{:04d}-l.png"),
     "upper-case endings": pairs("images/scan{}.PNG", "masks/scan{}.BMP"),
-    "upper-case names": pairs("images/scan{}.png", "masks/SCAN{}.png"),
     "lesion-3": pairs("lesion-{}.png", "lesion-{}_mask.png"),
     "tumor_12 in images": pairs("images/tumor_{}.png", "masks/tumor_{}.png"),
     "scan_label in images": pairs("images/scan{}_label.png", "masks/scan{}_label.png"),
@@ -219,16 +238,25 @@ LAYOUTS = {
     "BUS-BRA": bus_bra,
     "BUS-UCLM": bus_uclm,
     "one name, two endings": one_name_two_endings,
-    "NFC beside NFD": composed_and_decomposed,
+    "NFC beside NFD": other_letters(lambda name: unicodedata.normalize("NFD", name)),
+    "capitals beside small letters": other_letters(str.upper),
+    "two words": two_words,
+    "BUSI beside another": busi_beside_another,
+    "images called like masks, in a folder of images": below("breast images", three_names_of_lesions),
+    "masks/0 of train and val": one_name_in_two_folders("{}/images/{}.png", "{}/masks/0/{}.png", ("train", "val")),
     "two sets in one folder": two_sets,
     "normal beside images": normal_beside_images,
 }
 
 
+NAMELESS = ("images, roi", "a, b", "one name, two endings")  # no word for masks
+
+
 @pytest.mark.parametrize("case", LAYOUTS)
-def test_layouts_are_read(case, tmp_path):
+def test_layouts_are_read(case, tmp_path, capsys):
     expected = LAYOUTS[case](tmp_path)
     assert read(tmp_path) == expected
+    assert ("by what they hold, as no name says so" in capsys.readouterr().out) == (case in NAMELESS)
 
 
 # ---------------------------------------------------------------- what is named
@@ -357,6 +385,19 @@ def test_overlays_beside_the_images_are_named(tmp_path):
     assert named_in(lines, "1_overlay.png", "4_overlay.png") and "named after an image" in lines[0]
 
 
+def test_another_set_beside_images_and_masks_is_passed_over(tmp_path, capsys):
+    expected = write_pairs(tmp_path)
+    write_classes(tmp_path / "old")
+    assert read(tmp_path) == expected
+    assert "note: 24 pictures outside the folders of images are passed over" in capsys.readouterr().out
+
+
+def test_normal_images_beside_images_and_masks_are_read(tmp_path):
+    expected = write_pairs(tmp_path)
+    save(tmp_path / "normal" / "n1.png", picture(1))
+    assert read(tmp_path) == expected | {"n1": ("normal", 0)}
+
+
 @pytest.mark.parametrize("folder", ["predictions", "overlays/small"])
 def test_pictures_beside_images_and_masks_are_passed_over(folder, tmp_path, capsys):
     expected = write_pairs(tmp_path)
@@ -411,6 +452,21 @@ def test_stray_files_are_passed_over_with_a_count(tmp_path, capsys):
     assert f"note: 9 other files in {tmp_path} are passed over (" in capsys.readouterr().out
 
 
+def test_our_own_marker_is_no_stray(tmp_path, capsys):
+    write_classes(tmp_path)
+    (tmp_path / MARKER).touch()
+    read(tmp_path)
+    assert OURS == MARKER and "note" not in capsys.readouterr().out
+
+
+def test_phantoms_of_an_earlier_run_are_passed_over(tmp_path, capsys):
+    expected = write_classes(tmp_path / "mine")
+    write_classes(tmp_path / "phantoms-160-seed0")
+    (tmp_path / "phantoms-160-seed0" / MARKER).touch()
+    assert read(tmp_path) == expected
+    assert "note: 1 other files" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 def test_what_is_no_file_is_passed_over_or_named(tmp_path, capsys):
     expected = write_classes(tmp_path)
@@ -439,6 +495,8 @@ def test_folders_that_links_lead_to_are_read_once(tmp_path):
     (root / "masks").symlink_to(tmp_path / "real" / "masks")
     assert read(root) == expected
     (tmp_path / "real" / "again").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to("..")  # where other pictures lie
+    write_pairs(tmp_path / "others", image="images/other{}.png", mask="masks/other{}.png")
     (tmp_path / "real" / "images" / "loop").symlink_to("..")
     (tmp_path / "real" / "a copy of images").symlink_to("images")
     assert read(tmp_path / "real") == expected

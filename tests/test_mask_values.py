@@ -170,12 +170,11 @@ def test_soft_edges_are_cut_half_way(sigma, tmp_path):
 
 
 def test_an_inner_area_is_no_outline(tmp_path):
-    """Grey 2 is all around grey 1, in 20 of the pixels: both are lesion."""
+    """255 is all around 127, two pixels wide: both are lesion."""
 
     def draw(mask, path):
-        values = mask.astype(np.uint8) * 255
-        values[14:18, 18:23] = values[14:18, 18:23] // 2
-        save(path, values)
+        inner = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
+        save(path, np.where(inner, 127, mask * 255).astype(np.uint8))
 
     expected = write_pairs(tmp_path, draw)
     assert read(tmp_path) == expected
