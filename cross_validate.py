@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename
 from segmentation.errors import RunError, one_clear_line
-from segmentation.files import check_output, json_holds, lock_folder, read_json, write_json
+from segmentation.files import read_json, write_json
 from segmentation.jobs import LocalTrainer, RayTrainer
+from segmentation.outputs import check_output, json_holds, lock_folder
 from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import FLATTERED, LESION_GIVEN, summarise
 from segmentation.splits import FOLDS, Split

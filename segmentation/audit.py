@@ -20,10 +20,11 @@ from tqdm.contrib.concurrent import thread_map
 
 from dataset import LABELS, READERS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
 from segmentation.errors import one_clear_line
-from segmentation.files import check_output, json_holds, write_json, write_picture
+from segmentation.files import write_json, write_picture
 from segmentation.find_data import data_source, find_data
 from segmentation.mask_values import describe_reading
 from segmentation.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
+from segmentation.outputs import check_output, json_holds
 from segmentation.scores import overlap
 
 SAME_FRAME = 0.98  # whole-picture correlation from which two masks should agree

@@ -1,19 +1,16 @@
 """JSON, pictures and other small files, written whole or not at all."""
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from filelock import lock_descriptor
 
 from dataset import DataError
 from segmentation.errors import RunError
@@ -156,33 +153,6 @@ def try_writing(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """As `try_writing`, and nothing of somebody else's lies there.
-
-    Args:
-        path: the file.
-        is_ours: whether an earlier call of the same script wrote the file that is there.
-
-    Raises:
-        RunError, OSError: it cannot be written, or there is a file that we did not write.
-    """
-    try_writing(path)
-    if os.path.lexists(path) and not is_ours(path):
-        raise RunError(f"{path}: is there already, and not by this script. Move it, or choose another place.")
-
-
-def json_holds(*keys: str) -> Callable[[Path], bool]:
-    """For `check_output`: whether a file is a JSON object with all of these keys."""
-
-    def holds(path: Path) -> bool:
-        try:
-            return set(keys) <= set(read_json(path))
-        except RunError:
-            return False
-
-    return holds
-
-
 def check_space(folder: Path, needed: int) -> None:
     """Refuse to begin what would end on a full disk.
 
@@ -200,38 +170,3 @@ def check_space(folder: Path, needed: int) -> None:
             f"{folder}: {free / 1e6:.0f} MB are free, and up to {needed / 1e6:.0f} MB are to be written. Free some "
             "space, or choose a folder on another disk."
         )
-
-
-# ---------------------------------------------------------------- one process a folder
-
-
-@contextmanager
-def lock_folder(folder: Path, holder: str) -> Iterator[int]:
-    """Hold a folder; the operating system lets go of it when the process dies, however it dies.
-
-    Args:
-        folder: it must exist.
-        holder: what this process is, for the message.
-
-    Yields:
-        The lock's descriptor: the folder is held as long as any process has it open.
-
-    Raises:
-        RunError: another process holds it.
-    """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    try:
-        if not _lock(descriptor):
-            raise RunError(f"{folder}: another {holder} is writing here. Wait for it, or choose another folder.")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        return lock_descriptor(descriptor, blocking=False)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:  # some clusters' disks have no locks
-            raise
-        return True

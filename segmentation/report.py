@@ -16,7 +16,7 @@ from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
 from segmentation import figures
 from segmentation.decision import Decision, load_decision, to_mask
 from segmentation.errors import RunError
-from segmentation.files import write_atomic
+from segmentation.files import write_text
 from segmentation.predict import predict_pictures, score_samples
 from segmentation.schemas import read_history
 from segmentation.scores import FLATTERED, summarise
@@ -186,5 +186,4 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         run_table=run_table.items(),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    content = page.encode("utf-8", "backslashreplace")
-    write_atomic(run / "report.html", lambda temporary: temporary.write_bytes(content))
+    write_text(run / "report.html", page)
