@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import LABELS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
+from segmentation.checks import AnyPath, checked
 from segmentation.errors import one_clear_line
 from segmentation.files import write_json, write_picture
 from segmentation.find_data import data_source, find_data
@@ -28,12 +29,12 @@ COLOUR_DIFFERENCE, COLOUR_SHARE = 40, 0.0005  # a pixel is coloured / a picture 
 SHEET_PAIRS = 40
 
 
-@dataclass(frozen=True)
+@checked
 class AuditConfig:
     """Where to look, and where to write."""
 
-    data_dir: Path  # folder with BUSI, or with its archive
-    output: Path = Path(".")  # gets audit.json and audit.png
+    data_dir: AnyPath  # folder with BUSI, or with its archive
+    output: AnyPath = Path(".")  # gets audit.json and audit.png
 
 
 @dataclass

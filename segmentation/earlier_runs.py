@@ -66,6 +66,9 @@ def upgrade_settings(stored: dict, path: Path) -> dict:
         settings["start_from"] = settings.get("start_from") or ("imagenet" if pretrained else "random")
     if settings.get("split_seed") is None:
         settings["split_seed"] = settings.get("seed", 0)
-    if settings.get("choose_on") == "rule":
-        settings["choose_on"] = "decision"
-    return settings
+    return upgrade_split(settings)
+
+
+def upgrade_split(stored: dict) -> dict:
+    """What split.json says of how it was made, as today's does."""
+    return stored | {"choose_on": "decision"} if stored.get("choose_on") == "rule" else stored

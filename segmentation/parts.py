@@ -10,7 +10,14 @@ from dataset import Sample, find_samples, read_samples, resize_samples
 from segmentation.find_data import data_source, find_or_draw
 from segmentation.near_copies import group_pairs, near_copies
 from segmentation.predict import appearance_limits
-from segmentation.splits import load_split, near_copies_in_training, seen_before, split_record, split_samples
+from segmentation.splits import (
+    check_same_split,
+    load_split,
+    near_copies_in_training,
+    seen_before,
+    split_record,
+    split_samples,
+)
 
 
 class Data(NamedTuple):
@@ -65,6 +72,9 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
         parts = split_samples(samples, groups, **record)
     for path in earlier:
         record.setdefault("seen_before", []).extend(seen_before(path, samples, groups, parts["test"]))
+    record = split_record(samples, groups, parts, **record)
+    if begun:
+        check_same_split(begun, record)
     print(
         f"split {division['split']}: " + ", ".join(f"{len(members)} {part} images" for part, members in parts.items())
     )
@@ -73,7 +83,7 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
         root=data.root,
         source=data.source,
         drawn=data.drawn,
-        record=split_record(samples, groups, parts, **record),
+        record=record,
         appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),
         val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,
