@@ -11,7 +11,6 @@ command again.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from segmentation import surroundings  # noqa: F401  # isort: skip
 
 import numpy as np
 import tyro
+from pydantic import model_validator
 from tqdm import tqdm
 
+from segmentation.checks import AnyPath, FolderName, Seed, Text, Whole, checked
 from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename
 from segmentation.errors import RunError, one_clear_line
 from segmentation.files import read_json, write_json
@@ -31,27 +32,27 @@ from segmentation.scores import FLATTERED, LESION_GIVEN, summarise
 from segmentation.splits import FOLDS, Split
 
 
-@dataclass(frozen=True)
+@checked
 class CrossValidationConfig:
     """Which runs to make."""
 
-    name: str = "cross_validation"  # the runs are folders in models/NAME/
+    name: FolderName = "cross_validation"  # the runs are folders in models/NAME/
     splits: tuple[Split, ...] = ("grouped-cv",)
-    folds: tuple[int, ...] = ()  # of each split; without it, all
-    seeds: tuple[int, ...] = (0,)  # every fold is trained once for each
-    jobs: int = 1  # runs at a time; one fills a CPU, and a GPU holds a few
-    models_dir: Path = Path("models")  # where the folder is made
-    ray: str | None = None  # address of a Ray cluster ("auto", "local", or HOST:PORT) to train on
+    folds: tuple[Whole[0, 100], ...] = ()  # of each split; without it, all
+    seeds: tuple[Seed, ...] = (0,)  # every fold is trained once for each
+    jobs: Whole[1, 1000] = 1  # runs at a time; one fills a CPU, and a GPU holds a few
+    models_dir: AnyPath = Path("models")  # where the folder is made
+    ray: Text | None = None  # address of a Ray cluster ("auto", "local", or HOST:PORT) to train on
 
-    def __post_init__(self):
-        """Refuse values that cannot work."""
-        if self.jobs < 1 or not self.splits or not self.seeds:
-            raise ValueError("--jobs must be at least 1, --splits and --seeds must name one or more")
+    @model_validator(mode="after")
+    def fit_together(self):
+        """Refuse values that cannot work with each other."""
+        if not self.splits or not self.seeds:
+            raise ValueError("--splits and --seeds must name one or more")
         for split in self.splits:
             if split != "table" and not set(self.folds) <= set(range(last := FOLDS.get(split, 1))):
                 raise ValueError(f"--folds of split {split} are 0 to {last - 1}, got {self.folds}")
-        if Path(self.name).name != self.name or self.name in ("", ".", ".."):
-            raise ValueError(f"--name is the name of a folder in models/, got {self.name!r}")
+        return self
 
 
 def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:

@@ -21,14 +21,8 @@ from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
 from segmentation.collection import collect
 from segmentation.decision import Decision, load_decision, override_decision
 from segmentation.errors import one_clear_line
-<<<<<<< ours
-from segmentation.files import check_output, file_hash, json_holds, write_json
-=======
-from segmentation.files import write_json
-from segmentation.find_data import data_source, find_data
-from segmentation.near_copies import group_pairs, near_copies
+from segmentation.files import file_hash, write_json
 from segmentation.outputs import check_output, json_holds
->>>>>>> theirs
 from segmentation.predict import predict_pictures, score_samples
 from segmentation.run_folder import check_finished, environment, load_run
 from segmentation.score_table import is_score_table, write_scores

@@ -25,7 +25,7 @@ from pydantic import model_validator
 
 from attention_unet import multiply_adds
 from dataset import make_dataset
-from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked, folder_name
+from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked
 from segmentation.decision import Decision, choose_decision, load_decision, save_decision
 from segmentation.encoders import Encoder, load_imagenet
 from segmentation.errors import one_clear_line
@@ -63,7 +63,7 @@ class TrainingConfig:
     # Training
     epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
     batch_size: Whole[1, 10_000] = 8  # larger is hardly faster on a CPU; lower it if memory runs out
-    learning_rate: Real[1e-9, 1e9] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
+    learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
     weight_decay: Real[0, 1] = 1e-4  # decoupled (AdamW); 0 is plain Adam
     ema: Real[0, 0.9999] = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
     dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
@@ -89,7 +89,6 @@ class TrainingConfig:
             raise ValueError(
                 "--encoder none has no ImageNet weights: add --start-from random, or take the preset paper"
             )
-        folder_name("--run", self.run)
         return self
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import LABELS, READERS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
+from segmentation.checks import AnyPath, GreyValues, checked
 from segmentation.errors import one_clear_line
 from segmentation.files import write_json, write_picture
 from segmentation.find_data import data_source, find_data
@@ -32,13 +33,13 @@ COLOUR_DIFFERENCE, COLOUR_SHARE = 40, 0.0005  # a pixel is coloured / a picture 
 SHEET_PAIRS = 40
 
 
-@dataclass(frozen=True)
+@checked
 class AuditConfig:
     """Where to look, and where to write."""
 
-    data_dir: Path  # folder with images and their masks, or with an archive of them
-    mask_values: tuple[float, ...] = ()  # grey values that are lesion; without them the masks are understood together
-    output: Path = Path(".")  # gets audit.json and audit.png
+    data_dir: AnyPath  # folder with images and their masks, or with an archive of them
+    mask_values: GreyValues = ()  # grey values that are lesion; without them the masks are understood together
+    output: AnyPath = Path(".")  # gets audit.json and audit.png
 
 
 @dataclass

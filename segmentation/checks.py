@@ -16,7 +16,6 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from segmentation.errors import RunError
 
-MAX_SIDE, MAX_FILTERS, MAX_DEPTH, MAX_EPOCHS, MAX_IMAGES = 4096, 256, 8, 100_000, 50_000
 MAX_TEXT, MAX_LIST, MAX_NUMBER = 4096, 100, 3.5e38  # the largest float32 is 3.4e38
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)  # "3" is no number, True is not 1
 
@@ -25,6 +24,12 @@ def _without_null(path: Path) -> Path:
     if "\0" in str(path) or len(str(path)) > MAX_TEXT:
         raise ValueError("is no path of a file")
     return path
+
+
+def _folder_name(value: str) -> str:
+    if Path(value).name != value or not value.isprintable() or not value.strip(". "):
+        raise ValueError(f"is the name of a folder in models/, got {value!r}")
+    return value
 
 
 def _plain(value: object) -> object:
@@ -57,21 +62,11 @@ class Real:
 Seed = Whole[0, 2**32 - 1]  # what NumPy's generators take
 Number = Real[-MAX_NUMBER, MAX_NUMBER]
 AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_without_null)]  # a file holds it as text
-Folders = Annotated[tuple[AnyPath, ...], Field(strict=False, max_length=100)]  # JSON has no tuples
-GreyValues = Annotated[tuple[Number, ...], Field(strict=False, max_length=100)]
-FolderName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)]
+Folders = Annotated[tuple[AnyPath, ...], Field(strict=False, max_length=MAX_LIST)]  # JSON has no tuples
+GreyValues = Annotated[tuple[Number, ...], Field(strict=False, max_length=MAX_LIST)]
+FolderName = Annotated[str, Field(max_length=200), AfterValidator(_folder_name)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Plain = Annotated[Any, AfterValidator(_plain)]  # what a table can show
-
-
-def folder_name(flag: str, value: str) -> None:
-    """Refuse what is no name of a folder of its own.
-
-    Raises:
-        ValueError: "." and "..", which a pattern cannot exclude.
-    """
-    if value.strip(". ") == "":
-        raise ValueError(f"{flag} is the name of a folder in models/, got {value!r}")
 
 
 @dataclass_transform(frozen_default=True)

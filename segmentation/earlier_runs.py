@@ -69,6 +69,9 @@ def upgrade_settings(stored: dict, path: Path) -> dict:
         settings["split_seed"] = settings.get("seed", 0)
     if "data_dir" in settings and not isinstance(settings["data_dir"], (list, tuple)):
         settings["data_dir"] = [] if settings["data_dir"] is None else [settings["data_dir"]]
-    if settings.get("choose_on") == "rule":
-        settings["choose_on"] = "decision"
-    return settings
+    return upgrade_split(settings)
+
+
+def upgrade_split(stored: dict) -> dict:
+    """What split.json says of how it was made, as today's does."""
+    return stored | {"choose_on": "decision"} if stored.get("choose_on") == "rule" else stored

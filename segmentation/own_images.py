@@ -16,15 +16,11 @@ from dataset import READERS, SUFFIXES, DataError, try_reading
 from segmentation.decision import Decision, to_mask
 from segmentation.dicom import is_dicom
 from segmentation.figures import draw_overlay
-<<<<<<< ours
-from segmentation.files import content_hash, encode_picture, lock_folder, write_atomic
+from segmentation.files import content_hash, encode_picture, write_atomic
 from segmentation.measure import measure
+from segmentation.outputs import lock_folder
 from segmentation.picture_files import Picture, list_pages, read_picture
 from segmentation.pixel_depth import understand_depth
-=======
-from segmentation.files import content_hash, encode_picture, write_atomic
-from segmentation.outputs import lock_folder
->>>>>>> theirs
 from segmentation.predict import BATCH, predict_pictures, unlike_training
 from segmentation.prediction_table import ENDINGS, SIZES, TABLE, PredictionTable, is_result, read_table
 from segmentation.score_table import cell_to_text

@@ -10,6 +10,7 @@ from dataset import Sample, read_samples, resize_samples
 from segmentation.collection import Collection, collect
 from segmentation.predict import appearance_limits
 from segmentation.splits import (
+    check_same_split,
     group_samples,
     load_split,
     near_copies_in_training,
@@ -65,13 +66,16 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
         parts = split_samples(samples, groups, **record)
     for path in earlier:
         record.setdefault("seen_before", []).extend(seen_before(path, samples, groups, parts["test"]))
+    record = split_record(samples, groups, parts, **record)
+    if begun:
+        check_same_split(begun, record)
     print(
         f"split {division['split']}: " + ", ".join(f"{len(members)} {part} images" for part, members in parts.items())
     )
     judged = parts["test"] if division["choose_on"] == "test" else parts["val"]
     return Parts(
         found=data.found,
-        record=split_record(samples, groups, parts, **record),
+        record=record,
         appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),
         val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,

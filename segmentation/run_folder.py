@@ -165,8 +165,6 @@ def goes_on(run: Path, config) -> bool:
     if missing := [name for name in needed if name not in there]:
         raise RunError(f"{run}: {missing[0]} is missing, so this run cannot go on. Choose another --run.")
     if "backup.npz" in there:
-        if "split_sha256" not in read_config(run):
-            raise RunError(f"{run}: was begun by an earlier version, which alone can go on. Choose another --run.")
         read_split(run)
         print(f"{run} holds an unfinished run of this command: going on with it")
         return True

@@ -9,28 +9,13 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from attention_unet import GATES
 from dataset import LABELS, MAX_PIXELS
-from segmentation.checks import (
-    MAX_DEPTH,
-    MAX_EPOCHS,
-    MAX_FILTERS,
-    MAX_IMAGES,
-    MAX_SIDE,
-    STRICT,
-    AnyPath,
-    Folders,
-    Number,
-    Plain,
-    Real,
-    Text,
-    Whole,
-    check,
-)
-from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename, upgrade_network
+from segmentation.checks import STRICT, AnyPath, Folders, Number, Plain, Real, Seed, Text, Whole, check
+from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename, upgrade_network, upgrade_split
 from segmentation.encoders import ENCODER_DEPTH, Encoder
 from segmentation.errors import RunError
 from segmentation.files import check_file, file_hash, read_json
 
-MAX_CHANNELS = 2048
+MAX_CHANNELS, MAX_EPOCHS, MAX_IMAGES = 2048, 100_000, 50_000
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Pixels, Count, Group = Whole[0, MAX_PIXELS], Whole[0, 10**9], Whole[0, MAX_IMAGES]
 Share, Length = Real[0, 1], Real[0, MAX_PIXELS]
@@ -65,9 +50,9 @@ def _fits(network: dict) -> dict:
 class Arguments(TypedDict):
     """The arguments of `build_network`: nothing else can reach the builder."""
 
-    input_shape: Annotated[tuple[Whole[1, MAX_SIDE], Whole[1, MAX_SIDE], Literal[1]], Field(strict=False)]
-    base_filters: Whole[1, MAX_FILTERS]
-    depth: Whole[1, MAX_DEPTH]
+    input_shape: Annotated[tuple[Whole[1, 4096], Whole[1, 4096], Literal[1]], Field(strict=False)]
+    base_filters: Whole[1, 256]
+    depth: Whole[1, 8]
     gates: Literal[GATES]
     encoder: Encoder
 
@@ -128,7 +113,11 @@ class SplitRecord(TypedDict):
     """split.json."""
 
     images: Annotated[dict[Text, SplitImage], Field(max_length=MAX_IMAGES), AfterValidator(_tests_and_trains)]
-    choose_on: NotRequired[Literal["validation", "decision", "rule", "nothing", "test"]]  # rule: earlier runs
+    split: NotRequired[Text]
+    fold: NotRequired[Count]
+    seed: NotRequired[Seed]
+    normals: NotRequired[Text]
+    choose_on: NotRequired[Literal["validation", "decision", "nothing", "test"]]
     seen_before: NotRequired[Annotated[list[Hash], Field(max_length=10 * MAX_IMAGES)]]
 
 
@@ -139,7 +128,7 @@ def read_split(run: Path) -> dict:
         RunError: the file is missing or damaged, or not the one that the run's config.json belongs to.
     """
     path = run / "split.json"
-    split = check(SplitRecord, read_json(path), path)
+    split = check(SplitRecord, upgrade_split(read_json(path)), path)
     if read_config(run).get("split_sha256", ...) not in (..., file_hash(path)):
         raise RunError(f"{path}: belongs to another config.json than the one beside it. Copy the run again.")
     return split

@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dataset import DataError, Sample
+from segmentation.errors import RunError
 from segmentation.files import file_hash
 from segmentation.near_copies import group_pairs, near_copies
 from segmentation.schemas import read_split
@@ -255,3 +256,18 @@ def load_split(run: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int
         )
     parts = {part: [index[name] for name, row in rows.items() if row["part"] == part] for part in PARTS}
     return parts, {name: row["group"] for name, row in rows.items()}
+
+
+def check_same_split(run: Path, record: dict) -> None:
+    """Refuse a split.json that was left by a run of other settings.
+
+    Args:
+        record: what `split_record` makes of the settings of this run.
+
+    Raises:
+        RunError: split.json was made otherwise; the first difference is named.
+    """
+    stored = read_split(run)
+    different = [key for key in (*stored, "seen_before") if stored.get(key) != record.get(key)]
+    if different:
+        raise RunError(f"{run / 'split.json'}: was made with another {different[0]}. Choose another --run.")

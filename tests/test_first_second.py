@@ -26,7 +26,7 @@ from segmentation.errors import RunError
 from segmentation.files import write_json
 from segmentation.predict import predict_probability
 from segmentation.run_folder import FILES, build_network, commit, environment, load_run
-from segmentation.schemas import Network
+from segmentation.schemas import Network, read_metrics
 from segmentation.splits import split_samples
 from segmentation.training import RunRecorder, bytes_to_write
 from train_model import TrainingConfig, main
@@ -45,12 +45,18 @@ def before_data(monkeypatch):
     monkeypatch.setattr(train_model, "load_data", too_far)
 
 
+@pytest.fixture(scope="module")
+def trained(phantom_data, tmp_path_factory):
+    """A finished run."""
+    models = tmp_path_factory.mktemp("models")
+    main(TrainingConfig(**TINY, epochs=2, data_dir=phantom_data, models_dir=models))
+    return models / "attention_unet"
+
+
 @pytest.fixture
-def finished(phantom_data, tmp_path):
-    """A finished run; what only a report draws is left out."""
-    config = TrainingConfig(**TINY, epochs=2, data_dir=phantom_data, models_dir=tmp_path / "models")
-    main(config)
-    return tmp_path / "models" / "attention_unet"
+def finished(trained, tmp_path):
+    """A copy that a test may break."""
+    return shutil.copytree(trained, tmp_path / "finished")
 
 
 # ---------------------------------------------------------------- versions and commit
@@ -119,7 +125,7 @@ def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
         (["--split-seed", "-1"], ["--split-seed must be at least 0, got -1"]),
         (["--learning-rate", "nan"], ["--learning-rate must be a finite number, got nan"]),
         (["--epochs", "0"], ["--epochs must be at least 1, got 0"]),
-        (["--run", "../x"], ["--run", "must match pattern"]),
+        (["--run", "../x"], ["--run is the name of a folder in models/, got '../x'"]),
         (["--run", ".."], ["--run is the name of a folder"]),
     ],
 )
@@ -379,8 +385,6 @@ def test_a_report_of_a_strangers_run(finished, phantom_data, name, change, words
     ],
 )
 def test_scores_that_no_training_writes(tmp_path, change, words):
-    from segmentation.schemas import read_metrics
-
     metrics = json.loads((REPOSITORY / "models" / "attention_unet_busi" / "metrics.json").read_text())
     if "name" in change:
         change = {"name": metrics["images"][1]["name"]}

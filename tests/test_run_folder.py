@@ -20,7 +20,8 @@ from attention_unet import build_attention_unet
 from segmentation import files
 from segmentation.decision import load_decision
 from segmentation.errors import RunError
-from segmentation.run_folder import build_network, load_run, read_history, read_metrics, settings_from_json
+from segmentation.run_folder import build_network, load_run, settings_of
+from segmentation.schemas import read_history, read_metrics
 from segmentation.training import RunRecorder
 from train_model import TrainingConfig
 
@@ -98,22 +99,24 @@ def test_a_run_is_rebuilt_from_its_config(tmp_path, encoder):
     x = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype(np.float32)
     assert np.array_equal(model(x), built(x))
     assert np.array_equal(model(x), keras.saving.load_model(tmp_path / "best.keras")(x))
-    assert config["network"] == network
+    assert config["network"] == network | {"input_shape": (64, 64, 1)}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"activation": "lambda x: x"}, "'activation' means nothing here"),
-        ({"base_filters": "16"}, "'base_filters' cannot be '16'"),
-        ({"base_filters": True}, "'base_filters' cannot be True"),
-        ({"input_shape": [10**9, 32, 1]}, "'input_shape' cannot be"),
-        ({"depth": 10**6}, "'depth' cannot be"),
-        ({"gates": ["paper"]}, "'gates' cannot be"),
+        ({"activation": "lambda x: x"}, '"network.activation" is not known here'),
+        ({"base_filters": "16"}, "\"network.base_filters\" must be a valid integer, got '16'"),
+        ({"base_filters": True}, '"network.base_filters" must be a valid integer, got True'),
+        ({"input_shape": [10**9, 32, 1]}, '"network.input_shape.0" must be at most 4096'),
+        ({"depth": 10**6}, '"network.depth" must be at most 8'),
+        ({"gates": ["paper"]}, "\"network.gates\" must be 'paper', 'full' or 'none'"),
         ({"gate_grid": ["coarse"]}, "gates of grid .* are not in this version"),
-        ({"encoder": "resnet; rm -rf"}, "'encoder' cannot be"),
-        ({"dropout": float("inf")}, "'dropout' was inf, which this version no longer has"),
-        ({"base_filters": 256, "depth": 8}, "more than 2048 channels"),
+        ({"encoder": "resnet; rm -rf"}, '"network.encoder" must be'),
+        ({"dropout": 0.5}, "'dropout' was 0.5, which this version no longer has"),
+        ({"dropout": float("inf")}, "Infinity is no number"),
+        ({"input_shape": [32, 32, 3]}, '"network.input_shape.2" must be 1, got 3'),
+        ({"base_filters": 256, "depth": 8}, "65536 channels, and no more than 2048 are loaded"),
     ],
 )
 def test_config_keys_and_types_are_checked(run, change, words):
@@ -127,7 +130,7 @@ def test_config_keys_and_types_are_checked(run, change, words):
 )
 def test_what_a_report_reads_is_checked_too(run, change):
     (run / "config.json").write_text(json.dumps({"network": NETWORK} | change))
-    with pytest.raises(RunError, match="wrong type"):
+    with pytest.raises(RunError, match='"appearance.*" must be a valid'):
         load_run(run)
 
 
@@ -153,10 +156,10 @@ def today(metrics: dict) -> dict:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": None}, "'images' is missing"),
-        ({"environment": "x"}, "'environment' is missing, or of the wrong type"),
-        ({"minutes": "22"}, "'minutes'"),
-        ({"images": [{}]}, "scores of an image are damaged"),
+        ({"images": None}, '"images" must be a valid list, got None'),
+        ({"environment": "x"}, '"environment" must be a valid dictionary'),
+        ({"minutes": "22"}, '"minutes" must be a valid number'),
+        ({"images": [{}]}, '"images.0.name" is missing'),
         ({"images": []}, "no scored image with a lesion"),
     ],
 )
@@ -182,10 +185,11 @@ def test_what_a_report_reads_of_the_scores_is_checked(tmp_path, change, words):
 def test_each_score_is_checked(tmp_path, change):
     metrics = json.loads(SHIPPED.read_text())
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert read_metrics(tmp_path / "metrics.json") == today(metrics)
+    read, expected = read_metrics(tmp_path / "metrics.json"), today(metrics)
+    assert read == {key: expected[key] for key in read} and len(read) == 8  # what a report shows; the rest follows
     metrics["images"][7] |= change
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(RunError, match="scores of an image are damaged"):
+    with pytest.raises(RunError, match=r'"images\.7[.\"]|Infinity is no number'):
         read_metrics(tmp_path / "metrics.json")
 
 
@@ -248,28 +252,35 @@ def test_a_pickle_in_a_backup_is_refused(run):
     assert not (run / "owned").exists()
 
 
+def stored_settings(run, stored):
+    """The settings as they come back from a config.json."""
+    files.write_json(run / "config.json", {"config": stored})
+    return settings_of(run, TrainingConfig)
+
+
 @pytest.mark.parametrize(
     ("stored", "words"),
     [
-        ({"epochs": "3"}, "'epochs' cannot be '3'"),
-        ({"epochs": 0}, "--epochs must be greater than 0"),
-        ({"exec": 1}, "'exec' is not known"),
-        ({"split": "secret"}, "'split' cannot be"),
-        ({"data_dir": 5}, "'data_dir' cannot be"),
-        ({"start_from": 5}, "'start_from' cannot be 5"),
-        ([], 'no "config" object'),
+        ({"epochs": "3"}, "\"config.epochs\" must be a valid integer, got '3'"),
+        ({"epochs": 0}, '"config.epochs" must be at least 1, got 0'),
+        ({"epochs": True}, '"config.epochs" must be a valid integer, got True'),
+        ({"exec": 1}, '"config.exec" is not known here'),
+        ({"split": "secret"}, "\"config.split\" must be 'grouped', .*, got 'secret'"),
+        ({"data_dir": 5}, '"config.data_dir" is not a valid path .*, got 5'),
+        ({"start_from": 5}, '"config.start_from" must be .*, got 5'),
+        ({"image_size": 33}, "--image-size must be a multiple of 32"),
+        ([], '"config" holds no JSON object'),
     ],
 )
 def test_stored_settings_are_checked(tmp_path, stored, words):
-    with pytest.raises(RunError, match=words):
-        settings_from_json(TrainingConfig, stored, tmp_path / "config.json")
+    with pytest.raises(RunError, match=f"config.json: .*{words}"):
+        stored_settings(tmp_path, stored)
 
 
 def test_stored_settings_round_trip(tmp_path):
     for start_from in ("imagenet", "random", Path("models/earlier")):
         config = TrainingConfig(data_dir=Path("x"), epochs=3, learning_rate=1, gates="full", start_from=start_from)
-        files.write_json(tmp_path / "c.json", {"config": asdict(config)})
-        assert settings_from_json(TrainingConfig, files.read_json(tmp_path / "c.json")["config"], tmp_path) == config
+        assert stored_settings(tmp_path, asdict(config)) == config
 
 
 # ---------------------------------------------------------------- runs of earlier commits
@@ -329,7 +340,7 @@ def test_networks_of_earlier_runs_that_are_no_more_are_refused_by_name(run, chan
     ],
 )
 def test_settings_of_earlier_runs(tmp_path, earlier, settings):
-    assert settings_from_json(TrainingConfig, EARLIER_SETTINGS | earlier, tmp_path) == TrainingConfig(**settings)
+    assert stored_settings(tmp_path, EARLIER_SETTINGS | earlier) == TrainingConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -348,14 +359,14 @@ def test_settings_of_earlier_runs(tmp_path, earlier, settings):
 def test_retired_settings_are_refused_by_name(tmp_path, change):
     name, value = next(iter(change.items()))
     with pytest.raises(RunError, match=f"setting '{name}' was {value}, which this version no longer has"):
-        settings_from_json(TrainingConfig, EARLIER_SETTINGS | change, tmp_path)
+        stored_settings(tmp_path, EARLIER_SETTINGS | change)
 
 
 def test_the_shipped_run_is_one_of_the_default_settings():
     """It is the run of an earlier commit."""
     stored = json.loads((SHIPPED.parent / "config.json").read_text())
     assert "gate_grid" in stored["network"] and "twins_in_training" in SHIPPED.read_text()
-    assert settings_from_json(TrainingConfig, stored["config"], SHIPPED) == TrainingConfig()
+    assert settings_of(SHIPPED.parent, TrainingConfig) == TrainingConfig()
     model, _ = load_run(SHIPPED.parent)
     assert model.count_params() == read_metrics(SHIPPED)["parameters"]
 
@@ -455,7 +466,9 @@ def test_resume_equals_no_interruption(phantom_data, tmp_path, uninterrupted, st
     if code > 0:
         assert "--resume" in output
     if earlier:
-        make_earlier(run)  # what was begun by an earlier commit is finished by this one
+        stored = json.loads((make_earlier(run) / "config.json").read_text())
+        del stored["split_sha256"]
+        files.write_json(run / "config.json", stored)  # what was begun by an earlier commit is finished by this one
     again = ["--resume", str(run)] if by_flag else ["--data-dir", str(phantom_data), *SETTINGS]
     assert_one_clear_line(run_script("train_model.py", *again, cwd=tmp_path), "resuming", code=0)
     assert_equal_runs(uninterrupted, run)
@@ -473,7 +486,7 @@ def test_two_trainings_into_one_folder(phantom_data, tmp_path):
         second = run_script("train_model.py", "--data-dir", phantom_data, *endless, cwd=tmp_path)
         assert_one_clear_line(second, "another training is writing here")
         other = run_script("train_model.py", "--data-dir", phantom_data, *endless, "--seed", "9", cwd=tmp_path)
-        assert_one_clear_line(other, "unfinished run with another seed (0)")
+        assert_one_clear_line(other, "another training is writing here")
     finally:
         process.kill()
         process.communicate()
@@ -528,10 +541,8 @@ def test_a_read_only_folder(phantom_data, tmp_path):
 
 def test_the_best_epoch_is_read_from_the_history(tmp_path):
     recorder = RunRecorder(tmp_path, "val_dice", steps_per_epoch=1)
-    recorder.history = [{"val_dice": v} for v in (float("nan"), 0.2, 0.5, 0.4)]
+    recorder.history = [{"val_dice": v} for v in (0.0, 0.2, 0.5, 0.5, 0.4)]
     assert recorder.best_epoch() == 2
-    recorder.history = [{"val_dice": float("nan")}]
-    assert recorder.best_epoch() is None
 
 
 def test_random_states_go_on_where_they_were(tmp_path):
@@ -561,4 +572,4 @@ def test_random_states_go_on_where_they_were(tmp_path):
 def test_a_run_works_where_it_is_copied_to(run, tmp_path_factory):
     """A run folder holds no absolute path: it works where it is copied to."""
     copy = shutil.copytree(run, tmp_path_factory.mktemp("copy é") / "run")
-    assert load_run(copy)[1]["network"] == NETWORK
+    assert load_run(copy)[1]["network"] == NETWORK | {"input_shape": (32, 32, 1)}

@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -10,8 +9,11 @@ from conftest import BUSI, needs_busi
 
 from dataset import DataError, Sample, find_samples, read_samples
 from segmentation import splits
+from segmentation.errors import RunError
+from segmentation.files import file_hash
 from segmentation.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
 from segmentation.phantoms import make_near_copy, make_phantom
+from segmentation.run_folder import begin
 
 PUBLIC = ("p1-1", "p1-2", "p1-3", "curated")
 
@@ -170,15 +172,17 @@ def test_bad_requests(busi_like):
 # ---------------------------------------------------------------- split.json
 
 
-def write_split(path, samples, groups, parts):
-    path.write_text(json.dumps(splits.split_record(samples, groups, parts, split="grouped")))
+def write_split(run, samples, groups, parts):
+    """A run that has split.json, and the config.json without which it is none."""
+    network = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gates": "paper", "encoder": "none"}
+    begin(run, {"network": network}, splits.split_record(samples, groups, parts, split="grouped"))
 
 
 def test_split_file_round_trip(phantom_groups, tmp_path):
     samples, groups = phantom_groups
     parts = splits.split_samples(samples, groups)
-    write_split(tmp_path / "split.json", samples, groups, parts)
-    loaded, group_of = splits.load_split(tmp_path / "split.json", samples)
+    write_split(tmp_path, samples, groups, parts)
+    loaded, group_of = splits.load_split(tmp_path, samples)
     assert {part: set(members) for part, members in loaded.items()} == {p: set(m) for p, m in parts.items()}
     assert all(group_of[s.name] == groups[i] for i, s in enumerate(samples))
 
@@ -187,27 +191,27 @@ def test_a_near_copy_of_what_was_seen_is_refused(phantom_groups, tmp_path):
     samples, groups = phantom_groups
     a, b = next((i, j) for i in range(len(groups)) for j in range(i) if groups[i] == groups[j])
     stranger = int(np.flatnonzero(groups != groups[a])[0])
-    write_split(tmp_path / "split.json", samples, groups, {"train": [a], "val": [], "test": [stranger]})
+    write_split(tmp_path, samples, groups, {"train": [a], "val": [], "test": [stranger]})
     with pytest.raises(DataError, match="1 of the 2 test images"):
         splits.seen_before(tmp_path, samples, groups, [stranger, b])
-    assert splits.seen_before(tmp_path, samples, groups, [stranger]) == [splits.file_hash(samples[a].image)]
+    assert splits.seen_before(tmp_path, samples, groups, [stranger]) == [file_hash(samples[a].image)]
 
 
 def test_split_of_other_data_is_refused(phantom_groups, broken_data, tmp_path):
     samples, groups = phantom_groups
-    write_split(tmp_path / "split.json", samples, groups, splits.split_samples(samples, groups))
+    write_split(tmp_path, samples, groups, splits.split_samples(samples, groups))
     changed = broken_data / "benign" / "benign (3)_mask.png"
     cv2.imwrite(str(changed), 255 - cv2.imread(str(changed)))
     (broken_data / "normal" / "normal (1).png").unlink()
     with pytest.raises(DataError, match="1 images are missing and 1 changed, 'normal .1.' first"):
-        splits.load_split(tmp_path / "split.json", find_samples(broken_data))
+        splits.load_split(tmp_path, find_samples(broken_data))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": {"a": 3}}', '{"images": {"a": {"part": "train"}}}'])
 def test_damaged_split_file(tmp_path, text):
     (tmp_path / "split.json").write_text(text)
-    with pytest.raises(DataError, match="is not a split.json"):
-        splits.load_split(tmp_path / "split.json", [])
+    with pytest.raises(RunError, match="split.json: "):
+        splits.load_split(tmp_path, [])
 
 
 @needs_busi
