@@ -49,6 +49,8 @@ class CrossValidationConfig:
         """Refuse values that cannot work with each other."""
         if not self.splits or not self.seeds:
             raise ValueError("--splits and --seeds must name one or more")
+        if "table" in self.splits and not self.folds:
+            raise ValueError("--splits table needs --folds, since the table says how many there are: --folds 0 1 2 3 4")
         for split in self.splits:
             if split != "table" and not set(self.folds) <= set(range(last := FOLDS.get(split, 1))):
                 raise ValueError(f"--folds of split {split} are 0 to {last - 1}, got {self.folds}")

@@ -3,7 +3,7 @@
 python evaluate_model.py --run models/attention_unet --data-dir other_hospital/
 python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only    # the mean of two networks
 
-The folder is laid out as BUSI is, or holds images/ and masks/ with files of one name.
+data/README.md says which folders are read; several are scored together, and each.
 """
 
 from dataclasses import asdict

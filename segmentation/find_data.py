@@ -1,4 +1,4 @@
-"""Where the data comes from: a folder, BUSI's archive as Kaggle ships it, a download, or simulated pictures."""
+"""Where the data comes from: a folder, a zip of pictures in it, a download of BUSI, or simulated pictures."""
 
 import re
 import shutil
@@ -38,7 +38,9 @@ def find_data(data_dir: Path | None) -> Path | None:
         if data_dir.is_file():
             raise DataError(f"{data_dir}: is a file. Give --data-dir the folder that it lies in.")
         if not data_dir.is_dir():
-            raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds Dataset_BUSI_with_GT.")
+            raise DataError(
+                f"{data_dir}: no such folder. Give --data-dir the folder that holds the images and their masks."
+            )
         if (root := _find_root(data_dir)) is None:
             raise DataError(f"{data_dir}: {_describe(data_dir)} data/README.md says which layouts are read.")
         return root

@@ -219,7 +219,9 @@ def write_prediction(
     for path, content in zip(paths, contents, strict=True):
         write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content), sync=False)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    sizes = measure(mask, own_spacing or (spacing and (spacing, spacing)))
+    sizes = measure(mask, pixel := own_spacing or (spacing and (spacing, spacing)))
+    if pixel:
+        sizes["area_mm2"] = int(mask.sum()) * pixel[0] * pixel[1]  # of all lesions, as area_px
     return {
         "width": image.shape[1],
         "height": image.shape[0],

@@ -21,7 +21,7 @@ from segmentation.score_table import cell_to_text, text_to_cell
 TABLE = "predictions.csv"
 ENDINGS = ("overlay.jpg", "mask.png", "probability.png")
 MEASURES = ("width", "height", "lesions", "area_px", "area_percent", "box_x", "box_y", "box_width", "box_height")
-# Of the largest lesion: its longest axis and the one across it; in mm where the size of a pixel is given.
+# Of the largest lesion its longest axis and the one across it; the area is of all. In mm where a pixel's size is given.
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
 COLUMNS = ("file", "page", "name", *MEASURES, *SIZES, "mean_probability", "warning", "picture_hash", "result_hashes")
 MAX_TABLE_BYTES = 200_000_000

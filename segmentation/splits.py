@@ -25,7 +25,7 @@ PARTS = ("train", "val", "test")
 Split = Literal[
     "grouped", "grouped-cv", "tuning", "table", "p1-1", "p1-2", "p1-3", "curated", "all-random", "random-cv"
 ]
-FOLDS = {"grouped-cv": 5, "tuning": 3, "table": 5, "curated": 4, "random-cv": 5}  # of the others, one
+FOLDS = {"grouped-cv": 5, "tuning": 3, "curated": 4, "random-cv": 5}  # of the others, one
 Normals = Literal["both", "train", "test", "none"]
 ChooseOn = Literal["validation", "decision", "nothing", "test"]
 
