@@ -15,6 +15,7 @@ COLUMNS = {  # ours, and what published tables call it
     "class": ("class", "pathology", "classification", "label", "diagnosis"),
     "fold": ("fold", "fold5", "kfold"),
 }
+SHORT = {"b": "benign", "m": "malignant", "n": "normal"}  # as some tables write the classes
 MAX_ROWS, MAX_BYTES = 1_000_000, 100_000_000
 
 
@@ -69,6 +70,7 @@ def read_table(path: Path) -> dict[str, Row]:
         if not cells["image"]:
             continue
         name, label = key(cells["image"]), cells["class"].casefold()
+        label = SHORT.get(label, label)
         if label not in ("", *CLASSES):
             raise DataError(f"{path}, line {number}: class {cells['class']!r} is none of {', '.join(CLASSES)}.")
         if name in table:

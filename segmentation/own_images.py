@@ -95,10 +95,9 @@ def predict_images(
     """
     files, problems = list_images(paths)
     white = range_of(files, stored.get("white"))
-    pictures = []
-    for path in files:
-        found = try_reading(list_pages, path)
-        (problems if isinstance(found, str) else pictures).extend([found] if isinstance(found, str) else found)
+    found = [try_reading(list_pages, path) for path in files]
+    problems += [line for line in found if isinstance(line, str)]
+    pictures = [picture for pages in found if not isinstance(pages, str) for picture in pages]
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, "prediction"):
         table = PredictionTable(output)
@@ -125,11 +124,15 @@ def predict_images(
             table.write()
     done = {name: table.rows[name] for name in names.values() if name in table.rows}
     _print_warnings(done, problems, decision)
-    if table.renamed:
-        print(f"{table.renamed} results have a number in their name, which was taken; {TABLE} says of which picture")
     earlier = f" ({replaced} replaced, {kept} of other pictures kept)" if replaced or kept else ""
-    print(f"{len(done)} predictions in {output}{earlier}" + (f"; {len(problems)} files skipped" if problems else ""))
+    _print_end(len(done), len(problems), f"{output}{earlier}", table.renamed)
     return 1 if problems else 0
+
+
+def _print_end(done: int, skipped: int, where: str, renamed: int) -> None:
+    if renamed:
+        print(f"{renamed} results have a number in their name, which was taken; {TABLE} says of which picture")
+    print(f"{done} predictions in {where}" + (f"; {skipped} files skipped" if skipped else ""))
 
 
 def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:

@@ -21,7 +21,7 @@ def write(folder: Path, text: str, name: str = "meta.csv") -> Path:
     "text",
     [
         "image,patient,class,fold5\na,1,malignant,3\nb,1,benign,5\n",
-        "ID;Case;Pathology;kFold\na.png;1;Malignant;3\nb.png;1;benign;5\n",  # as some spreadsheets save it
+        "ID;Case;Pathology;kFold\na.png;1;Malignant;3\nb.png;1;B;5\n",  # as some spreadsheets save it
         "\ufeffImage_filename\tCaseID\tClassification\tfold\na.png\t1\tmalignant\t3\nb.png\t1\tbenign\t5\n",
     ],
 )

@@ -49,7 +49,7 @@ def before_data(monkeypatch):
 def trained(phantom_data, tmp_path_factory):
     """A finished run."""
     models = tmp_path_factory.mktemp("models")
-    main(TrainingConfig(**TINY, epochs=2, data_dir=phantom_data, models_dir=models))
+    main(TrainingConfig(**TINY, epochs=2, data_dir=(phantom_data,), models_dir=models))
     return models / "attention_unet"
 
 
@@ -165,7 +165,7 @@ def test_a_network_too_large_to_be_loaded_is_not_trained(tmp_path, monkeypatch, 
 def test_too_many_images_for_the_scores_to_be_read_again(tmp_path, monkeypatch, phantom_data):
     monkeypatch.setattr(run_folder, "MAX_BYTES", 10_000)
     with pytest.raises(RunError, match="the scores of 48 images are too many"):
-        main(TrainingConfig(**TINY, data_dir=phantom_data, models_dir=tmp_path))
+        main(TrainingConfig(**TINY, data_dir=(phantom_data,), models_dir=tmp_path))
     assert not (tmp_path / "attention_unet" / "config.json").exists()
 
 
@@ -224,7 +224,7 @@ def test_as_much_space_is_asked_for_as_a_training_needs(phantom_data, tmp_path, 
         save(path, measured)
 
     monkeypatch.setattr("segmentation.training.write_atomic", watch)
-    main(TrainingConfig(**TINY, epochs=3, data_dir=phantom_data, models_dir=tmp_path))
+    main(TrainingConfig(**TINY, epochs=3, data_dir=(phantom_data,), models_dir=tmp_path))
     model = build_network(**NETWORK)
     assert max(most) < bytes_to_write(model.count_params(), averaged=True)
     assert max(most) > 12 * 4 * model.count_params() / 2  # so the estimate is not far above
@@ -430,7 +430,7 @@ def test_a_training_writes_through_no_link(phantom_data, tmp_path, name):
     target.write_text("mine")
     (run / name).symlink_to(target)
     with pytest.raises(RunError, match=str(run)):
-        main(TrainingConfig(**TINY, data_dir=phantom_data, models_dir=tmp_path))
+        main(TrainingConfig(**TINY, data_dir=(phantom_data,), models_dir=tmp_path))
     assert target.read_text() == "mine"
 
 

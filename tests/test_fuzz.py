@@ -148,7 +148,7 @@ def in_time(what):
 def finished(phantom_data, tmp_path_factory):
     """A finished run, its settings, its data, and the files before any damage."""
     folder = tmp_path_factory.mktemp("fuzz")
-    config = TrainingConfig(**TINY, epochs=3, data_dir=phantom_data, models_dir=folder)
+    config = TrainingConfig(**TINY, epochs=3, data_dir=(phantom_data,), models_dir=folder)
     main(config)
     run = folder / "attention_unet"
     samples = find_samples(phantom_data)

@@ -94,6 +94,7 @@ def bus_bra(root):
             white(lesion(i + k), root / "BUSBRA" / "Masks" / f"mask_{i:04d}-{side}.png")
             found[f"bus_{i:04d}-{side}"] = ("lesion", size(i + k))
     (root / "BUSBRA" / "bus_data.csv").write_text("ID,Case,Pathology\nbus_0001-l,1,benign\n")
+    found["bus_0001-l"] = ("benign", size(1))
     return found
 
 

@@ -191,7 +191,7 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def evaluate(folder: Path, output: Path) -> None:
-    evaluate_model.main(evaluate_model.EvaluationConfig(run=(folder / "no run",), data_dir=folder, output=output))
+    evaluate_model.main(evaluate_model.EvaluationConfig(run=(folder / "no run",), data_dir=(folder,), output=output))
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "evaluation.csv"])

@@ -266,7 +266,7 @@ def stored_settings(run, stored):
         ({"epochs": True}, '"config.epochs" must be a valid integer, got True'),
         ({"exec": 1}, '"config.exec" is not known here'),
         ({"split": "secret"}, "\"config.split\" must be 'grouped', .*, got 'secret'"),
-        ({"data_dir": 5}, '"config.data_dir" is not a valid path .*, got 5'),
+        ({"data_dir": 5}, '"config.data_dir.0" is not a valid path .*, got 5'),
         ({"start_from": 5}, '"config.start_from" must be .*, got 5'),
         ({"image_size": 33}, "--image-size must be a multiple of 32"),
         ([], '"config" holds no JSON object'),
@@ -279,7 +279,7 @@ def test_stored_settings_are_checked(tmp_path, stored, words):
 
 def test_stored_settings_round_trip(tmp_path):
     for start_from in ("imagenet", "random", Path("models/earlier")):
-        config = TrainingConfig(data_dir=Path("x"), epochs=3, learning_rate=1, gates="full", start_from=start_from)
+        config = TrainingConfig(data_dir=(Path("x"),), epochs=3, learning_rate=1, gates="full", start_from=start_from)
         assert stored_settings(tmp_path, asdict(config)) == config
 
 

@@ -47,7 +47,9 @@ def stage(phantom_data, tmp_path_factory):
     pixels[::7] = 255 - pixels[::7]
     Image.fromarray(pixels).save(picture)
 
-    config = TrainingConfig(**TINY, epochs=3, split="grouped-cv", data_dir=phantom_data, models_dir=folder / "models")
+    config = TrainingConfig(
+        **TINY, epochs=3, split="grouped-cv", data_dir=(phantom_data,), models_dir=folder / "models"
+    )
     with pytest.MonkeyPatch.context() as patch:
         save = train_model.save
         patch.setattr(train_model, "save", lambda run, *rest: (keep(run, folder / "stopped"), save(run, *rest))[1])
