@@ -371,6 +371,13 @@ def test_sets_of_two_folders_are_not_mixed_by_their_numbers(tmp_path):
     assert "none is the mask of another" in lines_of(tmp_path)[0]
 
 
+def test_a_lost_image_is_not_replaced_by_another_sets(tmp_path):
+    write_pairs(tmp_path / "a", image="images/{}.png", mask="masks/{}.png")
+    write_pairs(tmp_path / "b", image="{}.png", mask="{}_mask.png")
+    (tmp_path / "b" / "3.png").unlink()
+    assert named_in(lines_of(tmp_path), "3_mask.png")
+
+
 def test_masks_in_folders_of_another_name_are_worth_a_note(tmp_path, capsys):
     expected = write_pairs(tmp_path, image="part 1/images/{}.png", mask="part 1 of 2/masks/{}.png")
     assert read(tmp_path) == expected
