@@ -43,6 +43,8 @@ def find_data(data_dir: Path | None) -> Path | None:
             )
         if (root := _find_root(data_dir)) is None:
             raise DataError(f"{data_dir}: {_describe(data_dir)} data/README.md says which layouts are read.")
+        if root != data_dir:
+            print(f"reading {root}")
         return root
     if (root := _find_root(Path("data"), deep=False)) is not None:
         return root

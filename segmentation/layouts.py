@@ -24,6 +24,7 @@ from segmentation.pairing import (
     plain_name,
     shown,
     understand_layout,
+    without_number,
 )
 from segmentation.pixel_depth import understand_depth
 
@@ -128,11 +129,21 @@ def _print_notes(layout: Layout, others: Sequence[Path], places: dict, root: Pat
         mask for image, mask, folder in paired if places[image] != there[folder] and places[image] and there[folder]
     ]
     merged = [image for image, found in layout.masks.items() if len({mask.parent for mask in found}) > 1]
+    further = [
+        mask for image, mask, _ in paired
+        if plain_name(mask) != plain_name(image) == without_number(plain_name(mask)) and len(layout.masks[image]) > 1
+    ]  # fmt: skip
+    names = Counter(map(plain_name, layout.images))
+    again = [(path, path.stat().st_size) for path in layout.images if names[plain_name(path)] > 1 and path.exists()]
+    sizes = Counter((plain_name(path), size) for path, size in again)
+    twice = [path for path, size in again if sizes[plain_name(path), size] > 1]
     for paths, words in (
         (masks if layout.guessed else [], "pictures are taken for masks by what they hold, as no name says so"),
         (others, f"other files in {root} are passed over"),
         (layout.strays, "pictures outside the folders of images are passed over"),
         (apart, "masks lie in folders of other names than their images"),
+        (twice, "images have the name and the size of another; the same picture may be there twice"),
+        (further, "masks are taken for further ones of an image by the number behind its name"),
         (merged, "images have masks in several folders; they are merged"),
     ):
         if paths:
@@ -147,6 +158,7 @@ def _make_samples(layout: Layout, places: dict, understood: Understood, white: f
     counts = Counter(map(plain_name, layout.images))
     lost = _lost_firsts(layout)
     owners = {(places[path], plain_name(path)) for path in layout.masks}
+    owned = set(map(plain_name, layout.masks))
     samples = []
     for path in layout.images:
         name, masks = unicodedata.normalize("NFC", path.stem), layout.masks.get(path, [])
@@ -156,7 +168,9 @@ def _make_samples(layout: Layout, places: dict, understood: Understood, white: f
             problems.append(problem)
         elif path in lost or (not masks and label in ("benign", "malignant")):
             problems.append(f"{path}: has no mask file. Add it, or remove the image.")
-        elif not masks and _named_after(path, places[path], owners):
+        elif (
+            not masks and label == "lesion" and (plain_name(path) in owned or _named_after(path, places[path], owners))
+        ):
             problems.append(f"{path}: has no mask, and is named after an image that has one. Move it away.")
         elif unreadable := [line for line in lesions if isinstance(line, str)]:
             problems += unreadable

@@ -22,9 +22,9 @@ from dataset import CLASSES, read_values, try_reading
 _MASK_WORD = "masks?|labels?|annotations?|annots?|ground[ _-]?truths?|truths?|gts?|segmentations?|segs?"
 _LESION_WORD = "tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion other
 _IMAGE_WORD = "images?|imgs?|originals?|scans?|pictures?"
-_PREFIX = re.compile(rf"(?P<word>{_MASK_WORD})[ _.-]+(?P<bare>.+)", re.IGNORECASE)
+_PREFIX = re.compile(rf"(?P<word>{_MASK_WORD})(?:[ _.-]+|(?=\d))(?P<bare>.+)", re.IGNORECASE)
 _SUFFIX = re.compile(
-    rf"(?P<bare>.+?)[ _.-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.-]*\(?(?P<number>\d*)\)?", re.IGNORECASE
+    rf"(?P<bare>.+?)[ _.(-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.()-]*(?P<number>\d*)\)?", re.IGNORECASE
 )
 
 
@@ -205,6 +205,11 @@ def _lay_out(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Lay
     return Layout(images, found, lone, strays) if found else None
 
 
+def without_number(stem: str) -> str:
+    """A name without the number at its end, "x_2" or "x (2)"."""
+    return re.sub(r"[ _.-]+\(?\d+\)?$", "", stem)
+
+
 def _without_common(stems: Sequence[str]) -> list[str]:
     """The names without what all of them begin or end with, such as "bus_"."""
     start = re.sub(r"\d+$", "", os.path.commonprefix(list(stems)))
@@ -213,26 +218,35 @@ def _without_common(stems: Sequence[str]) -> list[str]:
     return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
 
 
-def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
-    """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
+def _renamings(images: Sequence[Path], masks: Sequence[Path], root: Path) -> Iterator[tuple[list, list]]:
+    """Ways to name images and masks that may give them one name, first in places of one name, then anywhere."""
     plain = [[plain_name(path) for path in paths] for paths in (images, masks)]
     stems = set(plain[0])
-    bare = [plain[0], [bare_name(stem, stems)[0] for stem in plain[1]]]
-    short = [plain[0], [bare_name(stem, stems)[0] for stem in bare[1]]]  # x_lesion_mask
-    names, cut = [plain, bare, short], []
-    if len(images) > 1:
-        cut = [[_without_common(plain[0]), _without_common(stems)] for stems in (bare[1], plain[1])]
+    bare = [bare_name(stem, stems)[0] for stem in plain[1]]
+    short = [bare_name(stem, stems)[0] for stem in bare]  # x_lesion_mask
+    further = [without_number(stem) for stem in plain[1]]  # x_2
+    names = [(plain[0], stems) for stems in (plain[1], bare, short, further)]
+    cut = [(_without_common(plain[0]), _without_common(stems)) for stems in (bare, plain[1])] if len(images) > 1 else []
     places = [[place_of(folders_of(path, root)) for path in paths] for paths in (images, masks)]
-    anywhere = [[()] * len(paths) for paths in (images, masks)]
+    for stems in names + cut:
+        yield tuple(list(zip(place, stem, strict=True)) for place, stem in zip(places, stems, strict=True))
+    if all(places[0]):  # id7/images/a.png, id7/masks/b.png: one image a place
+        yield places[0], places[1]
     sure = not (any(places[0]) and any(places[1]))  # else numbers alone would pair two sets
+    yield from names + (cut if sure else [])
+    yield plain[0], [unicodedata.normalize("NFC", path.parent.name).casefold() for path in masks]  # masks/x/1.png
+
+
+def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
+    """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
     best: tuple[dict, list] = ({}, list(masks))
-    for place, stems in [(places, x) for x in names + cut] + [(anywhere, x) for x in names + (cut if sure else [])]:
+    for image_names, mask_names in _renamings(images, masks, root):
         owners, found, lone = defaultdict(list), defaultdict(list), []
-        for path, key in zip(images, zip(place[0], stems[0], strict=True), strict=True):
-            owners[key].append(path)
-        for path, key in zip(masks, zip(place[1], stems[1], strict=True), strict=True):
-            owner = owners.get(key, ())
+        for path, name in zip(images, image_names, strict=True):
+            owners[name].append(path)
+        for path, name in zip(masks, mask_names, strict=True):
+            owner = owners.get(name, ())
             (found[owner[0]] if len(owner) == 1 else lone).append(path)
-        if len(lone) < len(best[1]):
+        if (len(lone), -len(found)) < (len(best[1]), -len(best[0])):
             best = dict(found), lone
     return best

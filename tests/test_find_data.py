@@ -19,9 +19,11 @@ def test_archive_is_unpacked_and_found(phantom_data, tmp_path):
     assert find_data(tmp_path) == tmp_path / "Dataset_BUSI_with_GT" / "Dataset_BUSI_with_GT"
 
 
-def test_data_is_found_below_the_folder_that_was_named(phantom_data, tmp_path):
+def test_data_is_found_below_the_folder_that_was_named(phantom_data, tmp_path, capsys):
     nested = Path(shutil.copytree(phantom_data, tmp_path / "Dataset_BUSI_with_GT"))
+    write_pairs(tmp_path / "other")  # BUSI goes first, and a line says so
     assert find_data(tmp_path) == find_data(nested) == nested
+    assert capsys.readouterr().out == f"reading {nested}\n"
     pairs = tmp_path / "pairs" / "Dataset_BUSI_with_GT"
     write_pairs(pairs)
     assert find_data(tmp_path / "pairs") == pairs

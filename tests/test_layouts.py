@@ -173,6 +173,16 @@ def three_names_of_lesions(root):
     return found
 
 
+def folder_a_patient(root):
+    """One image in each folder, with masks of any name."""
+    found = {}
+    for i in range(6):
+        save(root / f"id{i}" / "images" / f"image{i}.png", picture(i))
+        white(lesion(i), root / f"id{i}" / "masks" / f"7f{i * i}a.png")
+        found[f"image{i}"] = ("lesion", size(i))
+    return found
+
+
 LAYOUTS = {
     "BUSI": classes(),
     "BUSI, upper case": classes(classes=("BENIGN", "MALIGNANT", "NORMAL")),
@@ -206,6 +216,11 @@ LAYOUTS = {
     "x_mask": pairs("scan{}.png", "scan{}_mask.png"),
     "x-mask": pairs("scan{}.png", "scan{}-mask.png"),
     "xMask": pairs("scan{}.png", "scan{}Mask.png"),
+    "x.mask": pairs("scan{}.png", "scan{}.mask.png"),
+    "x (mask)": pairs("scan{}.png", "scan{} (mask).png"),
+    "mask12": pairs("{}.png", "mask{}.png"),
+    "img12, mask12": pairs("img{}.png", "mask{}.png"),
+    "im_x, gt_x": pairs("im_{}.png", "gt_{}.png"),
     "mask_x": pairs("scan{}.png", "mask_scan{}.png"),
     "x_segmentation": pairs("ISIC_{:07d}.jpg", "ISIC_{:07d}_segmentation.png"),
     "x_lesion": pairs("scan{}.png", "scan{}_lesion.png"),
@@ -235,6 +250,9 @@ LAYOUTS = {
     "numbered masks, no line": numbered("{}_mask1.png"),
     "a copy of a mask": numbered("{}_mask (1).png"),
     "numbered masks, no first": numbered("{}_mask_2.png", first="{}_mask_1.png"),
+    "numbered masks, no word": numbered("masks/{}_2.png", first="masks/{}_1.png"),
+    "a folder of masks for each image": pairs("p{}.png", "masks/p{}/0.png"),
+    "a folder for each patient": folder_a_patient,
     "BrEaST": breast,
     "BUS-BRA": bus_bra,
     "BUS-UCLM": bus_uclm,
@@ -354,6 +372,13 @@ def test_sets_of_two_folders_are_not_mixed_by_their_numbers(tmp_path):
     assert "none is the mask of another" in lines_of(tmp_path)[0]
 
 
+def test_a_lost_image_is_not_replaced_by_another_sets(tmp_path):
+    write_pairs(tmp_path / "a", image="images/{}.png", mask="masks/{}.png")
+    write_pairs(tmp_path / "b", image="{}.png", mask="{}_mask.png")
+    (tmp_path / "b" / "3.png").unlink()
+    assert named_in(lines_of(tmp_path), "3_mask.png")
+
+
 def test_masks_in_folders_of_another_name_are_worth_a_note(tmp_path, capsys):
     expected = write_pairs(tmp_path, image="part 1/images/{}.png", mask="part 1 of 2/masks/{}.png")
     assert read(tmp_path) == expected
@@ -370,6 +395,28 @@ def test_masks_of_two_experts_are_merged_and_worth_a_note(tmp_path, capsys):
         white(other, tmp_path / "masks" / "expert2" / f"scan{i}.png")
     assert read(tmp_path)["scan4"] == ("lesion", size(4) + 35)
     assert "note: 9 images have masks in several folders; they are merged" in capsys.readouterr().out
+
+
+def test_masks_paired_by_a_number_are_worth_a_note(tmp_path, capsys):
+    numbered("masks/{}_2.png", first="masks/{}_1.png")(tmp_path)
+    read(tmp_path)
+    assert "note: 6 masks are taken for further ones of an image by the number" in capsys.readouterr().out
+
+
+def test_pictures_that_are_there_twice_are_worth_a_note(tmp_path, capsys):
+    """BUS-UC has a folder of all images beside others."""
+    for folder in ("All", "Some"):
+        write_pairs(tmp_path / folder)
+    assert len(read(tmp_path)) == 2 * PICTURES
+    assert "note: 20 images have the name and the size of another" in capsys.readouterr().out
+
+
+def test_copies_of_images_without_masks_are_named(tmp_path):
+    """They are no normal images."""
+    write_pairs(tmp_path)
+    shutil.copytree(tmp_path / "images", tmp_path / "images (copy)")
+    lines = lines_of(tmp_path)
+    assert named_in(lines, *(f"scan{i}.png" for i in range(10))) and "images (copy)" in lines[0]
 
 
 def test_what_the_files_hold_is_worth_a_note(tmp_path, capsys):
