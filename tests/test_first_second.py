@@ -104,11 +104,11 @@ def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
     git(own, "init")
     git(own, "add", ".")
     git(own, "commit", "-m", "ours")
-    assert len(commit(own)) == 7
+    found = commit(own)
+    assert len(found) == 7 and found != "unknown"
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
-    assert len(commit(own)) == 7
     monkeypatch.setattr(run_folder, "HERE", own)
-    assert environment()["commit"] == commit(own)
+    assert environment()["commit"] == found
 
 
 # ---------------------------------------------------------------- limits
