@@ -24,7 +24,7 @@ _LESION_WORD = "tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion othe
 _IMAGE_WORD = "images?|imgs?|originals?|scans?|pictures?"
 _PREFIX = re.compile(rf"(?P<word>{_MASK_WORD})(?:[ _.-]+|(?=\d))(?P<bare>.+)", re.IGNORECASE)
 _SUFFIX = re.compile(
-    rf"(?P<bare>.+?)[ _.(-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.()-]*(?P<number>\d*)\)?", re.IGNORECASE
+    rf"(?P<bare>.+?)[ _.-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.-]*\(?(?P<number>\d*)\)?", re.IGNORECASE
 )
 
 
