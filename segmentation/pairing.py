@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ _LESION_WORD = "tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion othe
 _IMAGE_WORD = "images?|imgs?|originals?|scans?|pictures?"
 _PREFIX = re.compile(rf"(?P<word>{_MASK_WORD})(?:[ _.-]+|(?=\d))(?P<bare>.+)", re.IGNORECASE)
 _SUFFIX = re.compile(
-    rf"(?P<bare>.+?)[ _.(-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.()-]*(?P<number>\d*)\)?", re.IGNORECASE
+    rf"(?P<bare>.+?)[ _.-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.-]*\(?(?P<number>\d*)\)?", re.IGNORECASE
 )
 
 
@@ -197,11 +197,18 @@ def _lay_out(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Lay
         kept = [word or class_of(place_of(names)) != "lesion" for word, names in zip(said, folders, strict=True)]
         strays = [path for path, keep in zip(images, kept, strict=True) if not keep]
         images = [path for path, keep in zip(images, kept, strict=True) if keep]
-    found, lone = pair_files(images, masks, root)
+    places = {path: place_of(folders_of(path, root)) for path in pictures}
+    found, lone = _pair(images, masks, _names_in_places(images, masks, places))
     if strays and lone:  # two sets in one folder, of which one has no folder of images
-        more, lone = pair_files(strays, lone, root)
+        more, lone = _pair(strays, lone, _names_in_places(strays, lone, places))
         found, images = found | more, sorted([*images, *more], key=natural_order)
         strays = [path for path in strays if path not in more]
+    if lone:
+        more, lone = _pair(images, lone, _names_anywhere(images, lone, places, not found))
+        for image, others in more.items():  # an image that has a mask gets none from elsewhere
+            alike = [p for p in others if image not in found or not (places[image] and places[p])]
+            lone += [path for path in others if path not in alike]
+            found |= {image: sorted([*found.get(image, []), *alike], key=natural_order)} if alike else {}
     return Layout(images, found, lone, strays) if found else None
 
 
@@ -218,29 +225,44 @@ def _without_common(stems: Sequence[str]) -> list[str]:
     return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
 
 
-def _renamings(images: Sequence[Path], masks: Sequence[Path], root: Path) -> Iterator[tuple[list, list]]:
-    """Ways to name images and masks that may give them one name, first in places of one name, then anywhere."""
+def _names(images: Sequence[Path], masks: Sequence[Path], cut: bool = True) -> list[tuple[list, list]]:
+    """Ways to name images and masks, (names of the images, names of the masks), that may give them the same names.
+
+    Args:
+        cut: also without what all names begin or end with.
+    """
     plain = [[plain_name(path) for path in paths] for paths in (images, masks)]
     stems = set(plain[0])
     bare = [bare_name(stem, stems)[0] for stem in plain[1]]
     short = [bare_name(stem, stems)[0] for stem in bare]  # x_lesion_mask
     further = [without_number(stem) for stem in plain[1]]  # x_2
     names = [(plain[0], stems) for stems in (plain[1], bare, short, further)]
-    cut = [(_without_common(plain[0]), _without_common(stems)) for stems in (bare, plain[1])] if len(images) > 1 else []
-    places = [[place_of(folders_of(path, root)) for path in paths] for paths in (images, masks)]
-    for stems in names + cut:
-        yield tuple(list(zip(place, stem, strict=True)) for place, stem in zip(places, stems, strict=True))
-    if all(places[0]):  # id7/images/a.png, id7/masks/b.png: one image a place
-        yield places[0], places[1]
-    sure = not (any(places[0]) and any(places[1]))  # else numbers alone would pair two sets
-    yield from names + (cut if sure else [])
-    yield plain[0], [unicodedata.normalize("NFC", path.parent.name).casefold() for path in masks]  # masks/x/1.png
+    if cut and len(images) > 1:
+        names += [(_without_common(plain[0]), _without_common(stems)) for stems in (bare, plain[1])]
+    return names
 
 
-def pair_files(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
-    """Masks of each image, and the masks without one, by the renaming that gives most masks exactly one image."""
+def _names_in_places(images: Sequence[Path], masks: Sequence[Path], places: dict) -> Iterator[tuple[list, list]]:
+    """Names within folders that say the same, but for the words for images and masks."""
+    there = [[places[path] for path in paths] for paths in (images, masks)]
+    for names in _names(images, masks):
+        yield tuple(list(zip(place, stems, strict=True)) for place, stems in zip(there, names, strict=True))
+    if all(there[0]):  # id7/images/a.png, id7/masks/b.png: one image a place
+        yield tuple(there)
+
+
+def _names_anywhere(images: Sequence[Path], masks: Sequence[Path], places: dict, cut: bool):
+    """Names in whatever folder. Where both are in folders of some name, numbers alone would pair two sets."""
+    apart = any(places[path] for path in images) and any(places[path] for path in masks)
+    yield from _names(images, masks, cut and not apart)
+    folders = [unicodedata.normalize("NFC", path.parent.name).casefold() for path in masks]  # masks/x/1.png
+    yield [plain_name(path) for path in images], folders
+
+
+def _pair(images: Sequence[Path], masks: Sequence[Path], ways: Iterable) -> tuple[dict[Path, list[Path]], list[Path]]:
+    """Masks of each image, and the masks without one, by the names that give most masks exactly one image."""
     best: tuple[dict, list] = ({}, list(masks))
-    for image_names, mask_names in _renamings(images, masks, root):
+    for image_names, mask_names in ways:
         owners, found, lone = defaultdict(list), defaultdict(list), []
         for path, name in zip(images, image_names, strict=True):
             owners[name].append(path)

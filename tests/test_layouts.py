@@ -131,6 +131,16 @@ def other_letters(spell):
     return build
 
 
+def in_brackets(root):
+    """The word stands in brackets, as a system names copies."""
+    found = {}
+    for i, name in enumerate(["Anna", "Bert", "Carla"]):
+        save(root / f"{name}.png", picture(i))
+        white(lesion(i), root / f"{name} (mask).png")
+        found[name] = ("lesion", size(i))
+    return found
+
+
 def two_words(root):
     """The mask's name says both what it is and what it is of."""
     found = {}
@@ -217,7 +227,7 @@ LAYOUTS = {
     "x-mask": pairs("scan{}.png", "scan{}-mask.png"),
     "xMask": pairs("scan{}.png", "scan{}Mask.png"),
     "x.mask": pairs("scan{}.png", "scan{}.mask.png"),
-    "x (mask)": pairs("scan{}.png", "scan{} (mask).png"),
+    "x (mask)": in_brackets,
     "mask12": pairs("{}.png", "mask{}.png"),
     "img12, mask12": pairs("img{}.png", "mask{}.png"),
     "im_x, gt_x": pairs("im_{}.png", "gt_{}.png"),
@@ -372,11 +382,19 @@ def test_sets_of_two_folders_are_not_mixed_by_their_numbers(tmp_path):
     assert "none is the mask of another" in lines_of(tmp_path)[0]
 
 
-def test_a_lost_image_is_not_replaced_by_another_sets(tmp_path):
+@pytest.mark.parametrize("lost", [(3,), range(10)])
+def test_a_lost_image_is_not_replaced_by_another_sets(lost, tmp_path):
     write_pairs(tmp_path / "a", image="images/{}.png", mask="masks/{}.png")
     write_pairs(tmp_path / "b", image="{}.png", mask="{}_mask.png")
-    (tmp_path / "b" / "3.png").unlink()
-    assert named_in(lines_of(tmp_path), "3_mask.png")
+    for i in lost:
+        (tmp_path / "b" / f"{i}.png").unlink()
+    assert named_in(lines_of(tmp_path), *(f"{i}_mask.png" for i in lost))
+
+
+def test_one_image_and_one_mask_are_no_pair_for_that(tmp_path):
+    save(tmp_path / "images" / "a.png", picture())
+    white(lesion(), tmp_path / "masks" / "b.png")
+    assert "a.png first, but none is the mask of another" in lines_of(tmp_path)[0]
 
 
 def test_masks_in_folders_of_another_name_are_worth_a_note(tmp_path, capsys):
@@ -543,10 +561,16 @@ def test_folders_that_links_lead_to_are_read_once(tmp_path):
     (root / "masks").symlink_to(tmp_path / "real" / "masks")
     assert read(root) == expected
     (tmp_path / "real" / "again").symlink_to(tmp_path / "real")
-    (tmp_path / "real" / "up").symlink_to("..")  # where other pictures lie
-    write_pairs(tmp_path / "others", image="images/other{}.png", mask="masks/other{}.png")
     (tmp_path / "real" / "images" / "loop").symlink_to("..")
     (tmp_path / "real" / "a copy of images").symlink_to("images")
+    assert read(tmp_path / "real") == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no links there")
+def test_links_do_not_lead_to_what_lies_around(tmp_path):
+    expected = write_classes(tmp_path / "real")
+    write_pairs(tmp_path / "others")
+    (tmp_path / "real" / "up").symlink_to("..")
     assert read(tmp_path / "real") == expected
 
 
