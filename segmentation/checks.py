@@ -133,7 +133,8 @@ def explain(error: ValidationError, inside: tuple[str, ...] = (), flags: bool = 
         flags: name a setting as the command line does, `--batch-size`, and not as a file does, "batch_size".
     """
     first = error.errors(include_url=False)[0]
-    keys = [str(key)[:200] for key in (*inside, *first["loc"]) if not str(key).startswith("literal[")]
+    branch = re.compile(r"(literal|function-\w+|tuple|union|lax-or-strict)\[")  # of what may be one thing or another
+    keys = [str(key)[:200] for key in (*inside, *first["loc"]) if not branch.match(str(key))]
     name = f"--{keys[0].replace('_', '-')}" if flags and keys else f'"{".".join(keys)}"' if keys else ""
     match first["type"]:
         case "missing":

@@ -38,7 +38,7 @@ def flat(root):
 
 def with_strays(root):
     found = write_pairs(root)
-    for name in ("README.md", "bus_data.csv", "images/Thumbs.db"):
+    for name in ("README.md", "notes.csv", "images/Thumbs.db"):
         (root / name).write_text("x")
     (root / "__MACOSX" / "images").mkdir(parents=True)
     (root / "__MACOSX" / "images" / "._scan1.png").write_bytes(b"x")

@@ -191,7 +191,11 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def evaluate(folder: Path, output: Path) -> None:
-    evaluate_model.main(evaluate_model.EvaluationConfig(run=(folder / "no run",), data_dir=(folder,), output=output))
+    evaluate_model.main(
+        evaluate_model.EvaluationConfig(
+            run=(REPOSITORY / "models" / "attention_unet_busi",), data_dir=(folder,), output=output
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "evaluation.csv"])
@@ -203,7 +207,7 @@ def test_an_evaluation_replaces_only_an_evaluation(tmp_path, name):
     assert (tmp_path / name).read_bytes() == before
     (tmp_path / "evaluation.json").write_text(json.dumps(dict.fromkeys(("data", "decision", "runs", "summary"))))
     (tmp_path / "evaluation.csv").write_bytes(f"{','.join(COLUMNS)}\r\n".encode())
-    with pytest.raises(DataError, match="found no folders"):  # the next thing that is looked at
+    with pytest.raises(DataError, match="says which layouts are read"):  # the next thing that is looked at
         evaluate(tmp_path, tmp_path / "evaluation.json")
 
 
@@ -216,7 +220,7 @@ def test_a_folder_where_an_evaluation_is_to_be_written_is_refused_first(tmp_path
 
 @pytest.mark.parametrize("name", ["audit.json", "audit.png"])
 def test_an_audit_replaces_only_an_audit(phantom_data, tmp_path, name):
-    config = audit.AuditConfig(phantom_data, tmp_path)
+    config = audit.AuditConfig(data_dir=phantom_data, output=tmp_path)
     (tmp_path / name).write_text('{"mine": 1}')
     with pytest.raises(RunError, match=f"{name}: is there already"):
         audit.main(config)
@@ -227,7 +231,7 @@ def test_an_audit_replaces_its_own_and_no_target_of_a_link(broken_data, tmp_path
     for path in [p for p in broken_data.glob("*/*.png") if not re.search(r"\(1?[1-3]\)", p.name)]:
         path.unlink()  # a quick one
     output, precious = tmp_path / "out", tmp_path / "precious"
-    audit.main(config := audit.AuditConfig(broken_data, output))
+    audit.main(config := audit.AuditConfig(data_dir=broken_data, output=output))
     shutil.move(output / "audit.png", precious)
     before = precious.read_bytes()
     (output / "audit.png").symlink_to(precious)

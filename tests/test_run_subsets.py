@@ -64,7 +64,7 @@ def stage(phantom_data, tmp_path_factory):
     whole = shutil.copytree(folder / "stopped", folder / "whole")
     shutil.copy(folder / "models" / "attention_unet" / "metrics.json", whole)
     assert set(FILES) <= {path.name for path in whole.iterdir()}
-    data = {"here": load_data(phantom_data, 0), "changed": load_data(changed, 0)}
+    data = {"here": load_data((phantom_data,), (), 0), "changed": load_data((changed,), (), 0)}
     return SimpleNamespace(
         config=config, whole=whole, first=first, other_fold=folder / "models" / "other_fold", data=data
     )
@@ -305,6 +305,7 @@ def test_as_a_user_sees_it(stage, tmp_path, files, changes, code, words):
         "epochs",
         "split",
     )
+    settings["data_dir"] = settings["data_dir"][0]
     flags = [text for name in given for text in (f"--{name.replace('_', '-')}", str(settings[name]))]
     assert_one_clear_line(run_script("train_model.py", *flags, *changes, cwd=tmp_path), *words, code=code)
     if not code:

@@ -88,7 +88,7 @@ def test_same_seed_same_history_other_seed_another(finished, phantom_data):
 
 
 def test_the_split_has_a_seed_of_its_own(phantom_data):
-    data, tested = load_data(phantom_data, 0), []
+    data, tested = load_data((phantom_data,), (), 0), []
     division = {"split": "all-random", "fold": 0, "normals": "both", "choose_on": "validation"}
     for seed in (0, 1):
         parts = split_data(data, None, 32, [], split_seed=seed, **division)

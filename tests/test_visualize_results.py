@@ -270,7 +270,7 @@ def test_a_lesion_is_scored_as_found_and_with_presence_given_by_hand():
     """A map that the decision empties: Dice 0; the likeliest pixels cover half of the lesion."""
     probability, reference = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint8)
     probability[2:4, 2:4], reference[2:4, 2:6] = 0.2, 1
-    samples = [SimpleNamespace(name=label, label=label) for label in ("benign", "normal")]
+    samples = [SimpleNamespace(name=label, label=label, folder="") for label in ("benign", "normal")]
     pictures = [(reference, reference), (reference, reference * 0)]
     lesion, normal = predict.score_samples([probability] * 2, samples, pictures, [0, 1], Decision())
     assert (
