@@ -18,6 +18,8 @@ KERAS_VARIABLES = ("KERAS_BACKEND", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPO
 
 def is_our_script() -> bool:
     """Whether Python was started with one of this project's scripts or modules."""
+    if sys.argv[:1] == ["-m"]:  # while Python looks for a module that is to be run, it is not known yet which
+        return any(argument.startswith(f"{__package__}.") for argument in sys.orig_argv)
     started = getattr(sys.modules["__main__"], "__file__", None)
     package = Path(__file__).resolve().parent
     return started is not None and Path(started).resolve().parent in (package, package.parent)
