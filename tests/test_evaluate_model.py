@@ -84,6 +84,6 @@ def test_the_mean_is_a_mean(monkeypatch):
     decisions = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
     monkeypatch.setattr(evaluate_model, "load_decision", lambda path: decisions[path.parent.name])
     monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(maps))
-    config = evaluate_model.EvaluationConfig((Path("a"), (Path("."),)), Path("."))
+    config = evaluate_model.EvaluationConfig(run=(Path("a"), Path("b")), data_dir=(Path("."),))
     mean, decision = evaluate_model.predict_mean(config, [])
     assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and decision.threshold == pytest.approx(0.4)

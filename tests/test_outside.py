@@ -95,7 +95,8 @@ def test_a_reader_that_has_seen_enough(phantom_data, tmp_path):
     )  # fmt: skip
     os.close(writing)
     assert result.returncode == 141 and not result.stderr, result.stderr
-    assert json.loads((tmp_path / "audit.json").read_text())["problems"] == []
+    report = tmp_path / "audit.json"  # it ends at the first line that nobody reads: whole or not there
+    assert not report.exists() or json.loads(report.read_text())["problems"] == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is being imported")
