@@ -17,7 +17,7 @@ from PIL import Image
 
 import train_model
 from dataset import DataError
-from segmentation import parts
+from segmentation import splits
 from segmentation.errors import RunError
 from segmentation.files import read_json
 from segmentation.parts import load_data
@@ -80,7 +80,7 @@ def trial(stage, tmp_path, monkeypatch):
     parts_seen, models, pairs = [], {}, {}
     split_data, near_copies, build, compile_model = (
         train_model.split_data,
-        parts.near_copies,
+        splits.near_copies,
         train_model.build,
         train_model.compile_model,
     )
@@ -93,13 +93,14 @@ def trial(stage, tmp_path, monkeypatch):
         key = sum(int(picture.sum()) for picture in pictures)
         return pairs.setdefault(key, pairs.get(key) or near_copies(pictures))
 
-    def cached_model(config, convolutions):
-        if isinstance(config.start_from, str):
-            if config.base_filters not in models:
-                models[config.base_filters] = build(config, convolutions)
-            return models[config.base_filters]
-        check_finished(config.start_from)
-        return build(replace(config, start_from="random"), convolutions)
+    def cached_model(network, convolutions, start_from):
+        if isinstance(start_from, str):
+            key = network["base_filters"]
+            if key not in models:
+                models[key] = build(network, convolutions, start_from)
+            return models[key]
+        check_finished(start_from)
+        return build(network, convolutions, "random")
 
     def compiled_once(model, optimizer, loss):
         if not model.compiled:
@@ -109,7 +110,7 @@ def trial(stage, tmp_path, monkeypatch):
         raise Reached(recorder.run, first_epoch, parts_seen[-1])
 
     monkeypatch.setattr(train_model, "split_data", split)
-    monkeypatch.setattr(parts, "near_copies", cached_pairs)
+    monkeypatch.setattr(splits, "near_copies", cached_pairs)
     monkeypatch.setattr(train_model, "build", cached_model)
     monkeypatch.setattr(train_model, "compile_model", compiled_once)
     monkeypatch.setattr(train_model, "environment", lambda: {"commit": "test"})
