@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -64,9 +65,10 @@ class LocalTrainer:
             running = list(self._running)
         for process in running:
             _send(process, signal.SIGKILL if again and os.name == "posix" else signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
         for process in running:
             try:
-                process.wait(PATIENCE)
+                process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 _send(process, signal.SIGKILL)
 

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from filelock import FileLock, Timeout
 
 from attention_unet import build_attention_unet
 from segmentation.checks import check
@@ -31,6 +30,7 @@ from segmentation.earlier_runs import upgrade_settings
 from segmentation.encoders import choose_encoder
 from segmentation.errors import RunError
 from segmentation.files import MAX_BYTES, check_file, content_hash, read_json, to_json, try_writing, write_text
+from segmentation.outputs import lock_folder
 from segmentation.schemas import read_config, read_history, read_split
 
 FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
@@ -111,21 +111,16 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
 
 @contextmanager
 def lock(run: Path) -> Iterator[None]:
-    """Hold a run's folder; the operating system lets go of it when the process dies, however it dies.
+    """Make a run's folder and hold it.
 
     Raises:
         RunError: another training holds it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    if (run / ".lock").is_symlink():
-        raise RunError(f"{run / '.lock'}: is a link. Remove it.")
-    try:
-        with FileLock(run / ".lock", timeout=0):
-            for left_by_a_kill in run.glob(".writing-*"):
-                left_by_a_kill.unlink()
-            yield
-    except Timeout:
-        raise RunError(f"{run}: another training is writing here. Wait for it, or choose another --run.") from None
+    with lock_folder(run, "training"):
+        for left_by_a_kill in run.glob(".writing-*"):
+            left_by_a_kill.unlink()
+        yield
 
 
 def settings_of(run: Path, settings: type):

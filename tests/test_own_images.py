@@ -269,6 +269,15 @@ def test_a_picture_that_no_result_can_be_written_of_is_named(tmp_path, capfd):
     assert [row["name"] for row in table(tmp_path / "out")] == ["x"] and not list(tmp_path.glob("out/wide*"))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_picture_that_holds_no_numbers_is_named(tmp_path, capsys, value):
+    pixels = np.full((40, 60), 0.5, np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(tmp_path / "x.tiff")
+    assert predict(tmp_path / "x.tiff", output=tmp_path / "out") == 1
+    assert "x.tiff" in capsys.readouterr().err and not list((tmp_path / "out").glob("x_*"))
+
+
 def test_probabilities_that_are_no_numbers_are_an_error(tmp_path):
     class Damaged(Brightness):
         def predict_on_batch(self, x):
