@@ -86,17 +86,17 @@ def test_a_closed_error_stream_beside_tensorflow(tmp_path):
 
 def test_a_reader_that_has_seen_enough(phantom_data, tmp_path):
     """`| head -1`: a quiet end, as of any program, with the files whole."""
-    reading, writing = os.pipe()
-    os.close(reading)
     command = [sys.executable, "-m", "segmentation.audit", "--data-dir", str(phantom_data)]
-    result = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=writing,
-        stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    os.close(writing)
-    assert result.returncode == 141 and not result.stderr, result.stderr
-    report = tmp_path / "audit.json"  # it ends at the first line that nobody reads: whole or not there
-    assert not report.exists() or json.loads(report.read_text())["problems"] == []
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 141 and not errors, errors
+    assert json.loads((tmp_path / "audit.json").read_text())["problems"] == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is being imported")
