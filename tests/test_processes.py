@@ -1,6 +1,5 @@
 """Trainings that cross_validate.py starts: they end when it ends, and nobody else writes where they write."""
 
-import json
 import os
 import re
 import signal
@@ -10,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
+from conftest import REPOSITORY, TINY
 
 from segmentation.jobs import why_failed
+from segmentation.outputs import lock_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -34,9 +34,10 @@ elif os.environ.get("STOP_WITH_PROCESS"):
     stop_with(int(os.environ["STOP_WITH_PROCESS"]))
 signal.signal(signal.SIGTERM, stop)
 helper = subprocess.Popen(["sleep", "600"])
+print("begun", flush=True)
+run.with_suffix(".begun").write_text(f"{os.getpid()} {helper.pid}")
 for count in range(6000):
     print("epoch", count, flush=True)
-    run.with_suffix(".begun").write_text(f"{os.getpid()} {helper.pid}")
     time.sleep(0.1)
 """
 
@@ -91,8 +92,7 @@ def processes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "whole_group"),
-    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGHUP, False)],
+    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
 )
 def test_a_signal_stops_the_trainings_and_starts_none(tmp_path, processes, number, whole_group):
     """Ctrl-C in a terminal goes to the group, `kill` to the one process."""
@@ -118,25 +118,25 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, processes):
     assert process.returncode == 130 and not any(map(is_alive, begun(tmp_path)[0]))
 
 
-def test_a_second_start_is_refused_and_leaves_the_log_alone(tmp_path, processes):
-    processes.append(start(tmp_path, "--folds", "0"))
-    wait_until(lambda: begun(tmp_path))
+def test_a_second_start_is_refused_and_the_training_ends_when_its_starter_is_killed(tmp_path, processes):
+    """The log stays the first one's own, and is not written through a link that lies in its place."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
     log = tmp_path / "models" / "cross_validation" / "grouped-cv-fold0-seed0.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to(precious)
+    processes.append(process := start(tmp_path, "--folds", "0"))
+    wait_until(lambda: begun(tmp_path))
     before = log.read_text()
     processes.append(second := start(tmp_path, "--folds", "0"))
     _, errors = second.communicate(timeout=30)
     assert second.returncode == 1 and "another cross-validation" in errors and "cross_validation:" in errors
     wait_until(lambda: len(log.read_text()) > len(before), 5)
-    assert log.read_text().startswith(before)
-
-
-def test_trainings_end_with_the_process_that_started_them_however_it_ends(tmp_path, processes):
-    processes.append(process := start(tmp_path, "--folds", "0"))
-    wait_until(lambda: begun(tmp_path))
+    assert log.read_text().startswith(before) and precious.read_text() == "mine"
     process.kill()
     training, _ = begun(tmp_path)[0]
     wait_until(lambda: not is_alive(training), 5)
-    assert list((tmp_path / "models" / "cross_validation").glob("*.saved"))
+    assert list(log.parent.glob("*.saved"))
 
 
 def test_a_start_is_refused_while_a_training_of_an_earlier_one_lives(tmp_path, processes):
@@ -151,16 +151,6 @@ def test_a_start_is_refused_while_a_training_of_an_earlier_one_lives(tmp_path, p
     _, errors = second.communicate(timeout=30)
     assert second.returncode == 1 and "or a training that it started, is writing here" in errors
     assert log.read_text().startswith(before)
-
-
-def test_a_log_is_not_written_through_a_link(tmp_path, processes):
-    precious = tmp_path / "precious"
-    precious.write_text("mine")
-    (tmp_path / "models" / "cross_validation").mkdir(parents=True)
-    (tmp_path / "models" / "cross_validation" / "grouped-cv-fold0-seed0.log").symlink_to(precious)
-    processes.append(start(tmp_path, "--folds", "0"))
-    wait_until(lambda: begun(tmp_path))
-    assert precious.read_text() == "mine"
 
 
 BAR = "\rscoring:  50%|#####     | 3/6 [00:00<00:00, 10.1image/s]"
@@ -183,7 +173,7 @@ def test_the_reason_of_a_failure_is_never_a_progress_bar(code, log, reason):
     assert not re.search(r"%\||/step|image/s", why_failed(code, log))
 
 
-def test_a_real_training_is_stopped_whole_goes_on_and_leaves_a_readable_log(phantom_data, tmp_path, processes):
+def test_a_real_training_is_stopped_whole_and_leaves_a_readable_log(phantom_data, tmp_path, processes):
     flags = ["--splits", "grouped", "--data-dir", str(phantom_data), *TINY, "--epochs", "15"]
     command = [sys.executable, str(REPOSITORY / "cross_validate.py"), *flags]
     processes.append(process := subprocess.Popen(command, cwd=tmp_path, text=True, stderr=subprocess.PIPE))
@@ -200,7 +190,5 @@ def test_a_real_training_is_stopped_whole_goes_on_and_leaves_a_readable_log(phan
     assert len(re.findall("val_dice: ", log)) - rows in (0, 1) and rows < 15  # one line an epoch
     time.sleep(1)
     assert len((run / "history.csv").read_text().splitlines()) == rows + 1  # nobody writes on
-    again = run_script("cross_validate.py", *flags, cwd=tmp_path)
-    assert_one_clear_line(again, "grouped-fold0-seed0: trained", code=0)
-    assert "resuming" in run.with_suffix(".log").read_text()
-    assert json.loads((folder / "cross_validation.json").read_text())["runs"]
+    with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
+        assert not list(folder.rglob(".writing-*"))
