@@ -28,11 +28,19 @@ def draw(count, seed=0):
 
 
 @pytest.fixture(scope="module")
-def planted():
+def phantoms():
+    return draw(50)
+
+
+@pytest.fixture(scope="module")
+def planted(phantoms):
     """50 phantoms, then 10 copies of the first ten."""
-    pictures = draw(50)
     changes = list(COPIES.values())
-    return pictures + [changes[i % len(changes)](pictures[i]) for i in range(10)]
+    return phantoms + [changes[i % len(changes)](phantoms[i]) for i in range(10)]
+
+
+def coarse(picture):
+    return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 15)
 
 
 def indices(pairs):
@@ -83,10 +91,24 @@ def search_all(pictures):
 
 
 @pytest.mark.parametrize("change", COPIES)
-def test_a_copy_is_found_among_strangers(change):
-    pictures = draw(12)
-    pairs = near_copies([*pictures, COPIES[change](pictures[4])])
+def test_a_copy_is_found_among_strangers(phantoms, change):
+    pairs = near_copies([*phantoms[:12], COPIES[change](phantoms[4])])
     assert indices(pairs) == {(4, 12)}
+
+
+def test_whole_alone_finds_the_same_shading(phantoms):
+    shading = np.linspace(20, 230, 350)[:, None]
+    grains = (cv2.resize(p - coarse(p), (450, 350)) for p in phantoms[:2])
+    (pair,) = near_copies([(shading + 0.5 * grain).clip(0, 255).astype(np.uint8) for grain in grains])
+    assert 0.95 < pair.whole < 0.999 and pair.fine < FINE and pair.sliding < SLIDING
+
+
+def test_fine_alone_finds_another_shading(phantoms, monkeypatch):
+    monkeypatch.setattr(search, "NEIGHBOURS", 1)  # it needs no neighbour
+    picture, other = phantoms[0], cv2.resize(phantoms[1], phantoms[0].shape[::-1])
+    shaded = (coarse(other) + picture - coarse(picture)).clip(0, 255).astype(np.uint8)
+    (pair,) = near_copies([*phantoms[:12], cv2.resize(shaded, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)])
+    assert pair.whole < WHOLE and 0.36 < pair.fine < 0.99 and pair.sliding < SLIDING
 
 
 def test_sliding_alone_finds_the_crop():
@@ -100,6 +122,13 @@ def test_a_crop_is_found_whose_thumbnail_is_another():
     height, width = picture.shape
     (pair,) = near_copies([picture, picture[height // 4 :, width // 4 :]])
     assert pair.whole < 0.5 and pair.fine < FINE and pair.sliding > SLIDING
+
+
+def test_a_small_part_is_not_tied(phantoms):
+    height, width = phantoms[4].shape
+    part = phantoms[4][int(height * 0.6) :, int(width * 0.6) :]
+    assert search._slide(search._describe([phantoms[4], part]).spectra, np.array([[0, 1]]))[0] > 0.3
+    assert near_copies([phantoms[4], part]) == []
 
 
 def test_strangers_with_the_same_layers_are_not_tied():
@@ -120,8 +149,7 @@ def test_too_few_to_compare(count):
 def test_constant_pictures_are_copies_of_nothing():
     constant = [np.full((200 + 10 * i, 300), grey, np.uint8) for i, grey in enumerate((0, 0, 77, 77, 137, 255))]
     assert near_copies(constant) == []
-    pictures = draw(3)
-    pairs = near_copies([*constant, *pictures, COPIES["gain"](pictures[1])])
+    pairs = near_copies([*constant, *draw(3), COPIES["gain"](draw(3)[1])])
     assert indices(pairs) == {(7, 9)} and np.isfinite(pairs).all()
 
 
@@ -144,12 +172,19 @@ def test_neighbours_are_as_good_as_all(planted, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=5e-4)
 
 
+def test_a_crop_is_the_nearest_neighbour(phantoms):
+    features = search._describe([*phantoms, *(COPIES["crop of a fifth"](p) for p in phantoms[:20])])
+    alike = features.magnitudes @ features.magnitudes.T
+    np.fill_diagonal(alike, -1)
+    assert alike[50:].argmax(axis=1).tolist() == list(range(20))
+
+
 def test_few_pairs_are_slid_over(planted, monkeypatch):
     monkeypatch.setattr(search, "NEIGHBOURS", 5)
-    pairs, *_ = search._select(search._describe(planted))
-    assert len(pairs) <= 60 * 5 + 10
     same = [np.full((80, 90), 9, np.uint8)] * 60  # all are equally near
-    assert len(search._select(search._describe(same))[0]) <= 60 * 6
+    for pictures in (planted, same):
+        pairs, *_ = search._select(search._describe(pictures))
+        assert len(pairs) <= 60 * 6
 
 
 def test_a_generator_keeps_one_picture_in_memory(planted):
