@@ -21,7 +21,7 @@ from tqdm import tqdm
 # Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
 WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
 EVEN = 0.28  # sliding again, with even magnitudes: many strangers share the layers along the skin, and those alone
-NEIGHBOURS = 100  # pictures that each is slid over; BUSI's near-copies are among the first six
+NEIGHBOURS = 50  # pictures that each is slid over; ten find all that sliding finds in BUSI
 _FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
 _LOW = 0.7  # share of the frequencies, from the lowest, by which neighbours are found
 _ROWS = 512  # pictures that are compared with all others at once: bounds the memory
@@ -86,9 +86,6 @@ def _describe(pictures: Iterable[np.ndarray]) -> _Features:
         magnitudes.append(np.sqrt(np.abs(spectra[-1][low])))  # the root, or a few strong frequencies decide alone
     if not spectra:
         return _Features(*(np.empty((0, 1), np.float32) for _ in range(3)), [])
-    common = np.mean(magnitudes, axis=0)  # layers along the skin, the beam's width: what all have tells nothing
-    for row in magnitudes:
-        row -= common
     return _Features(_unit_rows(whole), _unit_rows(fine), _unit_rows(magnitudes), spectra)
 
 
