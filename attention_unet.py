@@ -105,6 +105,7 @@ def build_attention_unet(
     gates: str = "paper",
     encoder: Callable | None = None,
     convolutions: str | None = None,
+    lesion_score: bool = False,
 ) -> keras.Model:
     """Build the network.
 
@@ -120,10 +121,12 @@ def build_attention_unet(
             its deepest features, of the next stride; without it the paper's own. The depth is then the encoder's.
         convolutions: dtype policy of the 3x3 convolutions of the paper's encoder and of the decoder; without it Keras'
             global one. Weights are float32 under "mixed_bfloat16" too, and fit either.
+        lesion_score: add a second output, how likely the picture holds a lesion at all.
 
     Returns:
         A functional model (B, H, W, channels) -> lesion probability (B, H, W, 1), float32. Level 1 is the finest; the
-        attention coefficients are the outputs of the layers `gate_{level}_alpha`.
+        attention coefficients are the outputs of the layers `gate_{level}_alpha`. With `lesion_score`, it returns
+        {"lesion": that probability, "lesion_score": (B, 1) float32 in [0, 1]}.
 
     Raises:
         ValueError: an argument is out of range; the message holds the number.
@@ -138,18 +141,37 @@ def build_attention_unet(
     if encoder is None:
         _check_size(input_shape, depth)
         skips, x = paper_encoder(x, base_filters, depth, convolutions)
+        features = x
     else:
         # Such encoders begin with a stride, so the finest skip needs a small branch of its own.
         finest = conv_block(x, base_filters, "encoder_1", convolutions)
         coarser, x = encoder(inputs)
         skips, depth = [finest, *coarser], len(coarser) + 1
+        features = coarser[-1]  # of stride 16, as those of the paper's encoder
         _check_size(input_shape, depth)
 
     x = attention_decoder(x, skips, base_filters, gates, convolutions)
     # The first guess is the usual share of lesion, a tenth, and not a half (Lin et al. 2017, section 4.1).
     prior = keras.initializers.Constant(-2.2)
     outputs = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=prior, dtype="float32", name="lesion")(x)
+    if lesion_score:
+        outputs = {"lesion": outputs, "lesion_score": score_picture(features)}
     return keras.Model(inputs, outputs, name="attention_unet")
+
+
+def score_picture(features):
+    """How likely a picture holds a lesion, from the encoder's features: (B, H, W, C) -> (B, 1), float32 in [0, 1].
+
+    An outline and the presence of a lesion are two questions. One map that answers both becomes shy: what it learned
+    not to mark in normal pictures it does not mark in another hospital's lesions.
+    """
+    pooling = layers.GlobalAveragePooling2D(name="score_mean"), layers.GlobalMaxPooling2D(name="score_most")
+    pooled = layers.Concatenate(name="score_pooled")([pool(features) for pool in pooling])
+    pooled = layers.Dropout(0.4, name="score_dropout")(pooled)  # there are few normal pictures to learn from
+    # From zeros, every picture begins at 0.5; the features are large, and random weights would begin far from it.
+    return layers.Dense(1, activation="sigmoid", kernel_initializer="zeros", dtype="float32", name="lesion_score")(
+        pooled
+    )
 
 
 def attention_decoder(x, skips: list, base_filters: int, gates: str, dtype: str | None = None):

@@ -19,7 +19,7 @@ from pydantic import model_validator
 from dataset import DataError, Sample, read_samples
 from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
 from segmentation.collection import collect
-from segmentation.decision import Decision, load_decision, override_decision
+from segmentation.decision import Decision, Prediction, load_decision, override_decision
 from segmentation.errors import one_clear_line
 from segmentation.files import file_hash, write_json
 from segmentation.outputs import check_output, json_holds
@@ -40,6 +40,7 @@ class EvaluationConfig:
     unseen_only: bool = False  # leave out the images that a run was trained or its epoch chosen on
     tta: bool = False  # average with the mirrored picture, also if the runs did not
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the runs' own
+    min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; without it the runs' own
     largest_component: bool = False  # keep only the largest lesion
     output: AnyPath = Path("evaluation.json")  # summaries; the scores of every image go beside it, as .csv
 
@@ -84,9 +85,9 @@ def main(config: EvaluationConfig) -> float:
         raise DataError(f"{where}: no unseen image with a lesion is left.")
     leaked = sum(groups[i] in seen_groups for i in chosen)
 
-    probabilities, decision = predict_mean(config, [pictures[i][0] for i in chosen])
+    prediction, decision = predict_mean(config, [pictures[i][0] for i in chosen])
     scores = score_samples(
-        probabilities, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
+        prediction, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
     summary = summarise(scores)
     result = found.describe() | {"runs": list(config.run)}
@@ -104,23 +105,28 @@ def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
     return [file_hash(sample.image) in used for sample in samples]
 
 
-def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[np.ndarray, Decision]:
-    """Mean of the runs' calibrated probabilities, at the largest network's size, and the decision to cut them with."""
-    maps, decisions = [], []
+def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Prediction, Decision]:
+    """Mean of the runs' calibrated probabilities, at the largest network's size, and of their lesion scores, if all
+    have one; and the decision to cut them with."""
+    found, decisions = [], []
     for run in config.run:
         model, _ = load_run(run)
-        decisions.append(override_decision(load_decision(run / "decision.json"), config.threshold, config.tta))
-        maps.append(predict_pictures(model, images, decisions[-1]))
+        own = load_decision(run / "decision.json")
+        decisions.append(override_decision(own, config.threshold, config.tta, min_score=config.min_score))
+        found.append(predict_pictures(model, images, decisions[-1]))
+    maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
     side = max(m.shape[1] for m in maps)
     mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
     # The maps are calibrated already, so this decision has no calibration of its own.
     together = Decision(
         threshold=float(np.mean([d.threshold for d in decisions])),
         min_peak=float(np.mean([d.min_peak for d in decisions])),
+        min_score=float(np.mean([d.min_score for d in decisions])),
         largest_component=config.largest_component or all(d.largest_component for d in decisions),
         tta=all(d.tta for d in decisions),
     )
-    return mean.astype(np.float32), together
+    score = None if any(s is None for s in scores) else np.mean(scores, axis=0)
+    return Prediction(mean.astype(np.float32), score), together
 
 
 if __name__ == "__main__":

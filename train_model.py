@@ -19,6 +19,7 @@ from typing import Literal
 from segmentation import startup  # noqa: F401  # isort: skip
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tyro
 from pydantic import model_validator
@@ -30,9 +31,9 @@ from segmentation.decision import Decision, choose_decision, load_decision, save
 from segmentation.encoders import Encoder, load_imagenet
 from segmentation.errors import one_clear_line
 from segmentation.files import check_space, write_json
-from segmentation.losses import BceDiceLoss, training_metrics
+from segmentation.losses import BceDiceLoss, add_presence, has_lesion_score, score_loss, training_metrics
 from segmentation.parts import Parts, load_data, split_data
-from segmentation.predict import predict_pictures, predict_probability, score_samples
+from segmentation.predict import predict_pictures, predict_raw, score_samples
 from segmentation.run_folder import begin, build_network, check_finished, environment, load_run, open_run, take_weights
 from segmentation.schemas import check_channels
 from segmentation.scores import result_line, summarise
@@ -59,6 +60,7 @@ class TrainingConfig:
     base_filters: Whole[1, 256] = 8  # channels of the finest decoder level, doubled at each coarser one; the paper: 16
     depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the others have 5
     gates: Literal["paper", "full", "none"] = "paper"  # full: on the skip's own grid, the finest too; none is as good
+    lesion_score: Real[0, 1000] = 0.0  # weight in the loss of a second output, whether there is a lesion; 0 is without
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     # Training
     epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
@@ -71,7 +73,6 @@ class TrainingConfig:
     seed: Seed = 0  # of the weights, the order, the augmentation and the phantoms
     # From probability to mask
     decision_from: AnyPath | None = None  # a run to take the decision from: these settings, validation images held back
-    dice_to_spare: Real[0, 1] = 0.01  # validation Dice given up for fewer false positives on normal images
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     # Files
     models_dir: AnyPath = Path("models")  # where run folders are made
@@ -99,6 +100,7 @@ PRESETS = {
         encoder="none", start_from="random", base_filters=16, image_size=128, learning_rate=1e-3, epochs=40
     ),
 }
+MIN_NORMALS = 10  # in training, for a lesion score
 PHANTOM_EPOCHS = 16  # at most, where no data can be had: the phantoms show that everything works
 
 
@@ -116,20 +118,21 @@ def main(config: TrainingConfig) -> float:
         earlier = [path for path in (config.start_from, config.decision_from) if isinstance(path, Path)]
         decision = given_decision(config.decision_from, config.tta)
         network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
-        network |= {"input_shape": (config.image_size, config.image_size, 1)}
+        network |= {"input_shape": (config.image_size, config.image_size, 1), "lesion_score": config.lesion_score > 0}
         model = build(network, convolutions, config.start_from)
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
         division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
         data = load_data(config.data_dir, config.mask_values, config.seed)
         data = split_data(data, begun, config.image_size, earlier, **division)
+        model, network["lesion_score"] = keep_lesion_score(model, data.train[1])
         if not begun:
             stored = data.found.describe() | {"network": network, "config": asdict(config)}
             begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
         epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
         steps = -(-len(data.train[0]) // config.batch_size)
         optimizer = make_optimizer(config.learning_rate, config.weight_decay, config.ema, epochs, steps)
-        compile_model(model, optimizer, BceDiceLoss(config.dice_weight))
+        compile_model(model, optimizer, BceDiceLoss(config.dice_weight), config.lesion_score)
 
         recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)
         first_epoch = recorder.restore(model)
@@ -139,10 +142,8 @@ def main(config: TrainingConfig) -> float:
         fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0)
 
         model, _ = load_run(run)
-        if config.choose_on in ("validation", "decision") and not config.decision_from:
-            probabilities = predict_probability(model, data.val[0], config.tta)
-            decision = choose_decision(probabilities, data.val[1], decision, config.dice_to_spare)
-        save_decision(run / "decision.json", decision)
+        chosen = config.choose_on in ("validation", "decision") and not config.decision_from
+        decision = decide(run, model, data, decision, chosen)
         scores = score(model, data, decision)
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
         division |= {"seed": config.seed, "minutes": minutes, "environment": machine}
@@ -177,9 +178,23 @@ def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Mod
     return model
 
 
-def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss) -> None:
-    """Tie the network to its optimizer, loss and metrics."""
-    model.compile(optimizer, loss=loss, metrics=training_metrics(), jit_compile=False)  # XLA was slower on a CPU
+def keep_lesion_score(model: keras.Model, masks: np.ndarray) -> tuple[keras.Model, bool]:
+    """Returns the network, without its lesion score if too few of the masks are empty to learn it; and if it has it."""
+    if not has_lesion_score(model) or (normals := len(masks) - np.count_nonzero(masks.any(axis=(1, 2)))) >= MIN_NORMALS:
+        return model, has_lesion_score(model)
+    print(f"{normals} normal images to train on: fewer than {MIN_NORMALS} teach no lesion score, so there is none")
+    return keras.Model(model.input, model.output["lesion"], name=model.name), False
+
+
+def compile_model(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss, score_weight: float
+) -> None:
+    """Tie the network to its optimizer, losses and metrics."""
+    metrics, weights = training_metrics(), None
+    if has_lesion_score(model):
+        loss, weights = {"lesion": loss, "lesion_score": score_loss()}, {"lesion": 1.0, "lesion_score": score_weight}
+        metrics = {"lesion": metrics, "lesion_score": [keras.metrics.AUC(name="auc")]}
+    model.compile(optimizer, loss, loss_weights=weights, metrics=metrics, jit_compile=False)  # XLA: slower on a CPU
     model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
 
 
@@ -193,6 +208,8 @@ def fit(
     averaged: bool,
 ) -> None:
     """Train from `first_epoch` on; the recorder keeps history, best network and backup in the run's folder."""
+    if has_lesion_score(model):
+        batches, judged = (stream and stream.map(add_presence) for stream in (batches, judged))
     if first_epoch:
         print(f"resuming {recorder.run}: {first_epoch} of {epochs} epochs are done")
     # In front of the recorder, so that best.keras gets the averaged weights.
@@ -210,10 +227,18 @@ def fit(
         )
 
 
+def decide(run: Path, model: keras.Model, data: Parts, given: Decision, chosen: bool) -> Decision:
+    """Writes decision.json. Returns the decision: the given one, or one that is chosen on the validation images."""
+    if chosen:
+        given = choose_decision(predict_raw(model, data.val[0], given.tta), data.val[1], given)
+    save_decision(run / "decision.json", given)
+    return given
+
+
 def score(model: keras.Model, data: Parts, decision: Decision) -> list[dict]:
     """Returns the scores of every test image, each at its original resolution."""
-    probabilities = predict_pictures(model, [image for image, _ in data.pictures], decision)
-    return score_samples(probabilities, data.test, data.pictures, data.groups, decision)
+    prediction = predict_pictures(model, [image for image, _ in data.pictures], decision)
+    return score_samples(prediction, data.test, data.pictures, data.groups, decision)
 
 
 def save(

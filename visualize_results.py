@@ -43,13 +43,14 @@ class VisualizationConfig:
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the run's own
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
-    lesion_given: bool = False  # lesion presence is given in each picture: mark the likeliest pixels, never none
+    min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; without it the run's own
+    lesion_given: bool = False  # lesion presence is given in each picture: the lesion score empties no mask
 
     @model_validator(mode="after")
     def fit_together(self):
         """Refuse values that cannot work with each other."""
-        if self.threshold is not None and self.lesion_given:
-            raise ValueError("--lesion-given sets a threshold of its own in every picture: leave --threshold out")
+        if self.lesion_given and (self.threshold is not None or self.min_score is not None):
+            raise ValueError("--lesion-given outlines a lesion in every picture: leave --threshold and --min-score out")
         return self
 
 
@@ -73,7 +74,9 @@ def newest_run(models_dir: Path) -> Path:
 def decision_for(config: VisualizationConfig, run: Path) -> Decision:
     """The run's own decision, with what the command line changes."""
     own = load_decision(run / "decision.json")
-    return override_decision(own, config.threshold, config.tta, config.largest_component, config.lesion_given)
+    return override_decision(
+        own, config.threshold, config.tta, config.largest_component, config.lesion_given, config.min_score
+    )
 
 
 def make_figure_folder(run: Path) -> None:
@@ -109,7 +112,7 @@ def main(config: VisualizationConfig) -> int:
     decision = decision_for(config, run)
     matplotlib.rcdefaults()  # a matplotlibrc of the user's may ask for LaTeX
     cases, background = load_cases(model, run, samples, decision, metrics)
-    drawn = dict(draw_figures(model, run, cases, background, decision.threshold, metrics))
+    drawn = dict(draw_figures(model, run, cases, background, decision, metrics))
     for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
         write_atomic(run / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))
     write_report(run, cases, stored, metrics, list(drawn))

@@ -1,7 +1,9 @@
 """From the network's probabilities to a mask: the decision, and how it is chosen on validation images."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +16,21 @@ from segmentation.scores import overlap
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
+DICE_TO_SPARE = 0.01  # mean Dice given up for fewer false positives; docs/experiments.md has the price of more
+LESIONS_KEPT = 0.98  # share of the validation images with a lesion whose lesion score is not below the minimum
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
+
+
+class Prediction(NamedTuple):
+    """What a network says of N pictures."""
+
+    probability: np.ndarray  # of lesion, (N, S, S) float32
+    score: np.ndarray | None = None  # that there is a lesion at all, (N,) float32; None of a network without a score
+
+    def each(self) -> Iterator[tuple[np.ndarray, float | None]]:
+        """Probability (S, S) and lesion score of one picture after the other."""
+        scores = [None] * len(self.probability) if self.score is None else self.score.tolist()
+        return zip(self.probability, scores, strict=True)
 
 
 @checked
@@ -25,9 +41,13 @@ class Decision:
     offset: Real[-20, 20] = 0.0
     threshold: Real[0, 1] = 0.5  # calibrated probability above which a pixel is lesion
     min_peak: Real[0, 1] = 0.0  # a component whose highest probability is below this is dropped
+    score_scale: Real[1e-6, 20] = 1.0  # calibration of the lesion score, as above
+    score_offset: Real[-20, 20] = 0.0
+    min_score: Real[0, 1] = 0.0  # calibrated lesion score below which the mask is emptied; of networks that have one
     largest_component: bool = False  # keep only the largest component
     tta: bool = False  # the probability is the mean of the picture's and its mirror image's
-    lesion_given: bool = False  # lesion presence is given: mark the likeliest pixels, however unlikely, and drop none
+    lesion_given: bool = False  # lesion presence is given: the score empties no mask; of a network without a score,
+    #                             mark the likeliest pixels, however unlikely, and drop none
 
 
 def save_decision(path: Path, decision: Decision) -> None:
@@ -50,8 +70,11 @@ def override_decision(
     tta: bool = False,
     largest_component: bool = False,
     lesion_given: bool = False,
+    min_score: float | None = None,
 ) -> Decision:
     """A run's own decision with what a command line asks for on top; the switches can only be switched on."""
+    if min_score is not None:
+        own = replace(own, min_score=min_score)
     if threshold is not None:
         own = replace(own, threshold=threshold, min_peak=0.0)  # the minimum peak was chosen for the other threshold
     switches = {"tta": tta, "largest_component": largest_component, "lesion_given": lesion_given}
@@ -60,10 +83,18 @@ def override_decision(
 
 def calibrated(probability: np.ndarray, decision: Decision) -> np.ndarray:
     """Probabilities of any shape after the decision's calibration, float32."""
-    if decision.scale == 1 and decision.offset == 0:
+    return _calibrate(probability, decision.scale, decision.offset)
+
+
+def calibrated_score(score: np.ndarray, decision: Decision) -> np.ndarray:
+    """Lesion scores of any shape after the decision's calibration, float32."""
+    return _calibrate(score, decision.score_scale, decision.score_offset)
+
+
+def _calibrate(probability: np.ndarray, scale: float, offset: float) -> np.ndarray:
+    if scale == 1 and offset == 0:
         return probability
-    logit = decision.scale * _logit(probability) + decision.offset
-    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+    return (1 / (1 + np.exp(-scale * _logit(probability) - offset))).astype(np.float32)
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
@@ -71,72 +102,122 @@ def _logit(probability: np.ndarray) -> np.ndarray:
     return np.log(inside / (1 - inside))
 
 
-def to_mask(probability: np.ndarray, shape: tuple[int, int], decision: Decision) -> np.ndarray:
-    """Binary mask (H, W) bool at the original size from a calibrated probability map of any size.
+def is_empty(score: float | None, decision: Decision) -> bool:
+    """Whether a picture's calibrated lesion score says that there is no lesion; None of a network without one."""
+    return score is not None and not decision.lesion_given and score < decision.min_score
 
-    The probability is enlarged, not the mask: the outline stays smooth.
+
+def to_mask(
+    probability: np.ndarray, shape: tuple[int, int], decision: Decision, score: float | None = None
+) -> np.ndarray:
+    """Binary mask at the original size. The probability is enlarged, not the mask: the outline stays smooth.
+
+    Args:
+        probability: calibrated, of any size.
+        shape: (H, W) of the original.
+        decision: how.
+        score: the picture's calibrated lesion score, of a network that has one.
+
+    Returns:
+        (H, W) bool.
     """
+    if is_empty(score, decision):
+        return np.zeros(shape, bool)
     full = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
     threshold, min_peak = decision.threshold, decision.min_peak
-    if decision.lesion_given:
+    if decision.lesion_given and score is None:
         threshold, min_peak = LIKELIEST * float(full.max()), 0.0
     mask = full > threshold
-    if mask.any() and (min_peak > threshold or decision.largest_component):
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-        keep = np.zeros(count, bool)
-        for k, (x, y, width, height, _) in enumerate(stats[1:], start=1):
-            box = slice(y, y + height), slice(x, x + width)
-            keep[k] = full[box][labels[box] == k].max() >= min_peak
-        if decision.largest_component:
-            keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-        mask = keep[labels]
-    return mask
+    return _drop_components(mask, full, min_peak, decision.largest_component) if mask.any() else mask
+
+
+def doubtful_mask(
+    probability: np.ndarray, shape: tuple[int, int], decision: Decision, score: float | None
+) -> np.ndarray | None:
+    """What `to_mask` would outline if the lesion score had not emptied the mask; None where it has not."""
+    if not is_empty(score, decision):
+        return None
+    return to_mask(probability, shape, replace(decision, lesion_given=True), score)
+
+
+def _drop_components(mask: np.ndarray, full: np.ndarray, min_peak: float, largest: bool) -> np.ndarray:
+    """The mask without components that stay below the minimum peak; of the others, all or the largest."""
+    if not min_peak and not largest:
+        return mask
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    keep = np.zeros(count, bool)
+    for k, (x, y, width, height, _) in enumerate(stats[1:], start=1):
+        box = slice(y, y + height), slice(x, x + width)
+        keep[k] = full[box][labels[box] == k].max() >= min_peak
+    if largest:
+        keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    return keep[labels]
 
 
 # ---------------------------------------------------------------- chosen on validation
 
 
-def choose_decision(
-    probabilities: np.ndarray, references: np.ndarray, given: Decision, dice_to_spare: float
-) -> Decision:
-    """Calibration, threshold and minimum peak from validation images, at the network's resolution.
+def choose_decision(prediction: Prediction, references: np.ndarray, given: Decision) -> Decision:
+    """Calibration, threshold, and what empties a mask, from validation images, at the network's resolution.
 
-    Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the
-    lesion images; the minimum peak is the highest that costs at most `dice_to_spare` of it, so that as
-    few normals as possible have a false positive, and 0 where there are no normals.
+    Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the lesion images.
+    With a lesion score: it is calibrated, too, and the minimum score is the one that keeps LESIONS_KEPT of the lesion
+    images. Without: the minimum peak is the highest that costs at most DICE_TO_SPARE of Dice, so that as few normals as
+    possible have a false positive, and 0 where there are no normals.
 
     Args:
-        probabilities: (N, S, S), as the network gives them.
+        prediction: of N images, as the network gives it.
         references: (N, S, S) in {0, 1}.
         given: the other settings.
-        dice_to_spare: mean Dice of the lesion images that may be given up for fewer false positives.
 
     Returns:
         `given` with the chosen numbers.
     """
-    scale, offset = fit_calibration(probabilities, references)
+    probability, score = prediction
+    there = references.any(axis=(1, 2))
+    # The outline of a network with a score was learned from lesion images alone.
+    shown = there if score is not None else np.ones_like(there)
+    scale, offset = fit_calibration(probability[shown][:, ::2, ::2], references[shown][:, ::2, ::2])
     given = replace(given, scale=scale, offset=offset)
-    maps = calibrated(probabilities, given)
-    lesions = [(p, r > 0) for p, r in zip(maps, references, strict=True) if r.any()]
+    lesions = [(p, r > 0) for p, r in zip(calibrated(probability[there], given), references[there], strict=True)]
 
     def dice(decision: Decision) -> float:
         return float(np.mean([overlap(r, to_mask(p, p.shape, decision))["dice"] for p, r in lesions]))
 
     scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
     given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))
-    if len(lesions) == len(maps):  # no normal to spare a false positive: Dice would be given up for nothing
+    if score is not None:
+        return choose_min_score(score, there, given)
+    if there.all():  # no normal to spare a false positive: Dice would be given up for nothing
         return given
     for peak in PEAKS[::-1]:
         candidate = replace(given, min_peak=float(peak))
-        if dice(candidate) >= max(scores) - dice_to_spare:
+        if dice(candidate) >= max(scores) - DICE_TO_SPARE:
             return candidate
     return given
 
 
+def choose_min_score(score: np.ndarray, there: np.ndarray, given: Decision) -> Decision:
+    """Calibration of the lesion score, and the highest minimum that keeps LESIONS_KEPT of the lesion images.
+
+    Args:
+        score: of N images, (N,), as the network gives it.
+        there: whether each holds a lesion, (N,) bool.
+        given: the other settings.
+    """
+    if not there.all():
+        # Platt's own targets (1999, section 2.2): a few normals, all told apart, must not make the score certain.
+        lesions, normals = there.sum(), (~there).sum()
+        target = np.where(there, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
+        scale, offset = fit_calibration(score, target)
+        given = replace(given, score_scale=scale, score_offset=offset)
+    kept = np.sort(calibrated_score(score[there], given))
+    return replace(given, min_score=float(kept[int((1 - LESIONS_KEPT) * len(kept))]))
+
+
 def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Scale and offset of the logits that minimise the cross-entropy (Platt 1999); both (N, S, S)."""
-    # Every fourth pixel is plenty for two numbers.
-    logit, target = (a[:, ::2, ::2].ravel().astype(np.float64) for a in (_logit(probability), reference))
+    """Scale and offset of the logits that minimise the cross-entropy (Platt 1999); both of one shape."""
+    logit, target = (a.ravel().astype(np.float64) for a in (_logit(probability), reference))
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         z = np.exp(parameters[0]) * logit + parameters[1]

@@ -15,6 +15,7 @@ RETIRED_SETTINGS = {
     "deterministic": False,
     "threshold": None,
     "largest_component": False,
+    "dice_to_spare": 0.01,
 }
 RETIRED_NETWORK = {"deep_supervision": False, "dropout": 0.0}
 GATES = {("coarse", False): "paper", ("full", True): "full", ("none", False): "none", ("none", True): "none"}
@@ -65,6 +66,7 @@ def upgrade_settings(stored: dict, path: Path) -> dict:
     if "pretrained" in stored or settings.get("start_from", ...) is None:
         pretrained = settings.pop("pretrained", True) and settings.get("encoder") != "none"
         settings["start_from"] = settings.get("start_from") or ("imagenet" if pretrained else "random")
+    settings.setdefault("lesion_score", 0.0)
     if settings.get("split_seed") is None:
         settings["split_seed"] = settings.get("seed", 0)
     if "data_dir" in settings and not isinstance(settings["data_dir"], (list, tuple)):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
 
 from segmentation.scores import overlap
 
@@ -30,19 +31,28 @@ class Case(NamedTuple):
     reference: np.ndarray  # (H, W), lesion where not zero
     prediction: np.ndarray  # (H, W) bool
     probability: np.ndarray  # (S, S) float32, at the network's size
+    doubtful: np.ndarray | None = None  # (H, W) bool: what would be outlined, had a low lesion score not emptied it
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
-def draw_overlay(image: np.ndarray, prediction: np.ndarray, reference: np.ndarray | None = None, side: int = 640):
+def draw_overlay(
+    image: np.ndarray,
+    prediction: np.ndarray,
+    reference: np.ndarray | None = None,
+    side: int = 640,
+    doubtful: np.ndarray | None = None,
+) -> np.ndarray:
     """Picture with outlines; with a reference, false positives and negatives are hatched in opposite directions.
 
     Args:
         image: (H, W) uint8.
         prediction, reference: (H, W), lesion where not zero.
         side: length of the longer side of the result.
+        doubtful: (H, W), what is not predicted because the picture's lesion score is low: a dashed outline, and a line
+            that says so.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -65,18 +75,39 @@ def draw_overlay(image: np.ndarray, prediction: np.ndarray, reference: np.ndarra
         if mask is not None:
             outline, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(canvas, outline, -1, _rgb(colour), 2, cv2.LINE_AA)
+    if doubtful is not None:
+        _draw_doubtful(canvas, cv2.resize(doubtful.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT))
     return canvas
+
+
+def _draw_doubtful(canvas: np.ndarray, mask: np.ndarray) -> None:
+    """Dashes of 8 pixels around what a low lesion score has kept out of the mask, and a line of text."""
+    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for outline in outlines:
+        for start in range(0, len(outline), 16):
+            cv2.polylines(canvas, [outline[start : start + 8]], False, _rgb(PREDICTION), 2, cv2.LINE_AA)
+    place, font = (8, canvas.shape[0] - 10), cv2.FONT_HERSHEY_SIMPLEX
+    for colour, width in (((0, 0, 0), 4), (_rgb(PREDICTION), 1)):  # black around it: read on any grey
+        cv2.putText(canvas, "low lesion score: nothing marked", place, font, 0.55, colour, width, cv2.LINE_AA)
+
+
+def overlay_of(case: Case) -> np.ndarray:
+    """`draw_overlay` of all that a case holds."""
+    return draw_overlay(case.image, case.prediction, case.reference, doubtful=case.doubtful)
 
 
 def caption(score: Mapping) -> str:
     """Name and scores of an image, in two lines."""
     if score["label"] == "normal":
         area = 100 * score["fp"] / (score["height"] * score["width"])
-        return f"{score['name']}\n" + (
-            f"false positive on {area:.1f} % of the image" if score["fp"] else "nothing found"
-        )
+        found = f"false positive on {area:.1f} % of the image" if score["fp"] else "nothing found"
+        return f"{score['name']}\n{found}{_score_text(score)}"
     distance = "undefined" if score["hd95"] is None else f"{score['hd95']:.0f} px"
-    return f"{score['name']}\nDice {score['dice']:.2f}  IoU {score['iou']:.2f}  HD95 {distance}"
+    return f"{score['name']}\nDice {score['dice']:.2f}  IoU {score['iou']:.2f}  HD95 {distance}{_score_text(score)}"
+
+
+def _score_text(score: Mapping) -> str:
+    return "" if score.get("lesion_score") is None else f"  score {score['lesion_score']:.2f}"
 
 
 def _legend(figure: Figure) -> None:
@@ -100,7 +131,7 @@ def overlay_grid(cases: Sequence[Case], title: str, columns: int = 4, rows: Sequ
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
     for axis, case in zip(axes.flat, cases, strict=False):
-        axis.imshow(draw_overlay(case.image, case.prediction, case.reference))
+        axis.imshow(overlay_of(case))
         axis.set_title(caption(case.score), fontsize=9, parse_math=False)
     for axis, name in zip(axes[:, 0], rows, strict=False):
         axis.set_ylabel(name, fontsize=11)
@@ -121,7 +152,7 @@ def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], titl
     for axis in (*axes[:-1].flat, axes[-1, 0]):
         axis.set_axis_off()
     for row, case in enumerate(cases):
-        axes[row, 0].imshow(draw_overlay(case.image, case.prediction, case.reference))
+        axes[row, 0].imshow(overlay_of(case))
         axes[row, 0].set_title(caption(case.score), fontsize=9, parse_math=False)
     for column, (name, maps) in enumerate(alphas.items(), start=1):
         low, high = float(maps.min()), float(maps.max())
@@ -195,6 +226,36 @@ def distributions(scores: Sequence[Mapping]) -> Figure:
     )
     scatter.xaxis.set_major_formatter("{x:g}")
     scatter.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) -> Figure:
+    """How well the lesion score tells lesion images from normal ones: ROC, and both rates against the minimum score.
+
+    Args:
+        scores: rows of metrics.json.
+        summary: what `scores.summarise` says of the lesion score.
+        min_score: the run's own, drawn as a point and a line.
+    """
+    lesion = np.array([s["label"] != "normal" for s in scores])
+    score = np.array([s["lesion_score"] for s in scores])
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    roc, sweep = figure.subplots(1, 2)
+    false_positives, sensitivity, points = roc_curve(lesion, score)
+    points[0] = 1  # infinite: nothing is marked
+    own = (score[~lesion] >= min_score).mean(), (score[lesion] >= min_score).mean()
+    roc.plot([0, 1], [0, 1], color="0.6", ls="--")
+    roc.plot(false_positives, sensitivity, color="black")
+    roc.plot(*own, "o", color=PREDICTION, label=f"minimum score {min_score:.2f}")
+    low, high = summary["auc_interval"]
+    roc.set(xlabel="share of normal images above the score", ylabel="share of lesion images above it", aspect="equal")
+    roc.set(title=f"AUC {summary['auc']:.3f} ({low:.3f} to {high:.3f})")
+    roc.legend(frameon=False, loc="lower right")
+    sweep.plot(points, sensitivity, color="black", label="sensitivity")
+    sweep.plot(points, 1 - false_positives, color=CLASS_COLOURS["normal"], lw=2.5, label="specificity")
+    sweep.axvline(min_score, color="black", lw=0.8)
+    sweep.set(xlabel="minimum lesion score", ylim=(-0.02, 1.02), title=f"the run uses {min_score:.2f}")
+    sweep.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -57,3 +57,28 @@ def training_metrics() -> list[keras.metrics.Metric]:
         keras.metrics.BinaryIoU(target_class_ids=[1], threshold=0.5, name="iou"),
         LesionDice(name="dice"),
     ]
+
+
+# ---------------------------------------------------------------- two outputs
+
+
+def has_lesion_score(model: keras.Model) -> bool:
+    """Whether a network has the second output."""
+    return isinstance(model.output, dict)
+
+
+def score_loss() -> keras.losses.Loss:
+    """Of the lesion score. The targets are a little soft: with few normal images, the network is soon too sure."""
+    return keras.losses.BinaryCrossentropy(label_smoothing=0.05)
+
+
+def add_presence(image, mask):
+    """A batch for a network with a lesion score, to be mapped over batches of image and mask, both (B, H, W, 1).
+
+    Returns:
+        The image, the target of each output, and the weight of each picture in each output's loss: the outline is
+        learned from pictures with a lesion alone, the score from all.
+    """
+    present = ops.max(mask, axis=(1, 2, 3))
+    targets = {"lesion": mask, "lesion_score": present[:, None]}
+    return image, targets, {"lesion": present, "lesion_score": ops.ones_like(present)}

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import READERS, SUFFIXES, DataError, try_reading
-from segmentation.decision import Decision, to_mask
+from segmentation.decision import Decision, doubtful_mask, to_mask
 from segmentation.dicom import is_dicom
 from segmentation.figures import draw_overlay
 from segmentation.files import content_hash, encode_picture, write_atomic
@@ -157,7 +157,7 @@ def predict_each(
     Args:
         bases: path of each picture's results, without their endings.
         white: value that is white in pictures of more than 8 bits.
-        write: `write_prediction` but for the base, the picture and its probability.
+        write: `write_prediction` but for the base, the picture and what the network says of it.
 
     Yields:
         In the order of the files, what `write` returns, or why the file cannot be read or its results not written.
@@ -176,10 +176,10 @@ def predict_each(
             # While the network is busy, the next pictures are read and the last results drawn.
             reading = [pool.submit(read, picture) for picture in files[following]]
             good = [picture[0] for picture in pictures if not isinstance(picture, str)]
-            maps = iter(predict_pictures(model, good, decision, batch) if good else ())
+            found = iter(predict_pictures(model, good, decision, batch).each() if good else ())
             yield from _results(writing)  # no more than two batches are in memory
             writing = [
-                picture if isinstance(picture, str) else pool.submit(write, base, *picture, next(maps))
+                picture if isinstance(picture, str) else pool.submit(write, base, *picture, *next(found))
                 for base, picture in zip(bases[chunk], pictures, strict=True)
             ]
             progress.update(len(pictures))
@@ -195,6 +195,7 @@ def write_prediction(
     image: np.ndarray,
     own_spacing: tuple[float, float] | None,
     probability: np.ndarray,
+    score: float | None,
     decision: Decision,
     limits: dict | None,
     spacing: float | None = None,
@@ -204,13 +205,15 @@ def write_prediction(
     Args:
         base: path of the files, without their endings.
         own_spacing: mm from row to row and from column to column, from the picture's file.
+        score: the picture's lesion score, of a network that has one.
         spacing: the same in both directions, where the file does not say.
     """
-    mask = to_mask(probability, image.shape, decision)
+    mask = to_mask(probability, image.shape, decision, score)
+    doubtful = doubtful_mask(probability, image.shape, decision, score)
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     # The overlay is to be looked at and not measured: JPEG is 3 times faster to write and 8 times smaller.
     pictures = {
-        "overlay.jpg": draw_overlay(image, mask)[..., ::-1],
+        "overlay.jpg": draw_overlay(image, mask, doubtful=doubtful)[..., ::-1],
         "mask.png": mask.astype(np.uint8) * 255,
         "probability.png": (full * 255).round().astype(np.uint8),
     }
@@ -237,6 +240,7 @@ def write_prediction(
         "box_height": height,
         **{name: round(sizes[name], 2) for name in SIZES if name in sizes},
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
+        "lesion_score": "" if score is None else round(score, 4),
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
         "result_hashes": " ".join(map(content_hash, contents)),
     }

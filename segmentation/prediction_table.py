@@ -23,7 +23,8 @@ ENDINGS = ("overlay.jpg", "mask.png", "probability.png")
 MEASURES = ("width", "height", "lesions", "area_px", "area_percent", "box_x", "box_y", "box_width", "box_height")
 # Of the largest lesion its longest axis and the one across it; the area is of all. In mm where a pixel's size is given.
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
-COLUMNS = ("file", "page", "name", *MEASURES, *SIZES, "mean_probability", "warning", "picture_hash", "result_hashes")
+FOUND = ("mean_probability", "lesion_score", "warning")  # the score only of a network that has one
+COLUMNS = ("file", "page", "name", *MEASURES, *SIZES, *FOUND, "picture_hash", "result_hashes")
 MAX_TABLE_BYTES = 200_000_000
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
 from segmentation import figures
-from segmentation.decision import Decision, load_decision, to_mask
+from segmentation.decision import Decision, doubtful_mask, load_decision, to_mask
 from segmentation.errors import RunError
 from segmentation.files import write_text
 from segmentation.predict import predict_pictures, score_samples
@@ -28,6 +28,7 @@ COLUMNS = (
     ("area", "lesion %"),
     ("dice", "Dice"),
     ("dice_lesion_given", "Dice, presence given"),
+    ("lesion_score", "lesion score"),
     ("iou", "IoU"),
     ("precision", "precision"),
     ("recall", "recall"),
@@ -47,27 +48,34 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
     parts, groups = load_split(run, samples)
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
-    probabilities = predict_pictures(model, [image for image, _ in pictures], decision)
+    prediction = predict_pictures(model, [image for image, _ in pictures], decision)
     if decision == load_decision(run / "decision.json"):
         by_name = {score["name"]: score for score in metrics["images"]}
         if set(by_name) != {sample.name for sample in test}:
             raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
         scores = [by_name[sample.name] for sample in test]
     else:
-        scores = score_samples(probabilities, test, pictures, [groups[s.name] for s in test], decision)
+        scores = score_samples(prediction, test, pictures, [groups[s.name] for s in test], decision)
         print(f"scored anew with {decision}: lesion Dice {summarise(scores)['lesions']['dice']:.3f}")
     metrics["summary"] = summarise(scores)
     cases = [
-        figures.Case(score, image, reference, to_mask(p, image.shape, decision), p)
-        for score, (image, reference), p in zip(scores, pictures, probabilities, strict=True)
+        figures.Case(
+            row,
+            image,
+            reference,
+            to_mask(probability, image.shape, decision, score),
+            probability,
+            doubtful_mask(probability, image.shape, decision, score),
+        )
+        for row, (image, reference), (probability, score) in zip(scores, pictures, prediction.each(), strict=True)
     ]
-    size = probabilities.shape[1:]
+    size = prediction.probability.shape[1:]
     judged = [samples[i] for i in parts["val"] or parts["test"]]  # a run that chose on nothing has no validation
     return cases, 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_samples(judged)]))
 
 
 def draw_figures(
-    model: keras.Model, run: Path, cases: list[figures.Case], background: float, threshold: float, metrics: dict
+    model: keras.Model, run: Path, cases: list[figures.Case], background: float, decision: Decision, metrics: dict
 ):
     """Names and figures of a run."""
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
@@ -103,7 +111,12 @@ def draw_figures(
     yield "distributions", figures.distributions([c.score for c in cases])
     probability = np.stack([c.probability for c in cases])
     reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), probability.shape[1:]) for c in cases])
-    yield "calibration", figures.calibration(probability, reference, threshold)
+    if "lesion_score" in metrics["summary"]:
+        yield (
+            "lesion_score",
+            figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
+        )
+    yield "calibration", figures.calibration(probability, reference, decision.threshold)
 
 
 def attention(model: keras.Model, cases: Sequence[figures.Case]) -> dict[str, np.ndarray]:
@@ -116,6 +129,14 @@ def attention(model: keras.Model, cases: Sequence[figures.Case]) -> dict[str, np
     maps = keras.Model(model.input, [model.get_layer(name).output for name in names]).predict(images, verbose=0)
     maps = maps if isinstance(maps, list) else [maps]
     return {name: alpha[..., 0] for name, alpha in zip(names, maps, strict=True)}
+
+
+def score_sentence(summary: dict) -> str:
+    """How well the lesion score tells normal images apart, for the headline; "" of a network without one."""
+    if "lesion_score" not in summary:
+        return ""
+    auc, (low, high) = (summary["lesion_score"][key] for key in ("auc", "auc_interval"))
+    return f" AUC of the lesion score {auc:.3f} (95 % interval {low:.3f} to {high:.3f})."
 
 
 def data_uri(content: bytes, image_format: str) -> str:
@@ -139,11 +160,18 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
     """One HTML file with everything in it; opens from disk, asks no network."""
     rows = []
     for case in tqdm(cases, desc="overlays", unit="image", leave=False):
-        full = figures.draw_overlay(case.image, case.prediction, case.reference)
+        full = figures.overlay_of(case)
         score = case.score
         area = 100 * (score["tp"] + score["fn"]) / (score["height"] * score["width"])
         rows.append(
-            {"dice_lesion_given": None, **score, "area": area, "thumbnail": jpeg(thumbnail(full)), "full": jpeg(full)}
+            {
+                "dice_lesion_given": None,
+                "lesion_score": None,
+                **score,
+                "area": area,
+                "thumbnail": jpeg(thumbnail(full)),
+                "full": jpeg(full),
+            }
         )
     lesions, accuracy = metrics["summary"]["lesions"], metrics["summary"]["accuracy"]
     given = ""
@@ -155,6 +183,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         f"lesion images missed.{given} Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
         f"{accuracy['all_background']:.3f}."
     )
+    headline += score_sentence(metrics["summary"])
     if metrics.get("choose_on") == "test":
         headline = f"{FLATTERED}. {headline}"
     run_table = {

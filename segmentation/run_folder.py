@@ -252,13 +252,19 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
 def take_weights(model: keras.Model, run: Path) -> None:
     """Give a network the weights of a run's best epoch; the image size may be another.
 
+    Only one of the two may have a lesion score: without one to take, that of `model` stays as it is.
+
     Raises:
         RunError: the run's network cannot be loaded or has other layers.
     """
     other, _ = load_run(run)
-    if [w.shape for w in other.weights] != [w.shape for w in model.weights]:
+    own, theirs = ({layer.name: layer for layer in m.layers if layer.weights} for m in (model, other))
+    both = own.keys() & theirs.keys()
+    alike = own.keys() ^ theirs.keys() <= {"lesion_score"}
+    if not alike or any([w.shape for w in own[n].weights] != [w.shape for w in theirs[n].weights] for n in both):
         raise RunError(
             f"{run}: is another network than this one. Give --encoder, --base-filters, --depth and the other "
             "settings of a network as in its config.json."
         )
-    model.set_weights(other.get_weights())
+    for name in both:
+        own[name].set_weights(theirs[name].get_weights())

@@ -55,6 +55,7 @@ class Arguments(TypedDict):
     depth: Whole[1, 8]
     gates: Literal[GATES]
     encoder: Encoder
+    lesion_score: NotRequired[bool]
 
 
 Network = Annotated[Arguments, AfterValidator(_fits)]
@@ -151,6 +152,12 @@ class HistoryRow(TypedDict):
     val_dice: NotRequired[Number]
     val_iou: NotRequired[Number]
     val_accuracy: NotRequired[Number]
+    lesion_loss: NotRequired[Number]  # these of a network with a lesion score
+    lesion_score_loss: NotRequired[Number]
+    lesion_score_auc: NotRequired[Number]
+    val_lesion_loss: NotRequired[Number]
+    val_lesion_score_loss: NotRequired[Number]
+    val_lesion_score_auc: NotRequired[Number]
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -206,6 +213,7 @@ class ImageScore(TypedDict):
     assd: Length | None
     dice_lesion_given: NotRequired[Share | None]
     iou_lesion_given: NotRequired[Share | None]
+    lesion_score: NotRequired[Share]
 
 
 def _can_be_summarised(images: list[dict]) -> list[dict]:

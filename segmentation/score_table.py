@@ -21,8 +21,9 @@ TEXT = ("run", "name", "label")
 COUNTS = ("group", "height", "width", "tp", "fp", "fn")
 SCORES = ("dice", "iou", "hd95", "assd", "dice_lesion_given", "iou_lesion_given")
 COLUMNS = TEXT + COUNTS + SCORES
-FOLDER = "folder"  # a last column, where several folders were used together
-MAY_BE_EMPTY = {"run", FOLDER, *SCORES} - {"dice", "iou"}  # not part of several runs; undefined, or not scored
+FOLDER = "folder"  # where several folders were used together
+OPTIONAL = ("lesion_score", FOLDER)  # last columns, where any score has them
+MAY_BE_EMPTY = {"run", *OPTIONAL, *SCORES} - {"dice", "iou"}  # not part of several runs; undefined, or not scored
 OLD_KEYS = {"dice_known": "dice_lesion_given", "iou_known": "iou_lesion_given"}  # of JSON files of earlier versions
 
 
@@ -33,7 +34,8 @@ def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
         path: the file.
         scores: what `segmentation.predict.score_samples` returns, one mapping an image: name, label and group;
             height, width, tp, fp and fn in pixels; dice and iou from 0 to 1; hd95 and assd in pixels and
-            dice_lesion_given and iou_lesion_given from 0 to 1, None or left out where undefined; `run`, of several.
+            dice_lesion_given, iou_lesion_given and lesion_score from 0 to 1, None or left out where undefined; `run`,
+            of several.
 
     Raises:
         KeyError, TypeError, ValueError: a score is missing, or no finite number.
@@ -41,10 +43,9 @@ def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
     """
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    several = any(score.get(FOLDER) for score in scores)
-    table.writerow(COLUMNS + (FOLDER,) * several)
-    for score in scores:
-        table.writerow([_cell(column, score) for column in COLUMNS] + [text_to_cell(score.get(FOLDER, ""))] * several)
+    columns = COLUMNS + tuple(column for column in OPTIONAL if any(score.get(column) for score in scores))
+    table.writerow(columns)
+    table.writerows([_cell(column, score) for column in columns] for score in scores)
     # A file may be named by bytes that are no text; they are written as they are.
     write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
 
@@ -53,7 +54,7 @@ def _cell(column: str, score: Mapping) -> str:
     value = score.get(column) if column in MAY_BE_EMPTY else score[column]
     if value is None and column in MAY_BE_EMPTY:
         return ""
-    if column in TEXT:
+    if column in (*TEXT, FOLDER):
         return text_to_cell(value)
     if column in COUNTS:
         return f"{value:d}"
@@ -106,7 +107,7 @@ def read_scores(path: Path) -> list[dict]:
 def _read_rows(rows, path: Path) -> list[dict]:
     try:
         header = tuple(next(rows, ()))
-        if header not in (COLUMNS, (*COLUMNS, FOLDER)):
+        if header != COLUMNS + tuple(column for column in OPTIONAL if column in header):
             raise ValueError(f"the columns must be {','.join(COLUMNS)}")
         scores = [_read_row(row, header) for row in rows]
         if not scores:

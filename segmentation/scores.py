@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage, stats
+from sklearn.metrics import roc_auc_score
 
 SCORES = ("dice", "iou", "precision", "recall", "hd95", "assd")
 LESION_GIVEN = ("dice_lesion_given", "iou_lesion_given")  # of the mask drawn with lesion presence given; not of normals
@@ -122,6 +123,7 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
         `folders`, where the scores name several: `lesions` and `normals` of each;
         `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
+        `lesion_score`: how well it tells lesion images from normal ones (`judge_lesion_score`), where all have one;
         `accuracy`: over all pixels, beside what predicting no lesion at all would get.
     """
     lesions = [s for s in scores if s["label"] != "normal"]
@@ -138,6 +140,8 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
     summary["pooled"] = {"dice": 2 * tp / max(2 * tp + fp + fn, 1), "iou": tp / max(tp + fp + fn, 1)}
     if normals:
         summary["normals"] = _false_positives(normals)
+        if all(s.get("lesion_score") is not None for s in scores):
+            summary["lesion_score"] = judge_lesion_score(scores)
     pixels = sum(s["tp"] + s["fp"] + s["fn"] + s["tn"] for s in scores)
     summary["accuracy"] = {
         "pixels": sum(s["tp"] + s["tn"] for s in scores) / max(pixels, 1),
@@ -159,6 +163,33 @@ def _false_positives(normals: Sequence[Mapping]) -> dict:
         "false_positive_rate": float(np.mean(positive)),
         "false_positive_rate_interval": bootstrap_interval(positive, [s["group"] for s in normals]),
         "false_positive_area": float(np.mean([s["fp"] / (s["fp"] + s["tn"]) for s in normals])),
+    }
+
+
+def judge_lesion_score(scores: Sequence[Mapping], repeats: int = 2000, seed: int = 0) -> dict:
+    """How well the lesion score tells images with a lesion from normal ones.
+
+    Args:
+        scores: rows with `label`, `group` and `lesion_score`, of both.
+
+    Returns:
+        auc, the area under the ROC curve, and its 95 % interval (groups resampled); specificity at the highest score
+        that 95 and 90 % of the lesion images reach.
+    """
+    lesion = np.array([s["label"] != "normal" for s in scores])
+    score = np.array([s["lesion_score"] for s in scores])
+    _, group = np.unique([str(s["group"]) for s in scores], return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = (np.bincount(rng.integers(0, group.max() + 1, group.max() + 1), minlength=group.max() + 1)[group]
+             for _ in range(repeats))  # fmt: skip
+    resampled = [roc_auc_score(lesion, score, sample_weight=weight) for weight in drawn
+                 if weight[lesion].any() and weight[~lesion].any()]  # fmt: skip
+    ranked = np.sort(score[lesion])[::-1]
+    reached = {share: ranked[-(-len(ranked) * share // 100) - 1] for share in (95, 90)}
+    return {
+        "auc": float(roc_auc_score(lesion, score)),
+        "auc_interval": [float(v) for v in np.percentile(resampled, [2.5, 97.5])],
+        **{f"specificity_at_{share}": float((score[~lesion] < s).mean()) for share, s in reached.items()},
     }
 
 
@@ -198,6 +229,9 @@ def result_line(source: str, summary: dict, near_copies: int, chosen_on_test: bo
             f"; false positives on {summary['normals']['false_positive_rate']:.0%} of "
             f"{summary['normals']['images']} normals"
         )
+    if "lesion_score" in summary:
+        low, high = summary["lesion_score"]["auc_interval"]
+        line += f"; AUC of the lesion score {summary['lesion_score']['auc']:.3f} ({low:.3f} to {high:.3f})"
     for folder, own in summary.get("folders", {}).items():
         if own["lesions"]["images"]:
             line += f"; {folder}: Dice {own['lesions']['dice']:.3f} on {own['lesions']['images']} lesion images"

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,7 +162,9 @@ class RunRecorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Add a history row; save the network if it is the best. Stop if a score or a weight is no number."""
         row = {"epoch": epoch, "learning_rate": float(self.model.optimizer.learning_rate)} | {
-            key: float(value) for key, value in (logs or {}).items()
+            # Keras puts the output's name in front where there are two.
+            re.sub("^(val_)?lesion_(accuracy|iou|dice)$", r"\1\2", key): float(value)
+            for key, value in (logs or {}).items()
         }
         whole = all(np.isfinite(values).all() for values in self.model.get_weights())
         self._stop_unless_finite(row | {"largest weight": 0.0 if whole else math.nan})
@@ -174,7 +177,7 @@ class RunRecorder(keras.callbacks.Callback):
         write_text(self.run / "history.csv", text.getvalue())
         if self.best_epoch() == len(self.history) - 1:
             # Shares the layers but not the optimizer, which would make the file four times as large.
-            network = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
+            network = keras.Model(self.model.input, self.model.output, name=self.model.name)
             write_atomic(self.run / "best.keras", lambda path: _save_checked(network, path))
 
 
