@@ -24,7 +24,7 @@ from segmentation.errors import one_clear_line
 from segmentation.files import file_hash, write_json
 from segmentation.outputs import check_output, json_holds
 from segmentation.predict import predict_pictures, score_samples
-from segmentation.run_folder import check_finished, environment, load_run
+from segmentation.run_folder import check_finished, check_min_score, environment, load_run
 from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import result_line, summarise
 from segmentation.splits import group_samples, hashes_seen
@@ -110,7 +110,8 @@ def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Pr
     have one; and the decision to cut them with."""
     found, decisions = [], []
     for run in config.run:
-        model, _ = load_run(run)
+        model, stored = load_run(run)
+        check_min_score(run, stored, config.min_score)
         own = load_decision(run / "decision.json")
         decisions.append(override_decision(own, config.threshold, config.tta, min_score=config.min_score))
         found.append(predict_pictures(model, images, decisions[-1]))

@@ -24,7 +24,7 @@ from segmentation.errors import RunError, one_clear_line
 from segmentation.files import try_writing, write_atomic
 from segmentation.own_images import predict_images
 from segmentation.report import draw_figures, load_cases, write_report
-from segmentation.run_folder import load_run
+from segmentation.run_folder import check_min_score, load_run
 from segmentation.schemas import read_metrics
 
 SHIPPED = "attention_unet_busi"  # a network trained on BUSI comes with the repository; models/README.md
@@ -98,6 +98,7 @@ def main(config: VisualizationConfig) -> int:
     """
     run = config.run or newest_run(config.models_dir)
     model, stored = load_run(run)
+    check_min_score(run, stored, config.min_score)
     if config.images:
         decision = decision_for(config, run)
         return predict_images(model, stored, config.images, config.output, decision, config.spacing)

@@ -249,6 +249,16 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
     return model, config
 
 
+def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
+    """Refuse a minimum lesion score for a network that gives none, `stored` being its config.json.
+
+    Raises:
+        RunError: it would be ignored.
+    """
+    if min_score is not None and not stored["network"].get("lesion_score"):
+        raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")
+
+
 def take_weights(model: keras.Model, run: Path) -> None:
     """Give a network the weights of a run's best epoch; the image size may be another.
 

@@ -49,6 +49,23 @@ def test_parameter_count_of_the_default():
     assert build_attention_unet((128, 128, 1)).count_params() == 1_968_132
 
 
+@pytest.mark.parametrize("encoder", [None, strided_encoder])
+def test_the_lesion_score_is_a_second_output_and_leaves_the_first_as_it_is(encoder):
+    keras.utils.set_random_seed(0)
+    plain = build_attention_unet(**TINY, encoder=encoder)
+    both = build_attention_unet(**TINY, encoder=encoder, lesion_score=True)
+    own = [layer for layer in both.layers if not layer.name.startswith(("score_", "lesion_score"))]
+    for layer, other in zip(own, plain.layers, strict=True):
+        layer.set_weights(other.get_weights())
+    image = np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 1)).astype(np.float32)
+    found = both(image)
+    assert np.array_equal(found["lesion"], plain(image))
+    assert np.allclose(found["lesion_score"], 0.5) and found["lesion_score"].shape == (2, 1)
+    features = both.get_layer("score_mean").input
+    assert features.shape[1:] == ((4, 6, 16) if encoder is None else (8, 12, 5))
+    assert both.get_layer("lesion_score").kernel.shape == (2 * features.shape[-1], 1)  # mean and maximum
+
+
 def test_multiply_adds_by_hand():
     fine = 9 * 1 * 2 + 9 * 2 * 2 + 9 * 4 * 2 + 9 * 2 * 2 + 2 * 1  # encoder, decoder and output, at 32x32
     coarse = 9 * 2 * 4 + 9 * 4 * 4 + 4 * 2  # bottleneck and what goes up, at 16x16; one level has no gate

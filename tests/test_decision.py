@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from segmentation.decision import (
     Decision,
+    Prediction,
     calibrated,
+    calibrated_score,
     choose_decision,
     fit_calibration,
     load_decision,
@@ -68,14 +71,14 @@ def test_threshold_and_peak_come_from_the_given_images():
         maps[k, 4:12, 4:12] = 0.35
         maps[k, 6:10, 6:10] = 0.9
     maps[3, 2:6, 2:6] = 0.7
-    chosen = choose_decision(maps, masks, Decision(tta=True), 0.01)
+    chosen = choose_decision(Prediction(maps), masks, Decision(tta=True))
     sure = calibrated(maps, chosen)
     assert chosen.tta and [to_mask(p, (16, 16), chosen).sum() for p in sure] == [64, 64, 64, 0]
     # Without normals there is nothing to gain from dropping components.
-    assert chosen.min_peak > 0 == choose_decision(maps[:3], masks[:3], Decision(), 0.01).min_peak
+    assert chosen.min_peak > 0 == choose_decision(Prediction(maps[:3]), masks[:3], Decision()).min_peak
 
 
-def test_dice_is_given_up_for_normals_as_far_as_asked():
+def test_dice_is_given_up_for_normals_as_far_as_asked(monkeypatch):
     """A normal's false alarm peaks above one lesion of four: dropping both costs a quarter of the Dice."""
     maps, masks = np.full((5, 16, 16), 0.05, np.float32), np.zeros((5, 16, 16), np.uint8)
     for k, peak in enumerate((0.9, 0.9, 0.9, 0.6)):
@@ -83,8 +86,36 @@ def test_dice_is_given_up_for_normals_as_far_as_asked():
         maps[k, 4:12, 4:12] = peak
     maps[4, 2:6, 2:6] = 0.7
     for spare, marked in ((0.24, [True] * 5), (0.26, [True, True, True, False, False])):
-        chosen = choose_decision(maps, masks, Decision(), spare)
+        monkeypatch.setattr("segmentation.decision.DICE_TO_SPARE", spare)
+        chosen = choose_decision(Prediction(maps), masks, Decision())
         assert [to_mask(p, (16, 16), chosen).any() for p in calibrated(maps, chosen)] == marked
+
+
+def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
+    """50 lesions, one of them with a score below all others, and 10 normals with a map as sure as a lesion's."""
+    maps, masks = np.full((60, 16, 16), 0.05, np.float32), np.zeros((60, 16, 16), np.uint8)
+    maps[:, 4:12, 4:12], masks[:50, 4:12, 4:12] = 0.6, 1
+    score = np.r_[0.1, np.linspace(0.6, 0.9, 49), np.linspace(0.05, 0.3, 10)].astype(np.float32)
+    chosen = choose_decision(Prediction(maps, score), masks, Decision())
+    assert chosen.min_peak == 0 and 0 < chosen.scale and 0 < chosen.score_scale
+    sure = calibrated_score(score, chosen)
+    assert chosen.min_score == pytest.approx(sure[1])  # the lowest of the 98 % that are kept
+    marked = [to_mask(p, (16, 16), chosen, s).any() for p, s in zip(calibrated(maps, chosen), sure, strict=True)]
+    assert marked == [False] + [True] * 49 + [False] * 10
+    given = [to_mask(maps[0], (16, 16), Decision(min_score=0.5, lesion_given=g), 0.1).sum() for g in (False, True)]
+    assert given == [0, 64]  # at the threshold, not at a share of the peak
+    # Without a normal there is nothing to calibrate with.
+    alone = choose_decision(Prediction(maps[:50], score[:50]), masks[:50], Decision())
+    assert (alone.score_scale, alone.score_offset) == (1, 0) and alone.min_score == pytest.approx(score[1])
+
+
+def test_a_perfect_score_does_not_become_certain():
+    """Platt's targets: of 10 and 10 that are told apart, the calibrated scores are about 1/12 and 11/12."""
+    maps, masks = np.full((20, 8, 8), 0.5, np.float32), np.zeros((20, 8, 8), np.uint8)
+    masks[:10, 2:5, 2:5] = 1
+    score = np.repeat([0.99, 0.01], 10).astype(np.float32)
+    sure = calibrated_score(score, choose_decision(Prediction(maps, score), masks, Decision()))
+    assert sure[0] == pytest.approx(11 / 12, abs=0.01) and sure[-1] == pytest.approx(1 / 12, abs=0.01)
 
 
 def test_nothing_to_learn_from_does_not_run_away():
@@ -117,6 +148,7 @@ def test_a_command_line_goes_over_the_runs_own_decision():
     plain = Decision()
     assert override_decision(plain, tta=True) == Decision(tta=True)
     assert override_decision(plain, largest_component=True) == Decision(largest_component=True)
+    assert override_decision(own, min_score=0.3) == replace(own, min_score=0.3)
     given = override_decision(own, lesion_given=True)
     assert given.lesion_given and given.min_peak == 0.8 and not own.lesion_given
     largest = Decision(largest_component=True)

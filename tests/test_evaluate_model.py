@@ -8,7 +8,7 @@ from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
 
 import dataset
 import evaluate_model
-from segmentation.decision import Decision
+from segmentation.decision import Decision, Prediction
 from segmentation.phantoms import write_phantoms
 from segmentation.score_table import read_scores
 
@@ -79,11 +79,13 @@ def test_other_layout_and_mean_of_two(runs, tmp_path):
 
 
 def test_the_mean_is_a_mean(monkeypatch):
-    maps = iter([np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)])
+    maps = [np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)]
+    found = iter([Prediction(maps[0], np.float32([0.1])), Prediction(maps[1], np.float32([0.5]))])
     monkeypatch.setattr(evaluate_model, "load_run", lambda run: (None, None))
-    decisions = {"a": Decision(threshold=0.3), "b": Decision(threshold=0.5)}
+    decisions = {"a": Decision(threshold=0.3, min_score=0.2), "b": Decision(threshold=0.5, min_score=0.4)}
     monkeypatch.setattr(evaluate_model, "load_decision", lambda path: decisions[path.parent.name])
-    monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(maps))
+    monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(found))
     config = evaluate_model.EvaluationConfig(run=(Path("a"), Path("b")), data_dir=(Path("."),))
-    mean, decision = evaluate_model.predict_mean(config, [])
+    (mean, score), decision = evaluate_model.predict_mean(config, [])
+    assert score == pytest.approx(0.3) and decision.min_score == pytest.approx(0.3)
     assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and decision.threshold == pytest.approx(0.4)

@@ -24,7 +24,7 @@ from segmentation.checks import check
 from segmentation.decision import Decision, save_decision
 from segmentation.errors import RunError
 from segmentation.files import write_json
-from segmentation.predict import predict_probability
+from segmentation.predict import predict_raw
 from segmentation.run_folder import FILES, build_network, commit, environment, load_run
 from segmentation.schemas import Network, read_metrics
 from segmentation.splits import split_samples
@@ -266,7 +266,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
 def test_probabilities_that_are_no_numbers_are_an_error():
     model = SimpleNamespace(predict_on_batch=lambda batch: np.full(batch.shape, np.nan, np.float32))
     with pytest.raises(RunError, match="probabilities are no numbers"):
-        predict_probability(model, np.zeros((3, 32, 32), np.uint8))
+        predict_raw(model, np.zeros((3, 32, 32), np.uint8))
 
 
 @pytest.mark.parametrize("damage", ["weights", "score"])

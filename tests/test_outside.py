@@ -26,7 +26,7 @@ from segmentation import audit, figures, report
 from segmentation.decision import load_decision
 from segmentation.errors import RunError, hint, one_clear_line
 from segmentation.own_images import predict_images
-from segmentation.predict import predict_probability
+from segmentation.predict import predict_raw
 from segmentation.run_folder import load_run
 from segmentation.score_table import COLUMNS
 
@@ -327,4 +327,4 @@ def test_probabilities_that_are_no_numbers_are_an_error():
     images = np.full((3, 8, 8), 255, np.uint8)
     for tta in (False, True):
         with pytest.raises(RunError, match="no numbers"):
-            predict_probability(Damaged(), images, tta)
+            predict_raw(Damaged(), images, tta)

@@ -43,6 +43,17 @@ def test_the_table_is_the_one_worked_by_hand(tmp_path):
     assert (tmp_path / "scores.csv").read_bytes().decode().split("\r\n") == [*TABLE, ""]
 
 
+def test_lesion_scores_have_a_column_where_there_are_any(tmp_path):
+    write_scores(tmp_path / "scores.csv", [OUTLINED | {"lesion_score": 0.75}, MISSED | {"folder": "b"}])
+    header, outlined, missed = (tmp_path / "scores.csv").read_text().splitlines()
+    assert header == f"{TABLE[0]},lesion_score,folder" and outlined.endswith(",0.75,") and missed.endswith(",,b")
+    one, other = read_scores(tmp_path / "scores.csv")
+    assert (one["lesion_score"], one["folder"]) == (0.75, "") and (other["lesion_score"], other["folder"]) == (
+        None,
+        "b",
+    )
+
+
 def test_the_scores_come_back(tmp_path):
     write_scores(tmp_path / "scores.csv", SCORES)
     rounded = {"hd95": 123.46, "assd": 0.00012346}  # dice and iou are exact again: they follow from the counts

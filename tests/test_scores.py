@@ -122,6 +122,19 @@ def test_scores_with_lesion_presence_given():
     assert "dice_lesion_given" not in scores.summarise(rows)["lesions"]
 
 
+def test_lesion_score_by_hand():
+    """Of 20 lesions, one is below both normals, and one between them: 37 of the 40 pairs are in order."""
+    rows = [{"label": "benign", "group": n, "lesion_score": 0.5 + n / 100} for n in range(18)]
+    rows += [{"label": "malignant", "group": 18, "lesion_score": s} for s in (0.1, 0.25)]
+    rows += [{"label": "normal", "group": 20 + n, "lesion_score": s} for n, s in enumerate((0.2, 0.3))]
+    judged = scores.judge_lesion_score(rows)
+    assert judged["auc"] == pytest.approx(37 / 40)
+    low, high = judged["auc_interval"]
+    assert low < 37 / 40 < high == 1
+    # 19 of 20 lesions reach 0.25, above one of the two normals; 18 reach 0.5, above both.
+    assert (judged["specificity_at_95"], judged["specificity_at_90"]) == (0.5, 1)
+
+
 def test_bootstrap_resamples_groups():
     values = np.repeat(np.random.default_rng(0).normal(size=10), 20)
     by_image = scores.bootstrap_interval(values, range(200))

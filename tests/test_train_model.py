@@ -24,7 +24,7 @@ from segmentation.losses import BceDiceLoss, training_metrics
 from segmentation.parts import load_data, split_data
 from segmentation.phantoms import write_phantoms
 from segmentation.run_folder import build_network, load_run
-from segmentation.schemas import read_history
+from segmentation.schemas import read_history, read_metrics
 from segmentation.splits import hashes_seen
 from segmentation.training import RunRecorder
 from train_model import PRESETS, TrainingConfig, given_decision
@@ -150,6 +150,32 @@ def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path, monkeypatch)
     assert len(traces) == 2  # once in training, once in validation; a second tracing costs the default network 14 s
     metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
     assert dice == metrics["summary"]["lesions"]["dice"]
+
+
+def test_a_run_with_a_lesion_score(phantom_data, tmp_path, monkeypatch, capsys):
+    small = dict(
+        encoder="none", start_from="random", image_size=32, depth=2, base_filters=2, epochs=2, lesion_score=0.3
+    )
+    small |= dict(data_dir=(phantom_data,), models_dir=tmp_path)
+    train_model.main(TrainingConfig(**small, run="without"))
+    assert "normal images to train on: fewer than 10 teach no lesion score" in capsys.readouterr().out
+    model, stored = load_run(tmp_path / "without")
+    assert not stored["network"]["lesion_score"] and model.output_shape == (None, 32, 32, 1)
+
+    monkeypatch.setattr(train_model, "MIN_NORMALS", 2)
+    train_model.main(TrainingConfig(**small, run="with"))
+    model, stored = load_run(tmp_path / "with")
+    assert stored["network"]["lesion_score"] and set(model.output) == {"lesion", "lesion_score"}
+    rows = read_history(tmp_path / "with" / "history.csv")
+    assert {"dice", "val_dice", "iou", "accuracy", "lesion_score_auc", "val_lesion_score_loss"} <= set(rows[0])
+    metrics = read_metrics(tmp_path / "with" / "metrics.json")
+    assert all(0 <= row["lesion_score"] <= 1 for row in metrics["images"])
+    # A network with a score goes on from one without, and the other way round.
+    for name, score in (("without", 0.3), ("with", 0.0)):
+        again = {**small, "lesion_score": score, "start_from": tmp_path / name, "epochs": 1, "learning_rate": 1e-9}
+        train_model.main(TrainingConfig(**again, run=f"from_{name}", ema=0.0, weight_decay=0.0))
+        kernels = [load_run(tmp_path / run)[0].get_layer("decoder_1_conv1").kernel for run in (name, f"from_{name}")]
+        assert np.allclose(*kernels, atol=1e-6)
 
 
 def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 import visualize_results
 from attention_unet import build_attention_unet
 from segmentation import figures, own_images, predict, report
-from segmentation.decision import Decision
+from segmentation.decision import Decision, Prediction
 from segmentation.errors import RunError
 from segmentation.run_folder import load_run
 
@@ -229,7 +229,7 @@ def test_a_lesion_whose_presence_is_given_is_marked_in_every_own_picture(trained
             assert (int(next(csv.DictReader(lines))["area_px"]) > 0) is given
         said = capsys.readouterr().out
         assert ("no lesion in 1 of 1 pictures" in said, "is no sign" in said) == (not given, given)
-    with pytest.raises(ValueError, match="leave --threshold out"):
+    with pytest.raises(ValueError, match="leave --threshold and --min-score out"):
         visualize_results.VisualizationConfig(threshold=0.5, lesion_given=True)
 
 
@@ -242,7 +242,7 @@ def test_table_row_by_hand(tmp_path):
     image, probability = np.zeros((40, 60), np.uint8), np.zeros((20, 30), np.float32)
     probability[5:10, 10:20] = 0.75
     decision = Decision(threshold=0.3)
-    row = own_images.write_prediction(tmp_path / "x", image, None, probability, decision, None)
+    row = own_images.write_prediction(tmp_path / "x", image, None, probability, None, decision, None)
     assert row["lesions"] == 1
     assert (row["box_x"], row["box_y"], row["box_width"], row["box_height"]) == (20, 10, 20, 10)
     assert row["area_px"] == pytest.approx(200, abs=4) and 0.5 < row["mean_probability"] <= 0.75
@@ -261,8 +261,8 @@ class Brightness:
 
 def test_tta_averages_with_the_mirrored_picture():
     image = np.full((1, 4, 5), 255, np.uint8)
-    plain = predict.predict_probability(Brightness(), image)
-    averaged = predict.predict_probability(Brightness(), image, tta=True)
+    plain = predict.predict_raw(Brightness(), image).probability
+    averaged = predict.predict_raw(Brightness(), image, tta=True).probability
     assert np.allclose(plain[0, 0], [1, 0.75, 0.5, 0.25, 0]) and np.allclose(averaged, 0.5)
 
 
@@ -272,13 +272,72 @@ def test_a_lesion_is_scored_as_found_and_with_presence_given_by_hand():
     probability[2:4, 2:4], reference[2:4, 2:6] = 0.2, 1
     samples = [SimpleNamespace(name=label, label=label, folder="") for label in ("benign", "normal")]
     pictures = [(reference, reference), (reference, reference * 0)]
-    lesion, normal = predict.score_samples([probability] * 2, samples, pictures, [0, 1], Decision())
+    lesion, normal = predict.score_samples(
+        Prediction(np.stack([probability] * 2)), samples, pictures, [0, 1], Decision()
+    )
     assert (
         lesion["dice"] == 0
         and lesion["dice_lesion_given"] == pytest.approx(2 / 3)
         and lesion["iou_lesion_given"] == 0.5
     )
     assert normal["dice"] == 1 and normal["dice_lesion_given"] is None
+
+
+def test_a_low_lesion_score_empties_the_mask_and_presence_given_brings_it_back():
+    probability, reference = np.zeros((3, 8, 8), np.float32), np.zeros((8, 8), np.uint8)
+    probability[:, 2:4, 2:4], reference[2:4, 2:6] = 0.9, 1
+    samples = [
+        SimpleNamespace(name=str(n), label=label, folder="") for n, label in enumerate(("benign", "benign", "normal"))
+    ]
+    pictures = [(reference, reference), (reference, reference), (reference, reference * 0)]
+    prediction = Prediction(probability, np.float32([0.5, 0.25, 0.25]))
+    kept, emptied, normal = predict.score_samples(prediction, samples, pictures, [0, 1, 2], Decision(min_score=0.5))
+    assert kept["dice"] == kept["dice_lesion_given"] == pytest.approx(2 / 3)
+    assert emptied["dice"] == 0 and emptied["dice_lesion_given"] == pytest.approx(2 / 3)
+    assert normal["fp"] == 0 and [row["lesion_score"] for row in (kept, emptied, normal)] == [0.5, 0.25, 0.25]
+
+
+class TwoOutputs(Brightness):
+    """Beside the map, the mean of the left half as the lesion score."""
+
+    def predict_on_batch(self, x):
+        half = x[:, :, : x.shape[2] // 2] / 255
+        return {"lesion": super().predict_on_batch(x), "lesion_score": half.mean(axis=(1, 2))}
+
+
+def test_the_lesion_score_is_averaged_and_calibrated_too():
+    image = np.zeros((2, 4, 4), np.uint8)
+    image[0, :, :2] = 255
+    raw = predict.predict_raw(TwoOutputs(), image, tta=True)
+    assert raw.score.tolist() == [0.5, 0] and raw.probability.shape == (2, 4, 4)
+    assert predict.predict_raw(TwoOutputs(), image).score.tolist() == [1, 0]
+    network = SimpleNamespace(input_shape=(None, 4, 4, 1), predict_on_batch=TwoOutputs().predict_on_batch)
+    decision = Decision(tta=True, score_scale=2.0, score_offset=1.0)
+    found = predict.predict_pictures(network, list(image), decision)
+    assert found.score[0] == pytest.approx(1 / (1 + np.exp(-1)))  # the logit of 0.5 is 0
+
+
+def test_a_minimum_score_needs_a_network_with_a_score(trained):
+    result = run_script("visualize_results.py", "--run", "models/attention_unet", "--min-score", "0.3", cwd=trained)
+    assert_one_clear_line(result, "its network has no lesion score")
+
+
+def test_own_picture_under_a_low_score(tmp_path):
+    """Nothing in mask and table, a dashed outline in the overlay."""
+    image, probability = np.full((320, 480), 90, np.uint8), np.zeros((20, 30), np.float32)
+    probability[5:15, 10:20] = 0.9
+    rows = {}
+    for score in (0.3, 0.7):
+        base = tmp_path / str(score)
+        rows[score] = own_images.write_prediction(base, image, None, probability, score, Decision(min_score=0.5), None)
+    assert [rows[score]["lesion_score"] for score in rows] == [0.3, 0.7]
+    assert rows[0.3]["area_px"] == 0 < rows[0.7]["area_px"]
+    orange = []
+    for score in rows:
+        overlay = np.asarray(Image.open(tmp_path / f"{score}_overlay.jpg")).astype(int)
+        upper = overlay[:350]  # above the line of text
+        orange.append(((upper - figures._rgb(figures.PREDICTION)) ** 2).sum(axis=2) < 3000)
+    assert 0.3 < orange[0].sum() / orange[1].sum() < 0.7
 
 
 def test_pictures_of_any_size_and_number_are_traced_once():
@@ -294,7 +353,7 @@ def test_pictures_of_any_size_and_number_are_traced_once():
     traces.clear()
     for count, height in ((5, 20), (4, 8), (3, 31)):
         images = [np.full((height, 12), 51 * k, np.uint8) for k in range(count)]
-        maps = predict.predict_pictures(model, images, Decision(tta=True), batch_size=4)
+        maps = predict.predict_pictures(model, images, Decision(tta=True), batch_size=4).probability
         assert maps.shape == (count, 8, 8) and np.allclose(maps[:, 0, 0], 0.2 * np.arange(count), atol=1e-3)
     assert len(traces) == 1, traces
 
