@@ -209,6 +209,13 @@ def table(result: dict) -> str:
         lines.append(
             f"with lesion presence given: Dice {lesions['dice_lesion_given']:.3f} (95 % {low:.3f} to {high:.3f})"
         )
+    if judged := result["together"].get("lesion_score"):
+        low, high = judged["auc_interval"]
+        lines.append(
+            f"lesion score: AUC {judged['auc']:.3f} (95 % {low:.3f} to {high:.3f}); of the normal images, "
+            f"{judged['specificity_at_95']:.0%} are below what 95 % of the lesion images reach, and "
+            f"{judged['specificity_at_90']:.0%} below what 90 % reach"
+        )
     if result["seed_luck"] is not None:
         lines.append(f"runs with the same test images, so seeds alone: Dice differs with sd {result['seed_luck']:.3f}")
     everything = result["together"]["all"]
