@@ -22,11 +22,11 @@ from pydantic import model_validator
 from tqdm import tqdm
 
 from segmentation.checks import AnyPath, FolderName, Seed, Text, Whole, checked
-from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename
 from segmentation.errors import RunError, one_clear_line
 from segmentation.files import read_json, write_json
 from segmentation.jobs import LocalTrainer, RayTrainer
 from segmentation.outputs import check_output, json_holds, lock_folder
+from segmentation.schemas import read_metrics
 from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import FLATTERED, LESION_GIVEN, summarise
 from segmentation.splits import FOLDS, Split
@@ -147,21 +147,23 @@ def train_all(
 
 
 def collect(folder: Path, names: list[str]) -> dict:
-    """Scores of every run, their means and standard deviations, and all images that were tested, together."""
+    """Scores of every run, their means and standard deviations, and all images that were tested, together.
+
+    Raises:
+        RunError: a run's metrics.json is damaged.
+    """
     runs, images = {}, []
     for name in names:
-        metrics = rename(read_json(folder / name / "metrics.json"), RENAMED_METRICS)
-        try:
-            summary = metrics["summary"]
-            row = {key: summary["lesions"][key] for key in ("dice", "iou", "hd95", "hd95_or_diagonal", "missed")}
-            row |= {key: rename(summary["lesions"], RENAMED_SCORES).get(key) for key in LESION_GIVEN}  # not of old runs
-            row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
-            row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
-            row |= {key: metrics[key] for key in ("data", "minutes", "parameters", "near_copies_in_training")}
-            row |= {"choose_on": metrics.get("choose_on", "validation"), "gmac": metrics.get("gmac")}  # not of old runs
-            images += [{**rename(score, RENAMED_SCORES), "run": name} for score in metrics["images"]]
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{folder / name / 'metrics.json'}: is damaged ({error}). Remove the folder.") from None
+        metrics = read_metrics(folder / name / "metrics.json")
+        summary = summarise(metrics["images"])
+        row = {key: summary["lesions"][key] for key in ("dice", "iou", "hd95", "hd95_or_diagonal", "missed")}
+        row |= {key: summary["lesions"].get(key) for key in LESION_GIVEN}  # not of old runs
+        row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
+        row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
+        row |= {key: metrics[key] for key in ("data", "parameters", "near_copies_in_training")}
+        row |= {"minutes": metrics.get("minutes"), "gmac": metrics.get("gmac")}  # not of every run
+        row |= {"choose_on": metrics.get("choose_on", "validation")}  # not of old runs
+        images += [score | {"run": name} for score in metrics["images"]]
         runs[name] = row
     not_scores = ("data", "parameters", "gmac", "near_copies_in_training", "choose_on")
     scores = [key for key in row if key not in not_scores]

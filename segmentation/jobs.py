@@ -13,10 +13,10 @@ from pathlib import Path
 
 from segmentation.errors import RunError
 from segmentation.files import write_atomic
+from segmentation.run_folder import FILES
 from segmentation.surroundings import STOP_WITH
 
 HERE = Path(__file__).parent.parent  # train_model.py is here
-RESULTS = ("metrics.json", "history.csv", "split.json", "decision.json", "config.json", "best.keras")
 PATIENCE = 60  # seconds for a training to stop by itself; what it saved is whole, however it ends
 PROGRESS = re.compile(r"\d+%\||\d(\.\d+)?(it|image|run|figure|batch)/s|\d[mu]?s/(it|step|image)|[━█]")
 
@@ -127,7 +127,7 @@ class RayTrainer:
             with tempfile.TemporaryDirectory() as temporary:
                 run = Path(temporary) / name
                 problem = LocalTrainer().train(run, arguments)
-                files = {file: (run / file).read_bytes() for file in RESULTS if (run / file).exists()}
+                files = {file: (run / file).read_bytes() for file in FILES if (run / file).exists()}
                 return problem, run.with_name(f"{name}.log").read_text(errors="replace"), files
 
         self._train_there = train_there
@@ -138,10 +138,16 @@ class RayTrainer:
             problem, log, files = self._ray.get(self._train_there.remote(run.name, arguments))
         except self._ray.exceptions.RayError as error:
             return str(error).splitlines()[0][:300]
+        log_file = run.with_name(f"{run.name}.log")
+        write_atomic(log_file, lambda temporary: temporary.write_bytes(log.encode()))
+        if problem and (run.exists() or not files):
+            return problem  # an unfinished run that is here already is kept
         run.mkdir(exist_ok=True)
-        written = {run.with_name(f"{run.name}.log"): log.encode(), **{run / name: files[name] for name in files}}
-        for path in sorted(written, key=lambda path: path.name == "metrics.json"):  # last: with it, a run is finished
-            write_atomic(path, lambda temporary, content=written[path]: temporary.write_bytes(content))
+        # Removed and written in the order of a training: stopped anywhere, what is here is never of two runs.
+        for name in reversed(FILES):
+            (run / name).unlink(missing_ok=True)
+        for name in filter(files.__contains__, FILES):
+            write_atomic(run / name, lambda temporary, content=files[name]: temporary.write_bytes(content))
         return problem
 
     def stop(self) -> None:

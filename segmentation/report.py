@@ -192,7 +192,7 @@ def write_report(run: Path, cases: Sequence[figures.Case], stored: dict, metrics
         "test images with a near-copy in training": metrics["near_copies_in_training"],
         "parameters": metrics["parameters"],
         "multiply-adds of an image, billions": metrics.get("gmac", "not known: an older run"),
-        "minutes": "not known: resumed" if metrics["minutes"] is None else metrics["minutes"],
+        "minutes": "not known: resumed" if metrics.get("minutes") is None else metrics["minutes"],
         **metrics["environment"],
         **stored.get("config", {}),
     }

@@ -233,7 +233,7 @@ class Metrics(TypedDict):
     near_copies_in_training: Count
     parameters: Count
     best_epoch: Whole[0, MAX_EPOCHS]
-    minutes: Real[0, 10**9] | None  # not known of a run that was resumed
+    minutes: NotRequired[Real[0, 10**9] | None]  # not known of a run that was resumed
     environment: Table
     images: Annotated[
         list[Annotated[ImageScore, AfterValidator(_adds_up)]],

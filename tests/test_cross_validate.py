@@ -1,29 +1,40 @@
 import json
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from conftest import TINY, assert_one_clear_line, run_script
 
 import cross_validate
+from segmentation import jobs
 from segmentation.errors import RunError
-from segmentation.jobs import RESULTS
+from segmentation.files import read_json, write_atomic, write_json
+from segmentation.run_folder import FILES
 from segmentation.score_table import read_scores
+from segmentation.scores import LESION_GIVEN
 
 FLAGS = [*TINY, "--epochs", "1"]
 
 
 def made(run):
-    """What `collect` reads of a run."""
+    """What `collect` reads of a run: lesions of one Dice and HD95, and four normals, one of them marked."""
     run.mkdir(parents=True)
     dice = {"fold0": 0.6, "fold1": 0.8}[run.name]
-    images = [
-        {"name": f"{run.name} ({i})", "label": "benign", "group": i, "diagonal": 10.0, "dice": dice, "iou": dice / 2,
-         "precision": 1.0, "recall": 1.0, "hd95": 3.0, "assd": 1.0, "tp": 3, "fp": 0, "fn": 1, "tn": 5}
-        for i in range(4 if run.name == "fold0" else 12)
-    ]  # fmt: skip
-    lesions = {"dice": dice, "iou": dice / 2, "hd95": 3.0, "hd95_or_diagonal": 3.0, "missed": 0}
-    summary = {"lesions": lesions, "all": lesions, "normals": {"false_positive_rate": 0.25}}
-    result = {"data": "busi", "minutes": 2.0, "parameters": 7_000_000, "gmac": 1.25, "near_copies_in_training": 3}
-    (run / "metrics.json").write_text(json.dumps({**result, "summary": summary, "images": images}))
+    shape = {"height": 3, "width": 3, "diagonal": 10.0, "precision": 1.0, "recall": 1.0, "assd": 1.0}
+    lesion = shape | {"label": "benign", "dice": dice, "iou": dice / 2, "hd95": 3.0, "tp": 3, "fp": 0, "fn": 1, "tn": 5}
+    normal = shape | {"label": "normal", "dice": 1.0, "iou": 1.0, "hd95": 0.0, "tp": 0, "fp": 0, "fn": 0, "tn": 9}
+    marked = normal | {"dice": 0.0, "iou": 0.0, "precision": 0.0, "recall": None, "hd95": None, "assd": None}
+    scores = [lesion] * (4 if run.name == "fold0" else 12) + [normal] * 3 + [marked | {"fp": 2, "tn": 7}]
+    images = [{"name": f"{run.name} ({i})", "group": i, **score} for i, score in enumerate(scores)]
+    result = {"data": "busi", "split": "grouped-cv", "best_epoch": 3, "minutes": 2.0, "parameters": 7_000_000}
+    result |= {"gmac": 1.25, "near_copies_in_training": 3, "environment": {}}
+    write_json(run / "metrics.json", result | {"images": images})
+
+
+def change(run, **values):
+    """Change what `made` wrote; None takes a key away."""
+    metrics = read_json(run / "metrics.json") | values
+    write_json(run / "metrics.json", {key: value for key, value in metrics.items() if value is not None})
 
 
 def test_table_by_hand(tmp_path):
@@ -32,10 +43,10 @@ def test_table_by_hand(tmp_path):
     result = cross_validate.collect(tmp_path, ["fold0", "fold1"])
     assert result["mean"]["dice"] == pytest.approx({"mean": 0.7, "sd": 0.2 / 2**0.5})
     assert result["together"]["lesions"]["dice"] == pytest.approx((4 * 0.6 + 12 * 0.8) / 16)
-    assert len(result["images"]) == 16 and result["images"][0]["run"] == "fold0"
+    assert len(result["images"]) == 24 and result["images"][0]["run"] == "fold0"
     text = cross_validate.table(result)
     assert "| fold1 | 0.8 |  | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
-    assert "all 16 images together: Dice 0.750, IoU 0.375, HD95 30.0% of" in text and "FLATTERED" not in text
+    assert "all 24 images together: Dice 0.750, IoU 0.500, HD95 21.8% of" in text and "FLATTERED" not in text
     assert "7.00 M parameters, 1.25 GMAC" in text
     result["runs"]["fold1"]["choose_on"] = "test"
     assert "FLATTERED" in cross_validate.table(result)
@@ -45,10 +56,10 @@ def test_table_by_hand(tmp_path):
 def test_table_says_what_is_drawn_with_lesion_presence_given(tmp_path, earlier):
     for name, dice in (("fold0", 0.7), ("fold1", 0.9)):
         made(tmp_path / name)
-        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
-        metrics["summary"]["lesions"]["dice_lesion_given"] = dice
+        metrics = read_json(tmp_path / name / "metrics.json")
         for score in metrics["images"]:
-            score |= {"dice_lesion_given": dice, "iou_lesion_given": dice / 2}
+            given = (dice, dice / 2) if score["label"] == "benign" else (None, None)
+            score |= dict(zip(LESION_GIVEN, given, strict=True))
         text = json.dumps(metrics)
         if earlier:  # the names that earlier commits wrote
             text = text.replace("_lesion_given", "_known").replace("near_copies_in", "twins_in")
@@ -75,12 +86,49 @@ def test_the_luck_of_a_seed_by_hand(tmp_path):
 def test_a_score_that_the_last_run_lacks_is_kept(tmp_path):
     for name in ("fold0", "fold1"):
         made(tmp_path / name)
-    path = tmp_path / "fold1" / "metrics.json"
-    metrics = json.loads(path.read_text())
-    del metrics["summary"]["normals"]
-    path.write_text(json.dumps(metrics))
+    lesions = [s for s in read_json(tmp_path / "fold1" / "metrics.json")["images"] if s["label"] == "benign"]
+    change(tmp_path / "fold1", images=lesions)
     result = cross_validate.collect(tmp_path, ["fold0", "fold1"])
     assert result["mean"]["normals_with_false_positive"] == {"mean": 0.25, "sd": 0.0}
+
+
+def test_a_run_that_does_not_say_everything_is_collected(tmp_path):
+    """Earlier commits wrote no multiply-adds, and a resumed run has no minutes."""
+    for name in ("fold0", "fold1"):
+        made(tmp_path / name)
+    change(tmp_path / "fold1", minutes=None, gmac=None)
+    result = cross_validate.collect(tmp_path, ["fold0", "fold1"])
+    assert result["mean"]["minutes"] == {"mean": 2.0, "sd": 0.0} and result["runs"]["fold1"]["gmac"] is None
+    text = cross_validate.table(result)
+    assert "| fold1 | 0.8 |  | 0.4 | 3 | 0 | 0.25 |  |" in text
+    change(tmp_path / "fold0", minutes=None, gmac=None)
+    text = cross_validate.table(cross_validate.collect(tmp_path, ["fold0", "fold1"]))
+    assert "7.00 M parameters" in text and "GMAC" not in text and "| mean | 0.7 |  | 0.35 | 3 | 0 | 0.25 |  |" in text
+
+
+def test_a_summary_is_made_from_the_images_and_not_believed(tmp_path):
+    made(tmp_path / "fold0")
+    change(tmp_path / "fold0", summary={"lesions": {"dice": 0.99}})
+    result = cross_validate.collect(tmp_path, ["fold0"])
+    assert result["runs"]["fold0"]["dice"] == result["together"]["lesions"]["dice"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"parameters": "many"}, '"parameters" must be a valid integer'),
+        ({"minutes": 10**400}, '"minutes"'),
+        ({"images": [{"name": "a"}]}, '"images.0.label" is missing'),
+        ({"images": []}, "no scored image with a lesion"),
+        ({"near_copies_in_training": None}, '"near_copies_in_training" is missing'),
+    ],
+)
+def test_damaged_scores_of_a_run_are_named(tmp_path, damage, words):
+    for name in ("fold0", "fold1"):
+        made(tmp_path / name)
+    change(tmp_path / "fold1", **damage)
+    with pytest.raises(RunError, match=f"fold1/metrics.json: .*{words}"):
+        cross_validate.collect(tmp_path, ["fold0", "fold1"])
 
 
 def test_some_folds_alone(tmp_path, monkeypatch):
@@ -178,10 +226,91 @@ def test_a_flag_can_name_the_run(tmp_path, monkeypatch):
     }
 
 
+# ---------------------------------------------------------------- Ray
+
+
+# In the place of train_model.py: leaves the files of a finished run, or of one that failed.
+STAND_IN = """
+import sys
+from pathlib import Path
+run = Path(sys.argv[sys.argv.index("--models-dir") + 1]) / sys.argv[sys.argv.index("--run") + 1]
+run.mkdir()
+fails = "--fails" in sys.argv
+for name in sys.argv[sys.argv.index("--files") + 1].split(","):
+    (run / name).write_text("new")
+sys.exit("error: it failed" if fails else 0)
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    """A trainer on a cluster that is this process, with a stand-in for train_model.py; and the files it writes."""
+    ray = ModuleType("ray")
+    ray.init, ray.get = lambda *_, **settings: None, lambda task: task
+    ray.exceptions = SimpleNamespace(RayError=KeyError)
+    ray.remote = lambda **settings: lambda function: SimpleNamespace(remote=function)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(jobs, "HERE", tmp_path / "scripts")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "train_model.py").write_text(STAND_IN)
+    written = []
+
+    def write(path, content):
+        written.append(path.name)
+        write_atomic(path, content)
+
+    monkeypatch.setattr(jobs, "write_atomic", write)
+    return jobs.RayTrainer("local"), written
+
+
+def test_a_run_comes_back_from_ray_in_the_order_of_a_training(trainer, tmp_path):
+    ray, written = trainer
+    run = tmp_path / "fold0"
+    run.mkdir()
+    for name in FILES[:5]:  # of an earlier one, stopped here
+        (run / name).write_text("old")
+    finished = [name for name in FILES if name != "backup.npz"]
+    assert ray.train(run, ["--files", ",".join(sorted(finished))]) == ""
+    assert written == ["fold0.log", *finished]
+    assert {path.name: path.read_text() for path in run.iterdir()} == dict.fromkeys(finished, "new")
+
+
+def test_a_run_stopped_while_it_comes_back_is_whole_or_refused(trainer, tmp_path, monkeypatch):
+    """Wherever the copying ends, the files are the first ones of the order."""
+    ray, written = trainer
+    for last in range(len(FILES) - 1):
+        run = tmp_path / f"fold{last}"
+        run.mkdir()
+        for name in FILES[:5]:
+            (run / name).write_text("old")
+        write = jobs.write_atomic
+
+        def stop(path, content, write=write, last=last):
+            if path.name == FILES[last]:
+                raise KeyboardInterrupt
+            write(path, content)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(jobs, "write_atomic", stop)
+            ray.train(run, ["--files", ",".join(FILES)])
+        assert {path.name for path in run.iterdir()} == set(FILES[:last])
+
+
+def test_what_failed_on_ray_replaces_nothing(trainer, tmp_path):
+    ray, _ = trainer
+    flags = ["--files", "config.json,history.csv", "--fails"]
+    assert ray.train(tmp_path / "new", flags) == "it failed"
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"config.json", "history.csv"}
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "backup.npz").write_text("ours")
+    assert ray.train(tmp_path / "begun", flags) == "it failed"
+    assert [path.read_text() for path in (tmp_path / "begun").iterdir()] == ["ours"]
+    assert ray.train(tmp_path / "empty", ["--run", "refused"]) and not (tmp_path / "empty").exists()
+
+
 def test_folds_as_ray_tasks(phantom_data, tmp_path):
-    pytest.importorskip("ray")
     where = ["--name", "cv", "--splits", "grouped", "--ray", "local", "--data-dir", phantom_data]
     result = run_script("cross_validate.py", *where, *FLAGS, cwd=tmp_path)
     assert_one_clear_line(result, "| grouped-fold0-seed0 |", code=0)
     files = {p.name for p in (tmp_path / "models" / "cv" / "grouped-fold0-seed0").iterdir()}
-    assert files == set(RESULTS)
+    assert files == set(FILES) - {"backup.npz"}

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -207,10 +208,23 @@ def test_split_of_other_data_is_refused(phantom_groups, broken_data, tmp_path):
         splits.load_split(tmp_path, find_samples(broken_data))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"images": {"a": 3}}', '{"images": {"a": {"part": "train"}}}'])
-def test_damaged_split_file(tmp_path, text):
+HASH = "0123456789abcdef"
+NO_TEST = {"images": {"a": {"part": "train", "group": 0, "sha256": HASH, "image_sha256": HASH}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read as JSON"),
+        ("[]", "holds no JSON object"),
+        ('{"images": {"a": 3}}', '"images.a" must be a valid dictionary'),
+        ('{"images": {"a": {"part": "train"}}}', '"images.a.group" is missing'),
+        (json.dumps(NO_TEST), "has no image in the part 'test'"),
+    ],
+)
+def test_damaged_split_file(tmp_path, text, words):
     (tmp_path / "split.json").write_text(text)
-    with pytest.raises(RunError, match="split.json: "):
+    with pytest.raises(RunError, match=f"split.json: .*{words}"):
         splits.load_split(tmp_path, [])
 
 
