@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import BUSI, assert_one_clear_line, needs_busi, run_script
+from conftest import BUSI, assert_one_clear_line, needs_busi, run_here, run_script
 from folders import write_pairs
 from PIL import Image
 from test_layouts import LAYOUTS
@@ -32,7 +32,7 @@ def test_every_broken_file_is_named_in_one_run(broken_data, tmp_path):
         Image.fromarray(np.zeros(picture.size[::-1], np.uint8)).save(broken_data / "benign" / "benign (5)_mask.png")
     for extra in broken_data.glob("benign/benign (5)_mask_*.png"):
         extra.unlink()
-    result = run_script("segmentation.audit", "--data-dir", broken_data, "--output", tmp_path / "out", cwd=tmp_path)
+    result = run_here("segmentation.audit", "--data-dir", broken_data, "--output", tmp_path / "out", cwd=tmp_path)
     assert_one_clear_line(
         result, "benign (1).png", "benign (2).png: has no mask", "benign (3)_mask.png: mask is 9x7",
         "malignant (1).png", "malignant (3)_mask.png: mask without", "benign (5)_mask.png: mask is empty",
@@ -41,7 +41,7 @@ def test_every_broken_file_is_named_in_one_run(broken_data, tmp_path):
 
 
 def test_a_folder_without_data_is_one_line(tmp_path):
-    result = run_script("segmentation.audit", "--data-dir", tmp_path / "nowhere", cwd=tmp_path)
+    result = run_here("segmentation.audit", "--data-dir", tmp_path / "nowhere", cwd=tmp_path)
     assert_one_clear_line(result, "nowhere: no such folder")
 
 
@@ -49,7 +49,7 @@ def test_audit_says_how_masks_and_pictures_are_read(tmp_path):
     write_deep(tmp_path, ramp(4095, np.uint16))
     for path in (tmp_path / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
-    result = run_script("segmentation.audit", "--data-dir", tmp_path, "--output", tmp_path / "out", cwd=tmp_path)
+    result = run_here("segmentation.audit", "--data-dir", tmp_path, "--output", tmp_path / "out", cwd=tmp_path)
     assert_one_clear_line(
         result, "masks hold 0 and 1; 1 is lesion", "10 pictures of more than 8 bits hold values up to 4095",
         "masks read as   0 is background, what differs by more than 0.5 is lesion", "mask modes      {'L': 10}",
@@ -62,13 +62,13 @@ def test_audit_says_how_masks_and_pictures_are_read(tmp_path):
 def test_audit_takes_the_values_of_the_lesion(tmp_path):
     write_pairs(tmp_path, in_turn(grey(1), grey(2)))
     arguments = ("--data-dir", tmp_path, "--mask-values", "2", "--output", tmp_path / "out")
-    result = run_script("segmentation.audit", *arguments, cwd=tmp_path)
+    result = run_here("segmentation.audit", *arguments, cwd=tmp_path)
     assert_one_clear_line(result, "masks read as   2 is lesion, as you said", "{'normal': 6, 'lesion': 4}", code=0)
 
 
 def test_audit_names_what_cannot_be_known(tmp_path):
     write_pairs(tmp_path, in_turn(*map(grey, range(1, 11))))
-    result = run_script("segmentation.audit", "--data-dir", tmp_path, cwd=tmp_path)
+    result = run_here("segmentation.audit", "--data-dir", tmp_path, cwd=tmp_path)
     assert_one_clear_line(result, "error: ", "holds 0 and", "the masks hold 9 different areas")
 
 
@@ -90,7 +90,7 @@ def test_audit_of_any_masks(case, tmp_path):
 
 @needs_busi
 def test_audit_of_the_real_busi(tmp_path):
-    result = run_script("segmentation.audit", "--data-dir", BUSI, "--output", tmp_path, cwd=tmp_path)
+    result = run_here("segmentation.audit", "--data-dir", BUSI, "--output", tmp_path, cwd=tmp_path)
     assert_one_clear_line(result, "no problem found", code=0)
     report = json.loads((tmp_path / "audit.json").read_text())
     assert report["images"] == {"benign": 437, "malignant": 210, "normal": 133}

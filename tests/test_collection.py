@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import BUSBRA, TINY, assert_one_clear_line, needs_busbra, run_script
+from conftest import BUSBRA, TINY, assert_one_clear_line, needs_busbra, run_here
 from PIL import Image
 
 from dataset import DataError
@@ -85,7 +85,7 @@ def test_one_folder_twice_is_refused(tmp_path):
 
 def test_a_training_on_two_folders_scores_each(tmp_path):
     folders = hospital(tmp_path / "cairo"), hospital(tmp_path / "rio", first=1, normals=10)
-    result = run_script("train_model.py", *TINY, "--epochs", "1", "--data-dir", *folders, cwd=tmp_path)
+    result = run_here("train_model.py", *TINY, "--epochs", "1", "--data-dir", *folders, cwd=tmp_path)
     assert_one_clear_line(result, "test (custom + custom)", "cairo: Dice", "rio: Dice", code=0)
     metrics = json.loads((tmp_path / "models" / "attention_unet" / "metrics.json").read_text())
     own = metrics["summary"]["folders"]
@@ -95,9 +95,9 @@ def test_a_training_on_two_folders_scores_each(tmp_path):
     for folder in own:
         dice = [s["dice"] for s in lesions if s["folder"] == folder]
         assert own[folder]["lesions"]["dice"] == pytest.approx(np.mean(dice))
-    again = run_script("visualize_results.py", cwd=tmp_path)
+    again = run_here("visualize_results.py", cwd=tmp_path)
     assert_one_clear_line(again, "report.html", code=0)
-    other = run_script(
+    other = run_here(
         "evaluate_model.py", "--run", "models/attention_unet", "--unseen-only", "--data-dir", *folders, cwd=tmp_path
     )
     assert_one_clear_line(other, "rio: Dice", code=0)

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import assert_one_clear_line, run_script
+from conftest import assert_one_clear_line, run_here, run_script
 
 import compare_runs
 from segmentation.errors import RunError
@@ -97,7 +97,7 @@ def test_a_table_is_compared_with_a_run(tmp_path, capsys):
 def test_bad_runs_are_one_line(tmp_path):
     a, few = write_run(tmp_path / "a", 0), write_run(tmp_path / "few", 0, count=3)
     assert_one_clear_line(
-        run_script("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: no such file"
+        run_here("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: no such file"
     )
     with pytest.raises(RunError, match="share 3"):
         compare_runs.main(a, few)
@@ -131,7 +131,7 @@ def test_the_leak_is_measured_on_images_with_a_copy_in_another_fold(tmp_path):
             for seed in (0, 1)
         ]
         (tmp_path / f"{split}.json").write_text(json.dumps({"images": images}))
-    result = run_script("benchmarks/leak.py", "grouped.json", "random.json", cwd=tmp_path)
+    result = run_here("benchmarks/leak.py", "grouped.json", "random.json", cwd=tmp_path)
     assert_one_clear_line(result, code=0)
     rows = [line.split(" | ") for line in result.stdout.splitlines()[2:]]
     assert [(row[1], row[4].split(" ")[0]) for row in rows] == [("40", "+0.080"), ("16", "+0.200"), ("8", "+0.000")]

@@ -3,7 +3,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from conftest import TINY, assert_one_clear_line, run_script
+from conftest import TINY, assert_one_clear_line, run_here, run_script
 
 import cross_validate
 from segmentation import jobs
@@ -146,13 +146,13 @@ def test_some_folds_alone(tmp_path, monkeypatch):
 def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_path):
     command = ["cross_validate.py", "--name", "cv", "--splits", "p1-1", "p1-2", "--data-dir", phantom_data, *FLAGS]
     # Phantoms have not the published names: both runs fail, both are named, with what they said.
-    failed = run_script(*command, cwd=tmp_path)
+    failed = run_here(*command, cwd=tmp_path)
     assert_one_clear_line(failed, "p1-1-fold0-seed0.log", "p1-2-fold0-seed0.log", "needs the published BUSI")
 
     command = ["cross_validate.py", "--name", "cv2", "--splits", "grouped", "--data-dir", phantom_data, *FLAGS]
-    first = run_script(*command, "--seeds", "0", cwd=tmp_path)
+    first = run_here(*command, "--seeds", "0", cwd=tmp_path)
     assert_one_clear_line(first, "1 runs in", "1 to be made", "| grouped-fold0-seed0 |", code=0)
-    both = run_script(*command, "--seeds", "0", "1", cwd=tmp_path)
+    both = run_here(*command, "--seeds", "0", "1", cwd=tmp_path)
     assert_one_clear_line(both, "2 runs in", "1 to be made", "| sd |", code=0)
     assert "same test images, so seeds alone" in both.stdout  # in 48 images the largest groups are always tested
     assert "seeds alone" not in first.stdout
@@ -164,7 +164,7 @@ def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_p
     for run in result["runs"]:
         scores = json.loads((folder / run / "metrics.json").read_text())["images"]
         assert [(s["name"], s["dice"]) for s in table if s["run"] == run] == [(s["name"], s["dice"]) for s in scores]
-    other = run_script(*command, "--base-filters", "3", cwd=tmp_path)
+    other = run_here(*command, "--base-filters", "3", cwd=tmp_path)
     assert_one_clear_line(other, "holds runs with other flags")
 
 
@@ -181,30 +181,30 @@ def test_the_order_of_the_flags_does_not_matter_but_their_values_do(tmp_path, mo
 
 def test_refused_flags_are_told_and_can_be_mended(tmp_path):
     command = ["cross_validate.py", "--splits", "grouped", "--data-dir", "nowhere"]
-    mistyped = run_script(*command, "--epoch", "1", cwd=tmp_path)
+    mistyped = run_here(*command, "--epoch", "1", cwd=tmp_path)
     assert_one_clear_line(mistyped, "the run failed", "Unrecognized", "--epoch")
-    mended = run_script(*command, "--epochs", "1", cwd=tmp_path)
+    mended = run_here(*command, "--epochs", "1", cwd=tmp_path)
     assert_one_clear_line(mended, "nowhere: no such folder")
 
 
 def test_a_preset_is_handed_on(phantom_data, tmp_path):
     command = ["cross_validate.py", "paper", "--name", "cv", "--splits", "grouped", "--data-dir", phantom_data]
     small = ["--image-size", "32", "--epochs", "1"]
-    result = run_script(*command, *small, cwd=tmp_path)
+    result = run_here(*command, *small, cwd=tmp_path)
     assert_one_clear_line(result, "1 to be made", "| grouped-fold0-seed0 |", code=0)
     run = tmp_path / "models" / "cv" / "grouped-fold0-seed0"
     config = json.loads((run / "config.json").read_text())["config"]
     preset = {"encoder": "none", "start_from": "random", "base_filters": 16, "learning_rate": 1e-3}
     assert config.items() >= (preset | {"image_size": 32, "epochs": 1, "split": "grouped"}).items()
-    again = run_script(*command, *reversed(small[2:]), cwd=tmp_path)
+    again = run_here(*command, *reversed(small[2:]), cwd=tmp_path)
     assert_one_clear_line(again, "holds runs with other flags (paper --data-dir")
-    without = run_script(*command[:1], *command[2:], *small, cwd=tmp_path)
+    without = run_here(*command[:1], *command[2:], *small, cwd=tmp_path)
     assert_one_clear_line(without, "holds runs with other flags (paper --data-dir")
-    assert_one_clear_line(run_script(*command, *small, cwd=tmp_path), "0 to be made", code=0)
+    assert_one_clear_line(run_here(*command, *small, cwd=tmp_path), "0 to be made", code=0)
 
 
 def test_an_unknown_preset_is_told(tmp_path):
-    result = run_script("cross_validate.py", "papper", "--splits", "grouped", cwd=tmp_path)
+    result = run_here("cross_validate.py", "papper", "--splits", "grouped", cwd=tmp_path)
     assert_one_clear_line(result, "the run failed", "papper")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_clear_line, run_script
+from conftest import assert_one_clear_line, run_here
 from PIL import Image
 
 from segmentation.errors import RunError, one_clear_line
@@ -21,7 +21,7 @@ def test_a_file_where_a_folder_should_be(phantom_data, tmp_path, script):
     (tmp_path / "a.png").touch()
     where = ["--output", tmp_path / "taken" / "here.json"]
     data = [] if "--images" in script else ["--data-dir", phantom_data]
-    assert_one_clear_line(run_script(*script, *data, *where, cwd=tmp_path), "taken", "choose a folder")
+    assert_one_clear_line(run_here(*script, *data, *where, cwd=tmp_path), "taken", "choose a folder")
 
 
 def test_each_error_is_one_line_and_an_exit_code(tmp_path, capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
+from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_here, run_script
 
 import dataset
 import evaluate_model
@@ -19,12 +19,12 @@ def runs(phantom_data, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
     for size in ("32", "48"):
         flags = [*TINY, "--image-size", size, "--epochs", "1", "--run", size]
-        assert_one_clear_line(run_script("train_model.py", "--data-dir", phantom_data, *flags, cwd=cwd), code=0)
+        assert_one_clear_line(run_here("train_model.py", "--data-dir", phantom_data, *flags, cwd=cwd), code=0)
     return [cwd / "models" / size for size in ("32", "48")]
 
 
 def evaluate(*arguments, cwd):
-    return run_script("evaluate_model.py", *arguments, cwd=cwd)
+    return run_here("evaluate_model.py", *arguments, cwd=cwd)
 
 
 def test_images_that_a_run_has_seen_are_refused(runs, phantom_data, tmp_path):
@@ -35,7 +35,8 @@ def test_images_that_a_run_has_seen_are_refused(runs, phantom_data, tmp_path):
 
 def test_unseen_images_score_as_in_training(runs, phantom_data, tmp_path):
     """The test part again, by another script: the same scores, image by image."""
-    result = evaluate("--run", runs[0], "--data-dir", phantom_data, "--unseen-only", cwd=tmp_path)
+    where = ["--run", runs[0], "--data-dir", phantom_data, "--unseen-only"]
+    result = run_script("evaluate_model.py", *where, cwd=tmp_path)
     assert_one_clear_line(result, "left out", "test (phantom): lesion Dice", code=0)
     old = json.loads((runs[0] / "metrics.json").read_text())
     result = json.loads((tmp_path / "evaluation.json").read_text())

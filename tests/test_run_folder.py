@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script
 
 from attention_unet import build_attention_unet
 from segmentation import files
@@ -380,17 +380,17 @@ def test_an_earlier_run_opens_in_every_script(phantom_data, uninterrupted, tmp_p
     metrics = json.loads((uninterrupted / "metrics.json").read_text())
     assert today(json.loads((old / "metrics.json").read_text()))["images"] == metrics["images"]
 
-    assert_one_clear_line(run_script("visualize_results.py", "--run", old, cwd=tmp_path), "test images in", code=0)
+    assert_one_clear_line(run_here("visualize_results.py", "--run", old, cwd=tmp_path), "test images in", code=0)
     given = metrics["summary"]["lesions"]["dice_lesion_given"]
     assert f"Dice with lesion presence given: {given:.3f}" in (old / "report.html").read_text()
     evaluate = ["evaluate_model.py", "--run", old, "--data-dir", phantom_data, "--unseen-only"]
-    assert_one_clear_line(run_script(*evaluate, cwd=tmp_path), "test (phantom): lesion Dice", code=0)
+    assert_one_clear_line(run_here(*evaluate, cwd=tmp_path), "test (phantom): lesion Dice", code=0)
     assert json.loads((tmp_path / "evaluation.json").read_text())["summary"] == metrics["summary"]
     compare = ["compare_runs.py", old, uninterrupted, "--key", "dice_lesion_given"]
-    assert_one_clear_line(run_script(*compare, cwd=tmp_path), "difference +0.0000", code=0)
+    assert_one_clear_line(run_here(*compare, cwd=tmp_path), "difference +0.0000", code=0)
     train = ["train_model.py", "--data-dir", phantom_data, *TINY, "--epochs", "1", "--run", "new"]
     flags = ["--start-from", old, "--decision-from", old, "--learning-rate", "1e-9", "--ema", "0"]
-    assert_one_clear_line(run_script(*train, *flags, "--choose-on", "nothing", cwd=tmp_path), code=0)
+    assert_one_clear_line(run_here(*train, *flags, "--choose-on", "nothing", cwd=tmp_path), code=0)
     new = tmp_path / "models" / "new"
     assert load_decision(new / "decision.json") == load_decision(old / "decision.json")
     for a, b in zip(load_run(old)[0].trainable_weights, load_run(new)[0].trainable_weights, strict=True):
@@ -446,36 +446,59 @@ def assert_equal_runs(a, b):
     assert summaries[0] == summaries[1]
 
 
-@pytest.mark.parametrize(
-    ("stop", "code", "by_flag", "earlier"),
-    [
-        (signal.SIGKILL, -9, True, False),
-        (signal.SIGTERM, 143, False, False),
-        (signal.SIGINT, 130, True, False),
-        (signal.SIGKILL, -9, False, True),
-    ],
-)
-def test_resume_equals_no_interruption(phantom_data, tmp_path, uninterrupted, stop, code, by_flag, earlier):
-    run = tmp_path / "models" / "attention_unet"
-    process = start(phantom_data, tmp_path)
+def stopped_by(number, data, cwd):
+    """A training that this signal stopped after two epochs or more: its folder, exit code and output."""
+    run = cwd / "models" / "attention_unet"
+    process = start(data, cwd)
     wait_for_epochs(process, run / "history.csv", 2)
-    process.send_signal(stop)
+    process.send_signal(number)
     output = process.communicate()[0]
-    assert process.returncode == code, output
-    assert "Traceback" not in output
-    if code > 0:
-        assert "--resume" in output
-    if earlier:
-        stored = json.loads((make_earlier(run) / "config.json").read_text())
-        del stored["split_sha256"]
-        files.write_json(run / "config.json", stored)  # what was begun by an earlier commit is finished by this one
-    again = ["--resume", str(run)] if by_flag else ["--data-dir", str(phantom_data), *SETTINGS]
-    assert_one_clear_line(run_script("train_model.py", *again, cwd=tmp_path), "resuming", code=0)
+    return run, process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def killed(phantom_data, tmp_path_factory):
+    """The folder of a training that was killed; `copy_killed` makes one to go on with."""
+    run, code, output = stopped_by(signal.SIGKILL, phantom_data, tmp_path_factory.mktemp("killed"))
+    assert code == -9 and "Traceback" not in output
+    return run
+
+
+def copy_killed(killed, cwd):
+    """The same folder elsewhere, under its path in the working directory, as its settings have it."""
+    return Path(shutil.copytree(killed, cwd / "models" / "attention_unet"))
+
+
+def assert_goes_on(run, uninterrupted, again, call):
+    """The same training goes on, ends as if nothing had been, and is then finished."""
+    cwd = run.parent.parent
+    assert_one_clear_line(call("train_model.py", *again, cwd=cwd), "resuming", code=0)
     assert_equal_runs(uninterrupted, run)
     minutes = [json.loads((r / "metrics.json").read_text())["minutes"] for r in (uninterrupted, run)]
     assert minutes[0] > 0 and minutes[1] is None  # and not those of its last part alone
     assert not (run / "backup.npz").exists()
-    assert_one_clear_line(run_script("train_model.py", "--resume", run, cwd=tmp_path), "this run is finished")
+    assert_one_clear_line(run_here("train_model.py", "--resume", run, cwd=cwd), "this run is finished")
+
+
+@pytest.mark.parametrize(("number", "code", "by_flag"), [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, True)])
+def test_a_signal_stops_a_training_that_can_go_on(phantom_data, tmp_path, uninterrupted, number, code, by_flag):
+    run, ended, output = stopped_by(number, phantom_data, tmp_path)
+    assert ended == code and "Traceback" not in output and "--resume" in output
+    again = ["--resume", run] if by_flag else ["--data-dir", phantom_data, *SETTINGS]
+    assert_goes_on(run, uninterrupted, again, run_here)
+
+
+def test_a_killed_training_goes_on(killed, uninterrupted, tmp_path):
+    run = copy_killed(killed, tmp_path)
+    assert_goes_on(run, uninterrupted, ["--resume", run], run_script)
+
+
+def test_what_was_begun_by_an_earlier_commit_is_finished_by_this_one(killed, uninterrupted, phantom_data, tmp_path):
+    run = copy_killed(killed, tmp_path)
+    stored = json.loads((make_earlier(run) / "config.json").read_text())
+    del stored["split_sha256"]
+    files.write_json(run / "config.json", stored)
+    assert_goes_on(run, uninterrupted, ["--data-dir", phantom_data, *SETTINGS], run_here)
 
 
 def test_two_trainings_into_one_folder(phantom_data, tmp_path):
@@ -483,9 +506,9 @@ def test_two_trainings_into_one_folder(phantom_data, tmp_path):
     process = start(phantom_data, tmp_path, endless)
     try:
         wait_for_epochs(process, tmp_path / "models" / "attention_unet" / "history.csv", 1)
-        second = run_script("train_model.py", "--data-dir", phantom_data, *endless, cwd=tmp_path)
+        second = run_here("train_model.py", "--data-dir", phantom_data, *endless, cwd=tmp_path)
         assert_one_clear_line(second, "another training is writing here")
-        other = run_script("train_model.py", "--data-dir", phantom_data, *endless, "--seed", "9", cwd=tmp_path)
+        other = run_here("train_model.py", "--data-dir", phantom_data, *endless, "--seed", "9", cwd=tmp_path)
         assert_one_clear_line(other, "another training is writing here")
     finally:
         process.kill()
@@ -493,7 +516,7 @@ def test_two_trainings_into_one_folder(phantom_data, tmp_path):
 
 
 def test_a_nan_loss_stops_and_keeps_the_best(phantom_data, tmp_path):
-    result = run_script("train_model.py", "--data-dir", phantom_data, *TINY, "--learning-rate", "1e30", cwd=tmp_path)
+    result = run_here("train_model.py", "--data-dir", phantom_data, *TINY, "--learning-rate", "1e30", cwd=tmp_path)
     assert_one_clear_line(result, "the loss became", "--learning-rate")
     run = tmp_path / "models" / "attention_unet"
     if (run / "best.keras").exists():
@@ -511,12 +534,8 @@ def run_on_a_full_disk(data, cwd, largest_file, settings=SETTINGS):
 
 
 @pytest.mark.parametrize("largest_file", [50_000, 120_000])  # backup.npz, best.keras fail
-def test_a_full_disk_keeps_the_best(phantom_data, tmp_path, uninterrupted, largest_file):
-    run = tmp_path / "models" / "attention_unet"
-    process = start(phantom_data, tmp_path)
-    wait_for_epochs(process, run / "history.csv", 2)
-    process.kill()
-    process.communicate()
+def test_a_full_disk_keeps_the_best(killed, phantom_data, tmp_path, uninterrupted, largest_file):
+    run = copy_killed(killed, tmp_path)
     before = load_run(run)[0].get_weights()
     result = run_on_a_full_disk(phantom_data, tmp_path, largest_file)
     if result.returncode:  # no later epoch may have been a new best: then 120 kB is enough
@@ -527,7 +546,7 @@ def test_a_full_disk_keeps_the_best(phantom_data, tmp_path, uninterrupted, large
         assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
     assert not list(run.glob(".writing*"))
     if result.returncode:
-        again = run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=tmp_path)
+        again = run_here("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=tmp_path)
         assert_one_clear_line(again, code=0)
     assert_equal_runs(uninterrupted, run)
 
@@ -535,7 +554,7 @@ def test_a_full_disk_keeps_the_best(phantom_data, tmp_path, uninterrupted, large
 def test_a_read_only_folder(phantom_data, tmp_path):
     blocked = tmp_path / "models"
     blocked.write_text("a file where the folder should be")  # root ignores permissions, but not this
-    result = run_script("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=tmp_path)
+    result = run_here("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=tmp_path)
     assert_one_clear_line(result, "models")
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import assert_one_clear_line, run_script
+from conftest import assert_one_clear_line, run_here
 from PIL import Image
 
 import train_model
@@ -308,7 +308,7 @@ def test_as_a_user_sees_it(stage, tmp_path, files, changes, code, words):
     )
     settings["data_dir"] = settings["data_dir"][0]
     flags = [text for name in given for text in (f"--{name.replace('_', '-')}", str(settings[name]))]
-    assert_one_clear_line(run_script("train_model.py", *flags, *changes, cwd=tmp_path), *words, code=code)
+    assert_one_clear_line(run_here("train_model.py", *flags, *changes, cwd=tmp_path), *words, code=code)
     if not code:
         finished = max(tmp_path.glob("models/*/metrics.json"), key=lambda path: path.stat().st_mtime).parent
         load_run(finished)

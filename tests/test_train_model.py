@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tyro
-from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_script
+from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_here, run_script
 
 import train_model
 from attention_unet import build_attention_unet
@@ -31,7 +31,7 @@ from train_model import PRESETS, TrainingConfig, given_decision
 
 
 def train(data, cwd, *more):
-    return run_script("train_model.py", "--data-dir", data, *TINY, *more, cwd=cwd)
+    return run_here("train_model.py", "--data-dir", data, *TINY, *more, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
 def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_path):
     flags = ["--data-dir", phantom_data, "--image-size", "64", "--epochs", "2", "--learning-rate", "1e-6", "--ema", "0"]
     for run, start in (("run0", []), ("run1", ["--start-from", "random"])):
-        result = run_script("train_model.py", *flags, *start, "--run", run, cwd=tmp_path)
+        result = run_here("train_model.py", *flags, *start, "--run", run, cwd=tmp_path)
         assert_one_clear_line(result, "test (phantom)", code=0)
     stem = [load_run(tmp_path / "models" / f"run{k}")[0].get_layer("stem_conv").kernel.numpy() for k in (0, 1)]
     stored = [json.loads((tmp_path / "models" / f"run{k}" / "config.json").read_text())["config"] for k in (0, 1)]
@@ -212,7 +212,7 @@ def test_start_from_another_run(finished, tmp_path):
     (before, _), (after, _) = load_run(old), load_run(new)
     for a, b in zip(before.trainable_weights, after.trainable_weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert_one_clear_line(run_script("visualize_results.py", cwd=tmp_path), "figures in", code=0)
+    assert_one_clear_line(run_here("visualize_results.py", cwd=tmp_path), "figures in", code=0)
     assert hashes_seen(old) < hashes_seen(new)
     assert len(hashes_seen(new) - hashes_seen(old)) == sum(
         row["part"] != "test" for row in json.loads((new / "split.json").read_text())["images"].values()
@@ -256,7 +256,7 @@ def test_what_the_epoch_is_chosen_on(finished, phantom_data, tmp_path):
     assert parts == [{"train", "test"}] * 2
     assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
     # Neither has validation images to draw.
-    assert_one_clear_line(run_script("visualize_results.py", "--run", runs[1], cwd=tmp_path), code=0)
+    assert_one_clear_line(run_here("visualize_results.py", "--run", runs[1], cwd=tmp_path), code=0)
     assert "FLATTERED" in (runs[1] / "report.html").read_text()
 
 
@@ -301,7 +301,7 @@ def test_what_is_trained_already_is_not_trained_again(tmp_path):
 
 def test_a_preset_and_the_flags_that_follow(phantom_data, tmp_path):
     flags = ["--epochs", "1", "--image-size", "64", "--data-dir", phantom_data]
-    assert_one_clear_line(run_script("train_model.py", "paper", *flags, cwd=tmp_path), "test (phantom)", code=0)
+    assert_one_clear_line(run_here("train_model.py", "paper", *flags, cwd=tmp_path), "test (phantom)", code=0)
     model, config = load_run(tmp_path / "models" / "attention_unet")
     preset = {"encoder": "none", "start_from": "random", "base_filters": 16, "learning_rate": 1e-3}
     assert config["config"].items() >= (preset | {"epochs": 1, "image_size": 64, "gates": "paper", "ema": 0.99}).items()
@@ -329,13 +329,13 @@ def test_presets(monkeypatch):
 
 @pytest.mark.parametrize("word", ["papper", "models/attention_unet"])
 def test_an_unknown_first_word_is_refused(tmp_path, word):
-    assert_one_clear_line(run_script("train_model.py", word, "--epochs", "1", cwd=tmp_path), word, code=2)
+    assert_one_clear_line(run_here("train_model.py", word, "--epochs", "1", cwd=tmp_path), word, code=2)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("preset", "side"), [([], 224), (["paper"], 128)])
 def test_help_reads_like_documentation(tmp_path, preset, side):
-    result = run_script("train_model.py", *preset, "--help", cwd=tmp_path)
+    result = run_here("train_model.py", *preset, "--help", cwd=tmp_path)
     assert result.returncode == 0
     text = " ".join(result.stdout.replace("│", " ").split())
     for words in ("python train_model.py paper", "--epochs", "--batch-size", "lower it if memory runs out"):

@@ -11,7 +11,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_script
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script
 from PIL import Image
 
 import visualize_results
@@ -26,7 +26,7 @@ from segmentation.run_folder import load_run
 def trained(phantom_data, tmp_path_factory):
     """A folder, with a space and a letter beyond ASCII in its path, in which a tiny network was trained."""
     cwd = tmp_path_factory.mktemp("my lab é")
-    result = run_script(
+    result = run_here(
         "train_model.py", "--data-dir", phantom_data, *TINY, "--epochs", "2", "--split", "all-random", cwd=cwd
     )
     assert_one_clear_line(result, code=0)
@@ -69,7 +69,7 @@ def test_report_holds_every_test_image_and_names_nothing_outside(reported):
 def test_another_threshold_is_scored_by_the_same_code(reported, trained, phantom_data):
     copy = trained / "models" / "copy"
     shutil.copytree(reported, copy)
-    everything = run_script("visualize_results.py", "--run", copy, "--threshold", "0", cwd=trained)
+    everything = run_here("visualize_results.py", "--run", copy, "--threshold", "0", cwd=trained)
     assert_one_clear_line(everything, "scored anew with", "threshold=0.0", code=0)
     metrics = json.loads((copy / "metrics.json").read_text())
     lesions = [s for s in metrics["images"] if s["label"] != "normal"]
@@ -104,7 +104,7 @@ def test_the_shipped_network_predicts_in_a_fresh_clone(phantom_data, tmp_path):
 def test_changed_data_is_refused(reported, trained, broken_data):
     mask = broken_data / "benign" / "benign (3)_mask.png"
     cv2.imwrite(str(mask), 255 - cv2.imread(str(mask)))
-    result = run_script("visualize_results.py", "--run", reported, "--data-dir", broken_data, cwd=trained)
+    result = run_here("visualize_results.py", "--run", reported, "--data-dir", broken_data, cwd=trained)
     assert_one_clear_line(result, "split.json", "1 changed")
 
 
@@ -234,7 +234,7 @@ def test_a_lesion_whose_presence_is_given_is_marked_in_every_own_picture(trained
 
 
 def test_no_image_at_all(trained, tmp_path):
-    result = run_script("visualize_results.py", "--images", tmp_path, cwd=trained)
+    result = run_here("visualize_results.py", "--images", tmp_path, cwd=trained)
     assert_one_clear_line(result, "no picture here")
 
 
