@@ -1,5 +1,6 @@
 """Phantom data and tiny runs that the tests share."""
 
+import csv
 import io
 import os
 import runpy
@@ -17,6 +18,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import dataset
 import segmentation.layouts  # noqa: F401  BUSI's layout, and all others
+from segmentation.near_copies import Pair
 from segmentation.phantoms import write_phantoms
 
 
@@ -44,6 +46,14 @@ def phantom_data(tmp_path_factory) -> Path:
 def broken_data(phantom_data, tmp_path) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(phantom_data, tmp_path / "broken"))
+
+
+def busi_pairs(samples: list[dataset.Sample]) -> list[Pair]:
+    """BUSI's near-copies as `near_copies` finds them, which test_near_copies.py shows; the search takes ten seconds."""
+    index = {s.name: i for i, s in enumerate(samples)}
+    with (Path(__file__).parent / "busi_near_copies.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    return [Pair(index[r["a"]], index[r["b"]], *(float(r[key]) for key in Pair._fields[2:])) for r in rows]
 
 
 def copy_as_pairs(busi: Path, folder: Path) -> Path:

@@ -96,9 +96,7 @@ def test_a_table_is_compared_with_a_run(tmp_path, capsys):
 
 def test_bad_runs_are_one_line(tmp_path):
     a, few = write_run(tmp_path / "a", 0), write_run(tmp_path / "few", 0, count=3)
-    assert_one_clear_line(
-        run_here("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: no such file"
-    )
+    assert_one_clear_line(run_here("compare_runs.py", a, tmp_path / "none", cwd=tmp_path), "metrics.json: no such file")
     with pytest.raises(RunError, match="share 3"):
         compare_runs.main(a, few)
     with pytest.raises(RunError, match="--key must be one of dice, iou, .*, dice_lesion_given, iou_lesion_given, got"):

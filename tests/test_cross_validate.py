@@ -1,11 +1,14 @@
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 from conftest import TINY, assert_one_clear_line, run_here, run_script
 
 import cross_validate
+import train_model
 from segmentation import jobs
 from segmentation.errors import RunError
 from segmentation.files import read_json, write_atomic, write_json
@@ -14,6 +17,25 @@ from segmentation.score_table import read_scores
 from segmentation.scores import LESION_GIVEN
 
 FLAGS = [*TINY, "--epochs", "1"]
+
+
+# In the place of train_model.py: leaves the files of a finished run, or of one that failed.
+STAND_IN = """
+import sys
+from pathlib import Path
+run = Path(sys.argv[sys.argv.index("--models-dir") + 1]) / sys.argv[sys.argv.index("--run") + 1]
+run.mkdir()
+fails = "--fails" in sys.argv
+for name in sys.argv[sys.argv.index("--files") + 1].split(","):
+    (run / name).write_text("new")
+sys.exit("error: it failed" if fails else 0)
+"""
+
+
+def stand_in(folder, monkeypatch):
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "train_model.py").write_text(STAND_IN)
+    monkeypatch.setattr(jobs, "HERE", folder / "scripts")
 
 
 def made(run):
@@ -143,14 +165,17 @@ def test_some_folds_alone(tmp_path, monkeypatch):
     }
 
 
-def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_path):
-    command = ["cross_validate.py", "--name", "cv", "--splits", "p1-1", "p1-2", "--data-dir", phantom_data, *FLAGS]
-    # Phantoms have not the published names: both runs fail, both are named, with what they said.
-    failed = run_here(*command, cwd=tmp_path)
-    assert_one_clear_line(failed, "p1-1-fold0-seed0.log", "p1-2-fold0-seed0.log", "needs the published BUSI")
+def test_every_fold_that_fails_is_named(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch)
+    config = cross_validate.CrossValidationConfig(splits=("p1-1", "p1-2"), models_dir=tmp_path)
+    words = "p1-1-fold0-seed0.log: the run failed: it failed\n.*p1-2-fold0-seed0.log: the run failed: it failed"
+    with pytest.raises(RunError, match=words):
+        cross_validate.main(config, ["--files", "config.json", "--fails"])
 
+
+def test_folds_are_trained_once_and_the_same_command_goes_on(phantom_data, tmp_path):
     command = ["cross_validate.py", "--name", "cv2", "--splits", "grouped", "--data-dir", phantom_data, *FLAGS]
-    first = run_here(*command, "--seeds", "0", cwd=tmp_path)
+    first = run_script(*command, "--seeds", "0", cwd=tmp_path)
     assert_one_clear_line(first, "1 runs in", "1 to be made", "| grouped-fold0-seed0 |", code=0)
     both = run_here(*command, "--seeds", "0", "1", cwd=tmp_path)
     assert_one_clear_line(both, "2 runs in", "1 to be made", "| sd |", code=0)
@@ -181,31 +206,37 @@ def test_the_order_of_the_flags_does_not_matter_but_their_values_do(tmp_path, mo
 
 def test_refused_flags_are_told_and_can_be_mended(tmp_path):
     command = ["cross_validate.py", "--splits", "grouped", "--data-dir", "nowhere"]
-    mistyped = run_here(*command, "--epoch", "1", cwd=tmp_path)
-    assert_one_clear_line(mistyped, "the run failed", "Unrecognized", "--epoch")
+    mistyped = run_here(*command[:1], "papper", *command[1:], "--epoch", "1", cwd=tmp_path)  # no preset, and no flag
+    assert_one_clear_line(mistyped, "the run failed", "Unrecognized", "papper", "--epoch")
     mended = run_here(*command, "--epochs", "1", cwd=tmp_path)
     assert_one_clear_line(mended, "nowhere: no such folder")
 
 
-def test_a_preset_is_handed_on(phantom_data, tmp_path):
-    command = ["cross_validate.py", "paper", "--name", "cv", "--splits", "grouped", "--data-dir", phantom_data]
+def test_a_preset_is_handed_on(tmp_path, monkeypatch):
+    """What train_model.py is given is the preset with the flags that follow, and the preset is one of the flags."""
+    made(tmp_path / "fold0")
+    asked, run = [], tmp_path / "models" / "cv" / "grouped-fold0-seed0"
+
+    def train(self, run, arguments):
+        asked.append(arguments)
+        (tmp_path / "fold0").rename(run)
+        return ""
+
+    monkeypatch.setattr(jobs.LocalTrainer, "train", train)
+    command = ["cross_validate.py", "paper", "--name", "cv", "--splits", "grouped", "--data-dir", "somewhere"]
     small = ["--image-size", "32", "--epochs", "1"]
-    result = run_here(*command, *small, cwd=tmp_path)
-    assert_one_clear_line(result, "1 to be made", "| grouped-fold0-seed0 |", code=0)
-    run = tmp_path / "models" / "cv" / "grouped-fold0-seed0"
-    config = json.loads((run / "config.json").read_text())["config"]
-    preset = {"encoder": "none", "start_from": "random", "base_filters": 16, "learning_rate": 1e-3}
-    assert config.items() >= (preset | {"image_size": 32, "epochs": 1, "split": "grouped"}).items()
+    assert_one_clear_line(run_here(*command, *small, cwd=tmp_path), "1 to be made", "| grouped-fold0-seed0 |", code=0)
+    monkeypatch.setattr("sys.argv", ["train_model.py", *asked[0]])
+    settings = train_model.parse_command_line()
+    assert settings == replace(
+        train_model.PRESETS["paper"], image_size=32, epochs=1, split="grouped", data_dir=(Path("somewhere"),)
+    )
     again = run_here(*command, *reversed(small[2:]), cwd=tmp_path)
     assert_one_clear_line(again, "holds runs with other flags (paper --data-dir")
     without = run_here(*command[:1], *command[2:], *small, cwd=tmp_path)
     assert_one_clear_line(without, "holds runs with other flags (paper --data-dir")
     assert_one_clear_line(run_here(*command, *small, cwd=tmp_path), "0 to be made", code=0)
-
-
-def test_an_unknown_preset_is_told(tmp_path):
-    result = run_here("cross_validate.py", "papper", "--splits", "grouped", cwd=tmp_path)
-    assert_one_clear_line(result, "the run failed", "papper")
+    assert len(asked) == 1 and run.is_dir()
 
 
 @pytest.mark.parametrize(("splits", "folds"), [(("grouped-cv",), (5,)), (("p1-1",), (1,)), (("tuning",), (-1,))])
@@ -229,19 +260,6 @@ def test_a_flag_can_name_the_run(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- Ray
 
 
-# In the place of train_model.py: leaves the files of a finished run, or of one that failed.
-STAND_IN = """
-import sys
-from pathlib import Path
-run = Path(sys.argv[sys.argv.index("--models-dir") + 1]) / sys.argv[sys.argv.index("--run") + 1]
-run.mkdir()
-fails = "--fails" in sys.argv
-for name in sys.argv[sys.argv.index("--files") + 1].split(","):
-    (run / name).write_text("new")
-sys.exit("error: it failed" if fails else 0)
-"""
-
-
 @pytest.fixture
 def trainer(tmp_path, monkeypatch):
     """A trainer on a cluster that is this process, with a stand-in for train_model.py; and the files it writes."""
@@ -250,9 +268,7 @@ def trainer(tmp_path, monkeypatch):
     ray.exceptions = SimpleNamespace(RayError=KeyError)
     ray.remote = lambda **settings: lambda function: SimpleNamespace(remote=function)
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(jobs, "HERE", tmp_path / "scripts")
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "train_model.py").write_text(STAND_IN)
+    stand_in(tmp_path, monkeypatch)
     written = []
 
     def write(path, content):

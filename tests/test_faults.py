@@ -4,19 +4,24 @@ python -m pytest tests/test_faults.py -m slow -s
 """
 
 import csv
+import multiprocessing
 import os
 import random
 import resource
+import runpy
 import signal
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_clear_line, run_script
+from conftest import REPOSITORY
 from PIL import Image
-from test_run_folder import SETTINGS, assert_equal_runs, run_on_a_full_disk, start
+from test_run_folder import SETTINGS, assert_equal_runs
 
 import dataset
 from dataset import DataError
@@ -98,9 +103,64 @@ def test_damaged_pictures_are_loaded_or_refused_by_name(phantom_data, tmp_path, 
     assert grown < 700  # one picture of MAX_PIXELS may be decoded
 
 
-# ---------------------------------------------------------------- kills
+# ---------------------------------------------------------------- trainings that are begun and ended often
 
 LONGER = [*SETTINGS, "--epochs", "12"]
+FORKS = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+FORKS.set_forkserver_preload(["train_model"])  # TensorFlow is imported once, and not for each training
+
+
+class Training:
+    """train_model.py in a process of its own.
+
+    Args:
+        data: the folder of data.
+        cwd: where it runs.
+        largest_file: bytes beyond which every write fails, as on a full disk.
+    """
+
+    def __init__(self, data: Path, cwd: Path, largest_file: int = -1):
+        self._output, printed = FORKS.Pipe(duplex=False)
+        command = [str(REPOSITORY / "train_model.py"), "--data-dir", str(data), *LONGER]
+        self._process = FORKS.Process(target=_train, args=(command, cwd, printed, largest_file))
+        self._process.start()
+        printed.close()
+
+    def has_ended(self) -> bool:
+        return not self._process.is_alive()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code, negative for a signal, and what was printed."""
+        with open(self._output.fileno(), closefd=False) as output:  # all of it fits into the pipe until then
+            text = output.read()
+        self._process.join()
+        return self._process.exitcode, text
+
+
+def _train(command: list[str], cwd: Path, printed: Connection, largest_file: int) -> None:
+    os.chdir(cwd)
+    for number in (1, 2):
+        os.dup2(printed.fileno(), number)
+    printed.close()
+    if largest_file > 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, -1))
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def train(data: Path, cwd: Path) -> Path:
+    """A training without any fault; its folder."""
+    cwd.mkdir(exist_ok=True)
+    code, output = Training(data, cwd).wait()
+    assert code == 0, output
+    return cwd / "models" / "attention_unet"
+
+
+# ---------------------------------------------------------------- kills
 
 
 def check_folder(run) -> int:
@@ -116,7 +176,7 @@ def check_folder(run) -> int:
 def wait_for(process, moment) -> None:
     """Wait until `moment` is true, or the process has ended."""
     deadline = time.monotonic() + 250
-    while process.poll() is None and time.monotonic() < deadline and not moment():
+    while not process.has_ended() and time.monotonic() < deadline and not moment():
         time.sleep(0.002)
 
 
@@ -141,9 +201,9 @@ def kill(process, run, rng: random.Random) -> str:
         phase = "scoring"
         wait_for(process, lambda: epochs_done() == 12)
         time.sleep(rng.uniform(0, 1.5))
-    if process.poll() is not None:
+    if process.has_ended():
         return ""
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     return phase
 
 
@@ -152,18 +212,16 @@ def campaign(data, cwd, kills: int, seed: int) -> Counter:
     rng = random.Random(seed)
     count = Counter()
     cwd.mkdir()
-    reference = cwd / "reference"
-    reference.mkdir()
-    assert_one_clear_line(run_script("train_model.py", "--data-dir", data, *LONGER, cwd=reference), code=0)
+    reference = train(data, cwd / "reference")
     while sum(count[phase] for phase in ("beginning", "epochs", "scoring")) < kills:
         folder = cwd / f"run{count['finished']}"
         folder.mkdir()
         run, progress = folder / "models" / "attention_unet", 0
         while not (run / "metrics.json").exists():
-            process = start(data, folder, LONGER)
+            process = Training(data, folder)
             phase = kill(process, run, rng)
-            output = process.communicate()[0]
-            assert process.returncode in (0, -9), output
+            code, output = process.wait()
+            assert code in (0, -9), output
             count["resumed"] += "resuming" in output
             count["begun anew"] += "beginning anew" in output
             rows = check_folder(run) if run.exists() else 0
@@ -172,16 +230,16 @@ def campaign(data, cwd, kills: int, seed: int) -> Counter:
             if phase:
                 count[phase] += 1
                 count["left: " + " ".join(name.split(".")[0] for name in FILES if (run / name).exists())] += 1
-        assert_equal_runs(reference / "models" / "attention_unet", run)
+        assert_equal_runs(reference, run)
         count["finished"] += 1
     return count
 
 
 @pytest.mark.slow
 def test_kill_campaign(phantom_data, tmp_path):
-    kills = int(os.environ.get("KILLS", "60"))
+    kills, seed = int(os.environ.get("KILLS", "60")), int(os.environ.get("SEED", "0"))
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda k: campaign(phantom_data, tmp_path / str(k), kills // 2, k), range(2)))
+        results = list(pool.map(lambda k: campaign(phantom_data, tmp_path / str(k), kills // 2, seed + k), range(2)))
     total = sum(results, Counter())
     print(f"\nkill campaign: {dict(sorted(total.items()))}; 0 lost, 0 wrong")
 
@@ -190,37 +248,33 @@ def test_kill_campaign(phantom_data, tmp_path):
 def test_full_disk_campaign(phantom_data, tmp_path):
     """The disk is full from some moment on: the previous best loads, and the run goes on when there is room."""
     faults = int(os.environ.get("DISK_FAULTS", "20"))
-    reference = tmp_path / "reference"
-    reference.mkdir()
-    assert_one_clear_line(run_script("train_model.py", "--data-dir", phantom_data, *LONGER, cwd=reference), code=0)
-    rng, failed, number = random.Random(0), 0, 0
+    reference = train(phantom_data, tmp_path / "reference")
+    rng, failed, number = random.Random(int(os.environ.get("SEED", "0"))), 0, 0
     while failed < faults:
         folder = tmp_path / f"run{number}"
         folder.mkdir()
         run, number = folder / "models" / "attention_unet", number + 1
         if number % 3:  # else the disk is full from the first start on
-            process = start(phantom_data, folder, LONGER)
-            while process.poll() is None and (not (run / "history.csv").exists() or rng.random() < 0.99):
+            process = Training(phantom_data, folder)
+            while not process.has_ended() and (not (run / "history.csv").exists() or rng.random() < 0.99):
                 time.sleep(0.02)
             process.kill()
-            process.communicate()
+            process.wait()
         for _ in range(4):
             if (run / "metrics.json").exists():
                 break
             before = load_run(run)[0].get_weights() if (run / "best.keras").exists() else None
-            limit = int(10 ** rng.uniform(2.5, 5.3))
-            result = run_on_a_full_disk(phantom_data, folder, limit, LONGER)
-            if result.returncode == 0:
+            code, output = Training(phantom_data, folder, largest_file=int(10 ** rng.uniform(2.5, 5.3))).wait()
+            if code == 0:
                 break
-            assert_one_clear_line(result, "File too large")
+            assert code == 1 and "File too large" in output and "Traceback" not in output, output
             failed += 1
             if before is not None:
                 after = load_run(run)[0].get_weights()  # the same, or a later and better one
                 assert len(after) == len(before)
         if not (run / "metrics.json").exists():
-            again = run_script("train_model.py", "--data-dir", phantom_data, *LONGER, cwd=folder)
-            assert_one_clear_line(again, code=0)
-        assert_equal_runs(reference / "models" / "attention_unet", run)
+            train(phantom_data, folder)
+        assert_equal_runs(reference, run)
     print(
         f"\n{failed} full disks over {number} runs: every best network loads, every run ends as if there had been none"
     )

@@ -189,17 +189,15 @@ def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
 
 
 def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_path):
-    flags = ["--data-dir", phantom_data, "--image-size", "64", "--epochs", "2", "--learning-rate", "1e-6", "--ema", "0"]
-    for run, start in (("run0", []), ("run1", ["--start-from", "random"])):
-        result = run_here("train_model.py", *flags, *start, "--run", run, cwd=tmp_path)
-        assert_one_clear_line(result, "test (phantom)", code=0)
-    stem = [load_run(tmp_path / "models" / f"run{k}")[0].get_layer("stem_conv").kernel.numpy() for k in (0, 1)]
-    stored = [json.loads((tmp_path / "models" / f"run{k}" / "config.json").read_text())["config"] for k in (0, 1)]
-    assert [settings["start_from"] for settings in stored] == ["imagenet", "random"]
-    built = build_network("efficientnet_lite0", input_shape=(64, 64, 1), base_filters=8)
-    load_imagenet(built, "efficientnet_lite0")
-    imagenet = built.get_layer("stem_conv").kernel.numpy()
-    assert np.abs(stem[0] - imagenet).max() < 1e-3 < np.abs(stem[1] - imagenet).max()
+    flags = ["--data-dir", phantom_data, "--image-size", "64", "--epochs", "1", "--learning-rate", "1e-6", "--ema", "0"]
+    assert_one_clear_line(run_here("train_model.py", *flags, cwd=tmp_path), "test (phantom)", code=0)
+    trained, stored = load_run(tmp_path / "models" / "attention_unet")
+    assert stored["config"]["start_from"] == "imagenet" and stored["config"]["encoder"] == "efficientnet_lite0"
+    random, imagenet = (train_model.build(stored["network"], "float32", start) for start in ("random", "imagenet"))
+    load_imagenet(built := build_network(**stored["network"]), "efficientnet_lite0")
+    stem = [m.get_layer("stem_conv").kernel.numpy() for m in (built, imagenet, trained, random)]
+    assert np.array_equal(stem[0], stem[1])
+    assert 0 < np.abs(stem[2] - stem[0]).max() < 1e-3 < np.abs(stem[3] - stem[0]).max()
 
 
 def test_start_from_another_run(finished, tmp_path):
@@ -300,12 +298,12 @@ def test_what_is_trained_already_is_not_trained_again(tmp_path):
 
 
 def test_a_preset_and_the_flags_that_follow(phantom_data, tmp_path):
-    flags = ["--epochs", "1", "--image-size", "64", "--data-dir", phantom_data]
+    flags = ["--epochs", "1", "--image-size", "32", "--data-dir", phantom_data]
     assert_one_clear_line(run_here("train_model.py", "paper", *flags, cwd=tmp_path), "test (phantom)", code=0)
     model, config = load_run(tmp_path / "models" / "attention_unet")
     preset = {"encoder": "none", "start_from": "random", "base_filters": 16, "learning_rate": 1e-3}
-    assert config["config"].items() >= (preset | {"epochs": 1, "image_size": 64, "gates": "paper", "ema": 0.99}).items()
-    assert model.count_params() == build_attention_unet((64, 64, 1), base_filters=16).count_params()
+    assert config["config"].items() >= (preset | {"epochs": 1, "image_size": 32, "gates": "paper", "ema": 0.99}).items()
+    assert model.count_params() == build_attention_unet((32, 32, 1), base_filters=16).count_params()
 
 
 def test_presets(monkeypatch):
