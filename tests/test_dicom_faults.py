@@ -280,10 +280,8 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, kind):
             read_frames(path)
 
 
-@pytest.mark.parametrize("kind", CUT)
+@pytest.mark.parametrize("kind", sorted(set(CUT) - {"uncompressed", "deflated"}))  # these have no frames of their own
 def test_a_compressed_frame_cut_off_inside_a_whole_file_is_refused(tmp_path, kind):
-    if kind in ("uncompressed", "deflated"):
-        pytest.skip("has no frames of its own")
     data = pydicom.dcmread(CUT[kind](tmp_path / "whole.dcm"))
     frames = list(pydicom.encaps.generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)))
     for share in (0.1, 0.5, 0.9):

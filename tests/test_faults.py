@@ -142,8 +142,9 @@ class Training:
 
 def _train(command: list[str], cwd: Path, printed: Connection, largest_file: int) -> None:
     os.chdir(cwd)
-    for number in (1, 2):
+    for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(printed.fileno(), number)
+        setattr(sys, name, open(number, "w", closefd=False))  # what they were may have been files
     printed.close()
     if largest_file > 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
