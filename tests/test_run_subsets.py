@@ -17,7 +17,7 @@ from PIL import Image
 
 import train_model
 from dataset import DataError
-from segmentation import splits
+from segmentation import parts, splits
 from segmentation.errors import RunError
 from segmentation.files import read_json
 from segmentation.parts import load_data
@@ -66,7 +66,12 @@ def stage(phantom_data, tmp_path_factory):
     assert set(FILES) <= {path.name for path in whole.iterdir()}
     data = {"here": load_data((phantom_data,), (), 0), "changed": load_data((changed,), (), 0)}
     return SimpleNamespace(
-        config=config, whole=whole, first=first, other_fold=folder / "models" / "other_fold", data=data
+        config=config,
+        whole=whole,
+        first=first,
+        other_fold=folder / "models" / "other_fold",
+        data=data,
+        known=({}, {}, {}),
     )
 
 
@@ -77,13 +82,9 @@ def keep(run, target):
 @pytest.fixture
 def trial(stage, tmp_path, monkeypatch):
     """`trial(files, source, changes)`: how a training of these settings fares in a folder of these files."""
-    parts_seen, models, pairs = [], {}, {}
-    split_data, near_copies, build, compile_model = (
-        train_model.split_data,
-        splits.near_copies,
-        train_model.build,
-        train_model.compile_model,
-    )
+    parts_seen, models, (pairs, folds, limits) = [], {}, stage.known
+    split_data, build, compile_model = train_model.split_data, train_model.build, train_model.compile_model
+    near_copies, draw_folds, appearance_limits = splits.near_copies, splits._folds, parts.appearance_limits
 
     def split(*arguments, **settings):
         parts_seen.append(split_data(*arguments, **settings))
@@ -92,6 +93,14 @@ def trial(stage, tmp_path, monkeypatch):
     def cached_pairs(pictures):
         key = sum(int(picture.sum()) for picture in pictures)
         return pairs.setdefault(key, pairs.get(key) or near_copies(pictures))
+
+    def cached_folds(samples, groups, seed):
+        key = (groups.tobytes(), seed)
+        return folds.setdefault(key, folds[key] if key in folds else draw_folds(samples, groups, seed))
+
+    def cached_limits(pictures):
+        key = tuple(map(id, pictures))  # the stage keeps them
+        return limits.setdefault(key, limits.get(key) or appearance_limits(pictures))
 
     def cached_model(network, convolutions, start_from):
         if isinstance(start_from, str):
@@ -111,6 +120,9 @@ def trial(stage, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_model, "split_data", split)
     monkeypatch.setattr(splits, "near_copies", cached_pairs)
+    monkeypatch.setattr(splits, "_folds", cached_folds)
+    monkeypatch.setattr(parts, "appearance_limits", cached_limits)
+    monkeypatch.setattr(train_model, "make_dataset", lambda *_, **settings: None)  # no step is taken
     monkeypatch.setattr(train_model, "build", cached_model)
     monkeypatch.setattr(train_model, "compile_model", compiled_once)
     monkeypatch.setattr(train_model, "environment", lambda: {"commit": "test"})
