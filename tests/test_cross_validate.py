@@ -14,7 +14,7 @@ from segmentation.errors import RunError
 from segmentation.files import read_json, write_atomic, write_json
 from segmentation.run_folder import FILES
 from segmentation.score_table import read_scores
-from segmentation.scores import LESION_GIVEN
+from segmentation.scores import LESION_GIVEN, summarise
 
 FLAGS = [*TINY, "--epochs", "1"]
 
@@ -70,6 +70,12 @@ def test_table_by_hand(tmp_path):
     assert "| fold1 | 0.8 |  | 0.4 | 3 | 0 | 0.25 | 2 |" in text and "| mean | 0.7 |" in text and "LEAKY: 6" in text
     assert "all 24 images together: Dice 0.750, IoU 0.500, HD95 21.8% of" in text and "FLATTERED" not in text
     assert "7.00 M parameters, 1.25 GMAC" in text
+    assert "lesion score" not in text
+    for image in result["images"]:  # told apart, but for one of the 16 lesions
+        image["lesion_score"] = 0.2 if image["label"] == "normal" else 0.1 if image["name"] == "fold0 (0)" else 0.9
+    result["together"] = summarise(result["images"])
+    assert "lesion score: AUC 0.938" in (text := cross_validate.table(result))
+    assert "0% are below what 95 % of the lesion images reach, and 100% below what 90 % reach" in text
     result["runs"]["fold1"]["choose_on"] = "test"
     assert "FLATTERED" in cross_validate.table(result)
 
