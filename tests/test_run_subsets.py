@@ -111,9 +111,9 @@ def trial(stage, tmp_path, monkeypatch):
         check_finished(start_from)
         return build(network, convolutions, "random")
 
-    def compiled_once(model, optimizer, loss):
+    def compiled_once(model, *settings):
         if not model.compiled:
-            compile_model(model, optimizer, loss)
+            compile_model(model, *settings)
 
     def stop(model, batches, judged, recorder, first_epoch, epochs, averaged):
         raise Reached(recorder.run, first_epoch, parts_seen[-1])

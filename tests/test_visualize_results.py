@@ -318,7 +318,7 @@ def test_the_lesion_score_is_averaged_and_calibrated_too():
 
 
 def test_a_minimum_score_needs_a_network_with_a_score(trained):
-    result = run_script("visualize_results.py", "--run", "models/attention_unet", "--min-score", "0.3", cwd=trained)
+    result = run_here("visualize_results.py", "--run", "models/attention_unet", "--min-score", "0.3", cwd=trained)
     assert_one_clear_line(result, "its network has no lesion score")
 
 
