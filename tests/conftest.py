@@ -32,8 +32,26 @@ BUSBRA = find_real("BUSBRA_DIR", "BUS-BRA")
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; BUSI_DIR names its folder")
 needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
 
+# These take longest and begin first, so that all workers end at about the same time.
+LONGEST = (
+    "run_folder",
+    "train_model",
+    "processes",
+    "cross_validate",
+    "run_subsets",
+    "first_second",
+    "visualize_results",
+)
+LONGEST += ("outside", "fuzz", "audit", "encoders", "faults")
+
 TINY = ["--encoder", "none", "--start-from", "random", "--image-size", "32", "--depth", "2"]
 TINY += ["--base-filters", "2", "--batch-size", "8"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files in order; --no-loadscope-reorder in pyproject.toml keeps them in it."""
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
