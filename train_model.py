@@ -66,7 +66,6 @@ class TrainingConfig:
     epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
     batch_size: Whole[1, 10_000] = 8  # larger is hardly faster on a CPU; lower it if memory runs out
     learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
-    weight_decay: Real[0, 1] = 1e-4  # decoupled (AdamW); 0 is plain Adam
     ema: Real[0, 0.9999] = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
     dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: Real[0, 3] = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
@@ -131,7 +130,7 @@ def main(config: TrainingConfig) -> float:
             begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
         epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
         steps = -(-len(data.train[0]) // config.batch_size)
-        optimizer = make_optimizer(config.learning_rate, config.weight_decay, config.ema, epochs, steps)
+        optimizer = make_optimizer(config.learning_rate, config.ema, epochs, steps)
         compile_model(model, optimizer, BceDiceLoss(config.dice_weight), config.lesion_score)
 
         recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)

@@ -50,7 +50,7 @@ def main(config: PipelineConfig) -> None:
     pictures = [make_phantom("benign", i) for i in range(32)]
     images, masks = resize_samples([(image, masks[0].astype(np.uint8)) for image, masks in pictures], size)
     model = build_network(**default_network(), convolutions=convolution_policy(settings["precision"], gpus=0))
-    optimizer = make_optimizer(settings["learning_rate"], settings["weight_decay"], settings["ema"], 10, STEPS)
+    optimizer = make_optimizer(settings["learning_rate"], settings["ema"], 10, STEPS)
     model.compile(optimizer, BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
     stream = iter(make_dataset(images, masks, batch_size, training=True))
     batch = next(stream)

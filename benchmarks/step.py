@@ -233,7 +233,7 @@ def build_keras(size: int, batch: int, precision: str, compiled: bool, network: 
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
     model = keras_network(network, size, convolution_policy("auto", 0) if precision == "auto" else None)
     settings = default_settings()
-    optimizer = make_optimizer(settings["learning_rate"], settings["weight_decay"], settings["ema"], 10, 70)
+    optimizer = make_optimizer(settings["learning_rate"], settings["ema"], 10, 70)
     model.compile(optimizer, BceDiceLoss(), metrics=training_metrics(), jit_compile=compiled)
     x = np.random.default_rng(0).uniform(0, 255, (batch, size, size, 1)).astype(np.float32)
     y = (x > 200).astype(np.float32)

@@ -69,7 +69,7 @@ class Ours:
             self.model = build_network(**default_network(encoder=encoder), convolutions=policy)
             if encoder != "none":
                 load_imagenet(self.model, encoder)
-        optimizer = make_optimizer(DEFAULT["learning_rate"], DEFAULT["weight_decay"], DEFAULT["ema"], epochs, steps)
+        optimizer = make_optimizer(DEFAULT["learning_rate"], DEFAULT["ema"], epochs, steps)
         self.model.compile(optimizer, BceDiceLoss(DEFAULT["dice_weight"]), jit_compile=False)
         self.averaging = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
 

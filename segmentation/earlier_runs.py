@@ -12,6 +12,7 @@ RETIRED_SETTINGS = {
     "phantom_epochs": 16,
     "patience": 25,
     "clip_norm": 1.0,
+    "weight_decay": 1e-4,
     "deterministic": False,
     "threshold": None,
     "largest_component": False,

@@ -19,6 +19,7 @@ from segmentation.schemas import read_history
 Precision = Literal["auto", "float32", "bfloat16"]
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 CLIP_NORM = 1.0  # of each gradient: one odd batch cannot spoil the averages of Adam
+WEIGHT_DECAY = 1e-4  # decoupled (AdamW): over a default training, it takes a ten-thousandth off each weight
 
 
 def convolution_policy(precision: Precision, gpus: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -75,14 +76,12 @@ def make_schedule(learning_rate: float, epochs: int, steps: int) -> keras.optimi
     )
 
 
-def make_optimizer(
-    learning_rate: float, weight_decay: float, ema: float, epochs: int, steps: int
-) -> keras.optimizers.Optimizer:
+def make_optimizer(learning_rate: float, ema: float, epochs: int, steps: int) -> keras.optimizers.Optimizer:
     """Adam with decoupled weight decay, `make_schedule`, clipping, and weight averaging unless `ema` is 0."""
     # An average over more than two epochs would lag too far behind in a short run on few images.
     average = dict(use_ema=True, ema_momentum=min(ema, 1 - 1 / (2 * steps))) if ema else {}
     schedule = make_schedule(learning_rate, epochs, steps)
-    return AveragingAdamW(schedule, weight_decay=weight_decay, clipnorm=CLIP_NORM, **average)
+    return AveragingAdamW(schedule, weight_decay=WEIGHT_DECAY, clipnorm=CLIP_NORM, **average)
 
 
 # ---------------------------------------------------------------- record

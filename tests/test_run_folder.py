@@ -43,6 +43,7 @@ EARLIER_SETTINGS = EARLIER_NETWORK | {
     "phantom_epochs": 16,
     "patience": 25,
     "clip_norm": 1.0,
+    "weight_decay": 1e-4,
     "threshold": None,
     "largest_component": False,
 }
@@ -350,6 +351,7 @@ def test_settings_of_earlier_runs(tmp_path, earlier, settings):
         {"phantom_epochs": 1},
         {"patience": 3},
         {"clip_norm": 0.5},
+        {"weight_decay": 0.0},
         {"threshold": 0.4},
         {"largest_component": True},
         {"deep_supervision": True},

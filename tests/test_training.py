@@ -57,11 +57,11 @@ def test_the_learning_rate_warms_up_and_falls_to_0():
 
 
 def test_the_optimizer_does_what_the_settings_say():
-    optimizer = make_optimizer(0.4, weight_decay=0.01, ema=0.99, epochs=13, steps=100)
-    assert (optimizer.weight_decay, optimizer.clipnorm, optimizer.use_ema) == (0.01, 1.0, True)
+    optimizer = make_optimizer(0.4, ema=0.99, epochs=13, steps=100)
+    assert (optimizer.weight_decay, optimizer.clipnorm, optimizer.use_ema) == (1e-4, 1.0, True)
     assert optimizer.longest == 0.99
-    assert make_optimizer(0.4, 0.01, 0.99, 13, steps=10).longest == 1 - 1 / 20  # two epochs at most
-    off = make_optimizer(0.4, 0.0, 0.0, 13, 100)
+    assert make_optimizer(0.4, 0.99, 13, steps=10).longest == 1 - 1 / 20  # two epochs at most
+    off = make_optimizer(0.4, 0.0, 13, 100)
     assert not off.use_ema and off.get_config()["ema_momentum"] == off.longest
 
 
