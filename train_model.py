@@ -38,6 +38,7 @@ from segmentation.run_folder import begin, build_network, check_finished, enviro
 from segmentation.schemas import check_channels
 from segmentation.scores import result_line, summarise
 from segmentation.splits import ChooseOn, Normals, Split
+from segmentation.tensorboard_log import TensorBoardLog
 from segmentation.training import Precision, RunRecorder, bytes_to_write, convolution_policy, make_optimizer
 
 
@@ -74,6 +75,7 @@ class TrainingConfig:
     decision_from: AnyPath | None = None  # a run to take the decision from: these settings, validation images held back
     tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
     # Files
+    tensorboard: bool = False  # also write what TensorBoard shows, into the run's folder; needs one package more
     models_dir: AnyPath = Path("models")  # where run folders are made
     run: FolderName = "attention_unet"  # the run's folder there; a finished one is kept, and -2, -3, ... is added
     resume: AnyPath | None = None  # folder of a stopped run; all other settings then come from it
@@ -112,6 +114,7 @@ def main(config: TrainingConfig) -> float:
     started = time.time()
     with open_run(config, config.models_dir / config.run, config.resume) as (run, config, begun):
         # Whatever can fail fails now, and not after hours of training.
+        board = TensorBoardLog(run) if config.tensorboard else None
         machine = environment()
         convolutions = prepare_machine(config.seed, config.precision)
         earlier = [path for path in (config.start_from, config.decision_from) if isinstance(path, Path)]
@@ -138,7 +141,7 @@ def main(config: TrainingConfig) -> float:
         stream = {"seed": config.seed, "strength": config.augmentation, "first_epoch": first_epoch}
         batches = make_dataset(*data.train, config.batch_size, training=True, **stream)
         judged = make_dataset(*data.val, config.batch_size) if data.val else None
-        fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0)
+        fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0, board=board)
 
         model, _ = load_run(run)
         chosen = config.choose_on in ("validation", "decision") and not config.decision_from
@@ -205,8 +208,10 @@ def fit(
     first_epoch: int,
     epochs: int,
     averaged: bool,
+    board: TensorBoardLog | None,
 ) -> None:
     """Train from `first_epoch` on; the recorder keeps history, best network and backup in the run's folder."""
+    watching = [board.show(judged)] if board else []
     if has_lesion_score(model):
         batches, judged = (stream and stream.map(add_presence) for stream in (batches, judged))
     if first_epoch:
@@ -220,7 +225,7 @@ def fit(
             epochs=epochs,
             initial_epoch=first_epoch,
             steps_per_epoch=recorder.steps_per_epoch,
-            callbacks=[*averaging, recorder],
+            callbacks=[*averaging, recorder, *watching],
             shuffle=False,
             verbose="auto" if sys.stdout.isatty() else 2,  # a log file gets one line an epoch, and no bars
         )

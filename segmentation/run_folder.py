@@ -10,6 +10,7 @@ metrics.json  scores of the held-out test images; a run that has it is finished
 
 This is also the order in which they are written. Without metrics.json, a run goes on from backup.npz; without that, no
 more than one epoch is done, and it begins anew. Any other set of files is none that a stop can leave, and is refused.
+What --tensorboard writes is in tensorboard/, and nothing here reads it.
 """
 
 import os

@@ -146,10 +146,11 @@ def test_main_is_what_folds_and_sweeps_call(phantom_data, tmp_path, monkeypatch)
     monkeypatch.setattr(train_model, "BceDiceLoss", Loss)
     assert set(get_args(Encoder)) == {"none", *LITE, *APPLICATIONS}  # the command line offers all
     small = dict(encoder="none", start_from="random", image_size=32, depth=2, base_filters=2, epochs=1)
-    dice = train_model.main(TrainingConfig(data_dir=(phantom_data,), models_dir=tmp_path, **small))
+    dice = train_model.main(TrainingConfig(data_dir=(phantom_data,), models_dir=tmp_path, tensorboard=True, **small))
     assert len(traces) == 2  # once in training, once in validation; a second tracing costs the default network 14 s
     metrics = json.loads((tmp_path / "attention_unet" / "metrics.json").read_text())
     assert dice == metrics["summary"]["lesions"]["dice"]
+    assert list((tmp_path / "attention_unet" / "tensorboard" / "validation").iterdir())
 
 
 def test_a_run_with_a_lesion_score(phantom_data, tmp_path, monkeypatch, capsys):
