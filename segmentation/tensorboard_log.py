@@ -31,7 +31,7 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
 
     def __init__(self, run: Path):
         if not importlib.util.find_spec("tensorboard"):
-            raise RunError("--tensorboard needs a package that is not installed: pip install -r requirements-tensorboard.txt")
+            raise RunError("--tensorboard needs one more package: pip install -r requirements-tensorboard.txt")
         try_writing(run / "tensorboard" / "events")
         super().__init__(run / "tensorboard", write_graph=False)
         self.images = self.references = np.zeros((0, 1, 1), np.uint8)
