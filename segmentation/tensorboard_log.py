@@ -54,8 +54,6 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
             if len(self.images) and (epoch % EVERY == 0 or epoch + 1 == self.params["epochs"]):
                 with self._val_writer.as_default():
                     self.summary.image("overlays", self.draw(), step=epoch, max_outputs=PICTURES)
-            for writer in self._writers.values():
-                writer.flush()  # TensorFlow keeps up to two minutes in memory: a kill would leave a gap
         except tf.errors.OpError as error:
             raise RunError(f"{self.log_dir}: cannot be written ({error.message}).") from error
 
