@@ -24,10 +24,8 @@ from segmentation.errors import RunError, one_clear_line
 from segmentation.files import try_writing, write_atomic
 from segmentation.own_images import predict_images
 from segmentation.report import draw_figures, load_cases, write_report
-from segmentation.run_folder import check_min_score, load_run
+from segmentation.run_folder import check_min_score, load_run, newest_run
 from segmentation.schemas import read_metrics
-
-SHIPPED = "attention_unet_busi"  # a network trained on BUSI comes with the repository; models/README.md
 
 
 @checked
@@ -52,23 +50,6 @@ class VisualizationConfig:
         if self.lesion_given and (self.threshold is not None or self.min_score is not None):
             raise ValueError("--lesion-given outlines a lesion in every picture: leave --threshold and --min-score out")
         return self
-
-
-def newest_run(models_dir: Path) -> Path:
-    """Folder of the run that was finished last; without one, of the network that comes with the repository.
-
-    Raises:
-        RunError: there is neither.
-    """
-    finished = sorted(models_dir.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    runs = [path.parent for path in finished if path.parent.name != SHIPPED]
-    if runs:
-        return runs[-1]
-    shipped = Path(__file__).parent / "models" / SHIPPED
-    if not (shipped / "metrics.json").exists():
-        raise RunError(f"{models_dir}: no finished run here. First: python train_model.py")
-    print(f"no finished run in {models_dir}: using the network that comes with the repository, {shipped}")
-    return shipped
 
 
 def decision_for(config: VisualizationConfig, run: Path) -> Decision:

@@ -80,8 +80,8 @@ class PredictionTable:
         self._of_picture: dict[str, list[str]] = {}
         for name, row in self.rows.items():
             self._of_picture.setdefault(row["picture_hash"], []).append(name)
-        self._taken = {_comparable(name) for name in self.rows}
-        self._there = {_comparable(name) for name in os.listdir(folder)}
+        self._taken = {comparable(name) for name in self.rows}
+        self._there = {comparable(name) for name in os.listdir(folder)}
         self._number: dict[str, int] = {}  # of the last result of a name
         self.renamed = 0  # results whose name was taken
 
@@ -94,7 +94,7 @@ class PredictionTable:
         picture = hash_picture(path, page)
         own = next(filter(self._is_unchanged, self._of_picture.get(picture, ())), None)
         name = own or self._free_name(path, page)
-        self._taken.add(_comparable(name))
+        self._taken.add(comparable(name))
         # As long as nothing was predicted, so after a kill too, whatever has this name is ours.
         texts = {
             "file": text_to_cell(str(path)),
@@ -118,7 +118,7 @@ class PredictionTable:
         return name
 
     def _is_taken(self, name: str) -> bool:
-        return _comparable(name) in self._taken or any(_comparable(f"{name}_{e}") in self._there for e in ENDINGS)
+        return comparable(name) in self._taken or any(comparable(f"{name}_{e}") in self._there for e in ENDINGS)
 
     def _is_unchanged(self, name: str) -> bool:
         """Whether the three files are as they were written; one that was removed may be written again."""
@@ -145,6 +145,6 @@ class PredictionTable:
         write_atomic(self.folder / TABLE, lambda temporary: temporary.write_bytes(content))
 
 
-def _comparable(name: str) -> str:
-    """To some disks, A and a are one, and so are two ways of writing an umlaut."""
+def comparable(name: str) -> str:
+    """A name as disks compare it: to some, A and a are one, and so are two ways of writing an umlaut."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -101,7 +101,7 @@ def draw_figures(
             figures.overlay_grid(alarms, f"{source}all {len(alarms)} normal images with a false positive", 4),
         )
     shown = [lesions[0], lesions[len(lesions) // 2], lesions[-1], *alarms[:1]]
-    if alphas := attention(model, shown):
+    if alphas := attention(attention_network(model), [case.image for case in shown]):
         what = "best, median and worst lesion image" + (", and a normal one" if alarms else "")
         yield "attention", figures.attention_grid(shown, alphas, f"{source}attention coefficients: {what}")
     history = read_history(run / "history.csv")
@@ -119,16 +119,25 @@ def draw_figures(
     yield "calibration", figures.calibration(probability, reference, decision.threshold)
 
 
-def attention(model: keras.Model, cases: Sequence[figures.Case]) -> dict[str, np.ndarray]:
-    """Coefficients of each gate, finest last: layer name -> (N, h, w); empty for a network without gates."""
+def attention_network(model: keras.Model) -> keras.Model | None:
+    """The network with the coefficients of its gates as outputs, finest last; None if it has no gates."""
     names = [layer.name for layer in model.layers if layer.name.endswith("_alpha")]
-    if not names:
+    return keras.Model(model.input, [model.get_layer(name).output for name in names]) if names else None
+
+
+def attention(network: keras.Model | None, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Coefficients of each gate, finest last: layer name -> (N, h, w); empty for a network without gates.
+
+    Args:
+        network: what `attention_network` returns.
+        images: (H, W) uint8 of any sizes.
+    """
+    if network is None:
         return {}
-    size = model.input_shape[1:3]
-    images = np.stack([resize_image(c.image, size) for c in cases])[..., None].astype(np.float32)
-    maps = keras.Model(model.input, [model.get_layer(name).output for name in names]).predict(images, verbose=0)
+    small = np.stack([resize_image(image, network.input_shape[1:3]) for image in images])
+    maps = network.predict_on_batch(small[..., None].astype(np.float32))
     maps = maps if isinstance(maps, list) else [maps]
-    return {name: alpha[..., 0] for name, alpha in zip(names, maps, strict=True)}
+    return {name: alpha[..., 0] for name, alpha in zip(network.output_names, maps, strict=True)}
 
 
 def score_sentence(summary: dict) -> str:

@@ -1,0 +1,64 @@
+"""A page in your browser: drop pictures, see what the network finds, correct it, and train on from there.
+
+python demo.py                                  # newest run, or the network that comes with the repository
+python demo.py --run models/NAME --port 8000    # another run, at another port
+
+The page is served to this machine alone. It needs Gradio: pip install -r requirements-demo.txt
+"""
+
+import socket
+from pathlib import Path
+
+from segmentation import startup  # noqa: F401  # isort: skip
+
+import tyro
+
+from segmentation.checks import AnyPath, Real, Whole, checked
+from segmentation.decision import load_decision
+from segmentation.errors import RunError, one_clear_line
+from segmentation.run_folder import load_run, newest_run
+
+
+@checked
+class DemoConfig:
+    """What to serve, and where."""
+
+    run: AnyPath | None = None  # the run's folder; without it the newest finished one in --models-dir
+    models_dir: AnyPath = Path("models")  # where runs are looked for
+    corrections: AnyPath = Path("corrections")  # folder that corrected pictures and masks are saved in
+    spacing: Real[1e-4, 1e3] | None = None  # mm from pixel to pixel, of pictures whose file does not say
+    port: Whole[1, 65535] = 7860  # of http://127.0.0.1:7860
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that is taken, before the network is loaded.
+
+    Raises:
+        RunError: another program listens there, or this one may not.
+    """
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        raise RunError(f"port {port} cannot be used ({error.strerror}). Choose another one with --port.") from None
+
+
+def main(config: DemoConfig) -> None:
+    """Serve the page until Ctrl-C."""
+    check_port(config.port)
+    try:
+        from segmentation.demo_page import Outliner, serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise RunError("demo.py needs Gradio: pip install -r requirements-demo.txt") from None
+    run, here = config.run or newest_run(config.models_dir), Path.cwd()
+    run = run.relative_to(here) if run.is_relative_to(here) else run
+    outliner = Outliner(run, *load_run(run), load_decision(run / "decision.json"), config.spacing)
+    serve(outliner, config.corrections, config.port)
+
+
+if __name__ == "__main__":
+    with one_clear_line():
+        main(tyro.cli(DemoConfig, description=__doc__))
