@@ -108,10 +108,12 @@ class Outliner:
                 break
             try:
                 image, spacing = read_picture(picture, white)
-                pixels += image.size
-                if pixels > MAX_PIXELS:
-                    raise DataError(f"{name}: with it, there are more than {MAX_PIXELS // 10**6} million pixels here.")
+                if pixels + image.size > MAX_PIXELS:
+                    raise DataError(
+                        f"{name}: the pictures have more than {MAX_PIXELS // 10**6} million pixels together."
+                    )
                 seen.append(self.see(name, image, spacing))
+                pixels += image.size
             except (DataError, RunError) as error:
                 problems.append(str(error).replace(str(picture.path), name))
         return seen, problems

@@ -1,0 +1,339 @@
+"""The page of demo.py: in a real browser, with the network that comes with the repository, and without one."""
+
+import base64
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, assert_one_clear_line, run_script
+from dicom_files import spaced, stored
+from PIL import Image
+
+import demo
+from attention_unet import build_attention_unet
+from segmentation.corrections import save_correction
+from segmentation.decision import Decision
+from segmentation.errors import RunError
+from segmentation.phantoms import make_phantom
+from segmentation.run_folder import SHIPPED
+
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1000"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A folder with pictures of three formats, and what is none."""
+    lab = tmp_path_factory.mktemp("lab é")
+    grey = [make_phantom("malignant", seed)[0] for seed in (4, 6, 8)]
+    Image.fromarray(grey[0]).save(lab / "first.png")
+    Image.fromarray(grey[1]).save(lab / "second.jpg", quality=95)
+    (height, width), region = grey[2].shape, "SequenceOfUltrasoundRegions"
+    tissue = spaced(0.02, 0.02, RegionLocationMaxX1=width - 1, RegionLocationMaxY1=height - 1)
+    stored(lab / "third.dcm", grey[2], Rows=height, Columns=width, **{region: [tissue]})
+    (lab / "page.png").write_text("<!doctype html><script>alert(1)</script>")
+    Image.new("L", (10_000, 10_000)).save(lab / "huge.png")
+    return lab
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    """Where every request to another machine would go; the list holds who asked."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def listen():
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:  # closed: the tests are over
+                    return
+                asked.append(connection.recv(200))
+                connection.close()
+
+        threading.Thread(target=listen, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def address(lab, proxy):
+    """Of the page, served by `python demo.py` as a user would start it; a shell that shares pages changes nothing."""
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    proxies = {name: f"http://{proxy[0]}" for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy")}
+    shell = proxies | {"GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0", "TMPDIR": str(lab)}
+    command = [sys.executable, REPOSITORY / "demo.py", "--run", REPOSITORY / "models" / SHIPPED, "--port", str(port)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    server = subprocess.Popen(command, cwd=lab, env=os.environ | shell, **pipes)
+    said = server.stdout.readline()
+    assert f"http://127.0.0.1:{port}" in said, said + server.communicate(timeout=60)[0]
+    yield f"http://127.0.0.1:{port}"
+    server.send_signal(signal.SIGINT)
+    said = server.communicate(timeout=60)[0]
+    assert server.returncode == 130 and "Traceback" not in said, said
+    assert not [*lab.glob("pictures-*")], "uploads are left behind"
+
+
+class Visitor:
+    """Somebody in front of a browser."""
+
+    def __init__(self, browser):
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        self.browser, self.actions, self.waiting = browser, ActionChains, WebDriverWait(browser, 20)
+
+    def one(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def text(self, selector):
+        return self.one(selector).text
+
+    def wait_for(self, selector, words):
+        """Until the text of an element holds all the words."""
+        self.waiting.until(lambda _: all(word in self.text(selector) for word in words), f"{words} in {selector}")
+
+    def drop(self, *files):
+        self.waiting.until(lambda browser: browser.find_elements("css selector", "#files input[type=file]"))
+        self.one("#files input[type=file]").send_keys("\n".join(map(str, files)))
+
+    def stroke(self, tool, start, end):
+        """Draw a line with the mouse, from and to a place given as shares of the canvas."""
+        self.one(f"#editor [data-tool={tool}]").click()
+        canvas = self.one("#editor canvas")
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        size = canvas.size["width"], canvas.size["height"]
+        offsets = [[round((at - 0.5) * side) for at, side in zip(place, size, strict=True)] for place in (start, end)]
+        pointer = self.actions(self.browser).move_to_element_with_offset(canvas, *offsets[0]).click_and_hold()
+        pointer.move_to_element_with_offset(canvas, *offsets[1]).release().perform()
+
+    def save(self, name):
+        self.one("#save").click()
+        self.wait_for("#saved", [f"{name}.png"])
+        return self.text("#saved")
+
+
+@pytest.fixture(scope="module")
+def visitor(address, proxy, tmp_path_factory):
+    """In Chromium, in front of the page."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.get(address)
+    yield Visitor(browser)
+    browser.quit()
+
+
+def picture_in(source: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+def test_three_formats_are_outlined_and_measured(visitor, lab):
+    visitor.drop(lab / "first.png", lab / "second.jpg", lab / "third.dcm")
+    visitor.wait_for("#results", ["first.png", "second.jpg", "third.dcm", "outline", "probability", "level 2"])
+    rows = [row.text for row in visitor.browser.find_elements("css selector", ".sizes tbody tr")]
+    assert "px" in rows[0] and "px" in rows[1] and " mm²" in rows[2] and "px" not in rows[2]
+    figures = visitor.browser.find_elements("css selector", ".figures img")
+    outline = picture_in(figures[0].get_attribute("src")).astype(int)
+    orange = (outline[..., 0] - outline[..., 2] > 80).mean()
+    assert len(figures) == 6 and 0.003 < orange < 0.1
+    assert "For research and teaching only" in visitor.text("body")
+
+
+def test_a_corrected_mask_is_saved(visitor, lab):
+    """As predicted; then with a line painted at the top and the lesion's middle erased by a real pointer."""
+    visitor.waiting.until(lambda _: visitor.one("#editor canvas").size["height"] > 200)
+    area = int(visitor.text(".sizes tbody tr").split(" px")[0].split()[-1].replace(",", ""))
+    assert "0 pixels added to the outline, 0 removed" in visitor.save("first")
+    predicted = np.asarray(Image.open(lab / "corrections" / "masks" / "first.png")) > 0
+    assert predicted.sum() == area
+    height, width = predicted.shape
+    y, x = (int(places.mean()) for places in predicted.nonzero())
+    visitor.stroke("brush", (0.1, 0.05), (0.3, 0.05))
+    visitor.stroke("eraser", (x / width - 0.02, y / height), (x / width + 0.02, y / height))
+    said = visitor.save("first-2")
+    corrected = np.asarray(Image.open(lab / "corrections" / "masks" / "first-2.png")) > 0
+    assert set(np.unique(np.asarray(Image.open(lab / "corrections" / "masks" / "first-2.png")))) == {0, 255}
+    top, middle = round(0.05 * height), slice(round(0.12 * width), round(0.28 * width))
+    assert corrected[top, middle].all() and not predicted[: top + 30].any()
+    assert predicted[y, x] and not corrected[y, x]
+    changed = corrected != predicted
+    assert changed[: top + 30].sum() + changed[y - 30 : y + 30].sum() == changed.sum()
+    added, removed = (corrected & ~predicted).sum(), (predicted & ~corrected).sum()
+    assert f"{added:,} pixels added" in said and f"{removed:,} removed" in said
+    for name in ("first", "first-2"):
+        kept = np.asarray(Image.open(lab / "corrections" / "images" / f"{name}.png"))
+        assert (kept == np.asarray(Image.open(lab / "first.png"))).all()
+    visitor.one("#editor [data-undo]").click()
+    visitor.one("#editor [data-undo]").click()
+    assert "0 pixels added to the outline, 0 removed" in visitor.save("first-3")
+
+
+def test_another_picture_and_a_lesion_that_is_given(visitor):
+    visitor.one("#chosen input").click()
+    visitor.waiting.until(lambda _: visitor.browser.find_elements("css selector", "#chosen [role=option]"))[2].click()
+    visitor.wait_for(".chosen", ["third.dcm"])
+    visitor.one("#given input").click()
+    visitor.wait_for("#results", ["an outline is no sign that there is one"])
+    assert visitor.text(".chosen").startswith("third.dcm") and not visitor.text("#saved")
+    visitor.one("#editor [data-clear]").click()
+    assert "0 pixels added" in visitor.save("third")
+
+
+def test_another_visitor_sees_nothing_of_this_one(visitor, address, lab):
+    first = visitor.browser.current_window_handle
+    visitor.browser.switch_to.new_window("tab")
+    visitor.browser.get(address)
+    visitor.drop(lab / "second.jpg")
+    visitor.wait_for("#results", ["second.jpg", "outline"])
+    assert "first.png" not in visitor.text("body")
+    assert visitor.save("second")
+    visitor.browser.close()
+    visitor.browser.switch_to.window(first)
+    visitor.save("third-2")  # of what is on this page still
+
+
+def test_a_bad_file_is_one_clear_line(visitor, address, lab):
+    visitor.browser.get(address)
+    visitor.drop(lab / "page.png", lab / "huge.png", lab / "first.png")
+    visitor.wait_for("#results", ["first.png", "outline"])
+    html, huge = (line.text for line in visitor.browser.find_elements("css selector", ".problem"))
+    assert html.startswith("page.png: cannot be read as PNG, JPEG, BMP, TIFF")
+    assert huge == "huge.png: 10000x10000 pixels are more than 50 million. Shrink it first."
+    visitor.browser.get(address)
+    visitor.waiting.until(lambda browser: browser.find_elements("css selector", "#files input[type=file]"))
+    path = "../../etc/<b>passwd.png"
+    drop = """const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), files = new DataTransfer();
+        files.items.add(new File([bytes], arguments[1]));
+        const input = document.querySelector("#files input[type=file]");
+        input.files = files.files;
+        input.dispatchEvent(new Event("change", {bubbles: true}));"""
+    visitor.browser.execute_script(drop, base64.b64encode((lab / "first.png").read_bytes()).decode(), path)
+    visitor.wait_for("#results", [f"{path}: is a path, and no name of a file. Rename the file."])
+    assert not visitor.browser.find_elements("css selector", "#results table")
+
+
+def test_on_a_phone_nothing_is_cut_off(visitor, address, lab):
+    device = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    visitor.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+    visitor.browser.get(address)
+    visitor.drop(lab / "first.png", lab / "third.dcm")
+    visitor.wait_for("#results", ["first.png", "outline"])
+    script = """const parts = "h1, h2, p, td, figcaption, button, label, code, canvas";
+        return [...document.querySelectorAll(`.gradio-container :is(${parts})`)].filter((e) =>
+            e.getBoundingClientRect().right > 390 || (e.innerText && e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+        ).map((e) => e.outerHTML.slice(0, 80))"""
+    assert visitor.browser.execute_script(script) == []
+    assert visitor.browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    fonts = visitor.browser.execute_script("return [...document.fonts].map((f) => f.family)")
+    assert fonts == [], "a font that is no system font"
+    visitor.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_no_error_and_no_request_beyond_this_machine(visitor, address, proxy):
+    """Asked last: over all that was done on the page, by the browser and by the server."""
+    assert [entry for entry in visitor.browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    messages = [json.loads(entry["message"])["message"] for entry in visitor.browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    beyond = [url for url in asked if not url.startswith((f"{address}/", "data:", "blob:", "chrome:"))]
+    assert len(asked) > 100 and beyond == [] and proxy[1] == []
+
+
+def test_a_training_goes_on_from_the_corrections(visitor, lab):
+    """With the command that the page shows, and more pairs of the same kind: a training needs twenty of a lesion."""
+    for seed in range(24):
+        image, masks = make_phantom("benign", (1, seed))
+        save_correction(lab / "corrections", f"phantom {seed}.png", image[::3, ::3], np.any(masks, axis=0)[::3, ::3])
+    visitor.browser.get(visitor.browser.current_url)
+    visitor.drop(lab / "second.jpg")
+    visitor.wait_for("#results", ["second.jpg", "outline"])
+    visitor.save("second-2")
+    words = shlex.split(visitor.text(".command"))
+    assert words[:4] == ["python", "train_model.py", "--data-dir", "corrections"] and "--start-from" in words
+    small = ["--epochs", "1", "--image-size", "64", "--precision", "float32", "--split", "all-random"]
+    result = run_script(words[1], *words[2:], *small, cwd=lab)
+    assert_one_clear_line(result, "epoch 1 of 1 was kept", code=0)
+    assert (lab / "models" / "attention_unet" / "metrics.json").exists()
+
+
+# ---------------------------------------------------------------- without a browser
+
+
+@pytest.fixture(scope="module")
+def outliner():
+    pytest.importorskip("gradio")
+    from segmentation.demo_page import Outliner
+
+    model = build_attention_unet((32, 32, 1), base_filters=2, depth=2)
+    return Outliner(REPOSITORY / "models" / SHIPPED, model, {"network": {}}, Decision(threshold=0.0))
+
+
+def test_a_page_takes_so_many_pictures_and_pixels(outliner, tmp_path, monkeypatch):
+    from segmentation import demo_page
+
+    frames = [Image.new("L", (50, 40), value) for value in range(30)]
+    frames[0].save(tmp_path / "loop.tif", save_all=True, append_images=frames[1:])
+    loop = demo_page.Upload(tmp_path / "loop.tif", "loop.tif")
+    seen, (line,) = outliner.look([loop])
+    assert [seen[0].name, seen[-1].name, len(seen)] == ["loop_page1.tif", "loop_page20.tif", 20]
+    assert line.startswith("The first 20 pictures are shown.")
+    monkeypatch.setattr(demo_page, "MAX_PIXELS", 5 * 50 * 40)
+    seen, lines = outliner.look([loop])
+    assert len(seen) == 5 and lines[0].startswith("loop_page6.tif: with it there are more than")
+
+
+def test_the_limits_reach_gradio(outliner, tmp_path):
+    from segmentation.demo_page import MAX_WAITING, Page
+
+    page = Page(outliner, tmp_path).build()
+    assert page._queue.max_size == MAX_WAITING and page._queue.default_concurrency_limit == 1
+    assert all(function.api_visibility == "private" for function in page.fns.values())
+
+
+def test_what_is_saved_of_nothing_is_one_line(outliner, tmp_path):
+    from segmentation.demo_page import Page
+
+    page = Page(outliner, tmp_path / "corrections")
+    assert "Drop it again" in page.save(([], []), None, False, None)
+    visit = [outliner.see("<b>.png", np.zeros((40, 50), np.uint8), (0.5, 0.2))], []
+    assert "did not arrive" in page.save(visit, 0, False, None)
+    assert not (tmp_path / "corrections").exists()
+    html, editor, _ = page.show(visit, 0, False)
+    assert "&lt;b&gt;.png" in html and "<b>" not in html and "200.0 mm²" in html and "25.0 mm" not in html
+    (tmp_path / "corrections").write_text("a file")
+    assert "There is a file where a folder should be" in page.save(visit, 0, False, editor)
+
+
+def test_without_gradio_a_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "segmentation.demo_page", raising=False)
+    with pytest.raises(RunError, match="pip install -r requirements-demo.txt"):
+        demo.main(demo.DemoConfig())
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RunError, match="cannot be used .*--port"):
+        demo.check_port(taken.getsockname()[1])
+    with pytest.raises(ValueError, match="--port"):
+        demo.DemoConfig(port=0)
