@@ -128,7 +128,9 @@ def count_corrections(folder: Path) -> int:
 
 
 def training_commands(folder: Path, run: Path, stored: dict) -> Iterator[str]:
-    """Commands that train on from a run: on the corrections alone, and together with the run's data if these are here.
+    """Commands that train: on from a run with the corrections; and anew with the run's data too, where these are here.
+
+    The second does not start from the run: images that the run was trained on would be test images of the new one.
 
     Args:
         folder: of the corrections.
@@ -137,10 +139,10 @@ def training_commands(folder: Path, run: Path, stored: dict) -> Iterator[str]:
     """
     flags = _network_flags(stored["network"])
     root = stored.get("root", ())
-    folders = [root] if isinstance(root, Path) else list(root)
-    for data in ([], folders) if folders and all(path.is_dir() for path in folders) else ([],):
-        words = ["--data-dir", folder, *data, "--start-from", run, *flags]
-        yield shlex.join(["python", "train_model.py", *map(str, words)])
+    data = [root] if isinstance(root, Path) else list(root)
+    yield shlex.join(map(str, ["python", "train_model.py", "--data-dir", folder, "--start-from", run, *flags]))
+    if data and all(path.is_dir() for path in data):
+        yield shlex.join(map(str, ["python", "train_model.py", "--data-dir", folder, *data, *flags]))
 
 
 def _network_flags(network: dict) -> list[str]:

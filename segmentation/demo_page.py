@@ -18,15 +18,8 @@ import keras
 import numpy as np
 
 from dataset import MAX_PIXELS, DataError
-from segmentation.corrections import (
-    LESIONS_NEEDED,
-    count_corrections,
-    from_editor,
-    save_correction,
-    to_editor,
-    training_commands,
-)
-from segmentation.decision import Decision, override_decision, to_mask
+from segmentation import corrections
+from segmentation.decision import Decision, doubtful_mask, override_decision, to_mask
 from segmentation.errors import RunError, hint
 from segmentation.figures import draw_overlay
 from segmentation.measure import measure
@@ -63,6 +56,7 @@ class Seen(NamedTuple):
     image: np.ndarray  # (H, W) uint8
     spacing: tuple[float, float] | None  # mm from row to row and from column to column
     probability: np.ndarray  # (S, S) float32, calibrated
+    score: float | None  # that there is a lesion at all; None of a network without one
     alphas: dict[str, np.ndarray]  # of each gate, (h, w)
 
 
@@ -90,13 +84,18 @@ class Outliner:
 
     def see(self, name: str, image: np.ndarray, spacing: tuple[float, float] | None) -> Seen:
         """Predict on one picture, (H, W) uint8."""
-        (probability,) = predict_pictures(self.model, [image], self.decision, batch_size=1)
+        ((probability, score),) = predict_pictures(self.model, [image], self.decision, batch_size=1).each()
         alphas = {gate: maps[0] for gate, maps in attention(self.gates, [image]).items()}
-        return Seen(name, image, spacing or self.spacing, probability, alphas)
+        return Seen(name, image, spacing or self.spacing, probability, score, alphas)
 
-    def mask(self, seen: Seen, given: bool) -> np.ndarray:
-        """(H, W) bool; `given`: a lesion is known to be there."""
-        return to_mask(seen.probability, seen.image.shape, override_decision(self.decision, lesion_given=given))
+    def masks(self, seen: Seen, given: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """What is outlined, and what would be if the lesion score were not so low; each (H, W) bool.
+
+        Args:
+            given: a lesion is known to be there.
+        """
+        parts = seen.probability, seen.image.shape, override_decision(self.decision, lesion_given=given), seen.score
+        return to_mask(*parts), doubtful_mask(*parts)
 
     def look(self, uploads: Sequence[Upload]) -> Visit:
         """Read files and predict. Returns the pictures, and a line for each file that cannot be used."""
@@ -109,9 +108,7 @@ class Outliner:
             try:
                 image, spacing = read_picture(picture, white)
                 if pixels + image.size > MAX_PIXELS:
-                    raise DataError(
-                        f"{name}: the pictures have more than {MAX_PIXELS // 10**6} million pixels together."
-                    )
+                    raise DataError(f"{name}: with it there are more than {MAX_PIXELS // 10**6} million pixels here.")
                 seen.append(self.see(name, image, spacing))
                 pixels += image.size
             except (DataError, RunError) as error:
@@ -149,8 +146,9 @@ def describe(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[str], 
     """Problems, a table of all pictures, and the figures of the chosen one, as HTML."""
     rows, figures, warning = [], [], ""
     for picture in seen:
-        mask = outliner.mask(picture, given)
-        rows.append({"name": picture.name, "lesions": _count(mask)} | _sizes(mask, picture.spacing))
+        mask, _ = outliner.masks(picture, given)
+        score = "" if picture.score is None else f"{picture.score:.2f}"
+        rows.append({"name": picture.name, "score": score, "lesions": _count(mask)} | _sizes(mask, picture.spacing))
     if seen:
         figures = [(jpeg(rgb), caption) for rgb, caption in _figures(outliner, seen[chosen], given)]
         warning = ", ".join(unlike_training(seen[chosen].image, outliner.stored.get("appearance") or {}))
@@ -179,7 +177,9 @@ def _sizes(mask: np.ndarray, spacing: tuple[float, float] | None) -> dict[str, s
 
 def _figures(outliner: Outliner, seen: Seen, given: bool) -> Iterator[tuple[np.ndarray, str]]:
     """Pictures (h, w, 3) RGB and their captions."""
-    yield draw_overlay(seen.image, outliner.mask(seen, given)), "outline"
+    mask, doubtful = outliner.masks(seen, given)
+    caption = "outline" if doubtful is None else "dashed: what would be outlined if the lesion score were not so low"
+    yield draw_overlay(seen.image, mask, doubtful=doubtful), caption
     yield _heat_map(seen.image, seen.probability, 0, 1), "probability of a lesion: dark blue 0, yellow 1"
     for gate, alpha in seen.alphas.items():
         low, high = float(alpha.min()), float(alpha.max())
@@ -216,11 +216,11 @@ class Page:
 
     Args:
         outliner: the network.
-        corrections: folder that corrected pictures are saved in.
+        folder: where corrected pictures are saved in.
     """
 
-    def __init__(self, outliner: Outliner, corrections: Path):
-        self.outliner, self.corrections = outliner, corrections
+    def __init__(self, outliner: Outliner, folder: Path):
+        self.outliner, self.folder = outliner, folder
 
     def drop(self, uploads: list[Upload], given: bool) -> tuple:
         """Files were dropped or removed."""
@@ -235,7 +235,7 @@ class Page:
         chosen = chosen or 0
         editor = None
         if seen:
-            editor = to_editor(seen[chosen].image, self.outliner.mask(seen[chosen], given))
+            editor = corrections.to_editor(seen[chosen].image, self.outliner.masks(seen[chosen], given)[0])
         return describe(self.outliner, seen, problems, chosen, given), editor, ""
 
     def save(self, visit: Visit, chosen: int | None, given: bool, value: object) -> str:
@@ -244,9 +244,9 @@ class Page:
             if not visit[0]:
                 raise DataError("The picture is no longer here. Drop it again.")
             picture = visit[0][chosen or 0]
-            predicted = self.outliner.mask(picture, given)
-            mask = from_editor(value, picture.image, predicted)
-            name = save_correction(self.corrections, picture.name, picture.image, mask)
+            predicted, _ = self.outliner.masks(picture, given)
+            mask = corrections.from_editor(value, picture.image, predicted)
+            name = corrections.save_correction(self.folder, picture.name, picture.image, mask)
         except (DataError, RunError) as error:
             return _SAVED.render(problem=str(error))
         except OSError as error:
@@ -254,12 +254,12 @@ class Page:
         return _SAVED.render(
             problem="",
             name=name,
-            folder=self.corrections,
+            folder=self.folder,
             added=int((mask & ~predicted).sum()),
             removed=int((predicted & ~mask).sum()),
-            count=count_corrections(self.corrections),
-            needed=LESIONS_NEEDED,
-            commands=list(training_commands(self.corrections, self.outliner.run, self.outliner.stored)),
+            count=corrections.count_corrections(self.folder),
+            needed=corrections.LESIONS_NEEDED,
+            commands=list(corrections.training_commands(self.folder, self.outliner.run, self.outliner.stored)),
         )
 
     def build(self) -> gr.Blocks:
@@ -290,11 +290,11 @@ class Page:
         return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
-def serve(outliner: Outliner, corrections: Path, port: int) -> None:
+def serve(outliner: Outliner, folder: Path, port: int) -> None:
     """Serve the page on this machine alone, until a signal comes; what was uploaded is removed then."""
     with tempfile.TemporaryDirectory(prefix="pictures-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = Page(outliner, corrections).build()
+        page = Page(outliner, folder).build()
         page.launch(
             server_name="127.0.0.1",
             server_port=port,

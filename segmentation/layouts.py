@@ -67,7 +67,7 @@ def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
             strays += [path for path in found if path in around or path.name.startswith(SYSTEM)]
             tops += [path for path in links if not (path in around or path.name.startswith(SYSTEM))]
             folders[:] = [p.name for p in found if not (p in links or p.name.startswith(SYSTEM))]
-            for path in (here / name for name in names if name != OURS):
+            for path in (here / name for name in names if name not in (OURS, ".lock")):  # of corrections.py
                 (pictures if _is_picture(path) else strays).append(path)
     return sorted(pictures, key=natural_order), sorted(strays)
 

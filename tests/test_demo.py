@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -19,12 +21,15 @@ from dicom_files import spaced, stored
 from PIL import Image
 
 import demo
+import train_model
 from attention_unet import build_attention_unet
-from segmentation.corrections import save_correction
+from dataset import find_samples, read_sample
+from segmentation.corrections import from_editor, save_correction, training_commands
 from segmentation.decision import Decision
 from segmentation.errors import RunError
 from segmentation.phantoms import make_phantom
 from segmentation.run_folder import SHIPPED
+from segmentation.schemas import read_config
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1000"
@@ -182,6 +187,8 @@ def test_a_corrected_mask_is_saved(visitor, lab):
     assert changed[: top + 30].sum() + changed[y - 30 : y + 30].sum() == changed.sum()
     added, removed = (corrected & ~predicted).sum(), (predicted & ~corrected).sum()
     assert f"{added:,} pixels added" in said and f"{removed:,} removed" in said
+    run = REPOSITORY / "models" / SHIPPED
+    assert visitor.text(".command") in training_commands(Path("corrections"), run, read_config(run))
     for name in ("first", "first-2"):
         kept = np.asarray(Image.open(lab / "corrections" / "images" / f"{name}.png"))
         assert (kept == np.asarray(Image.open(lab / "first.png"))).all()
@@ -199,6 +206,13 @@ def test_another_picture_and_a_lesion_that_is_given(visitor):
     assert visitor.text(".chosen").startswith("third.dcm") and not visitor.text("#saved")
     visitor.one("#editor [data-clear]").click()
     assert "0 pixels added" in visitor.save("third")
+
+
+def test_sizes_are_limited_and_nothing_is_public(address):
+    with urlopen(f"{address}/config") as answer:
+        config = json.load(answer)
+    assert config["max_file_size"] == 100 * 2**20 and not config["analytics_enabled"] and not config["footer_links"]
+    assert {function["api_visibility"] for function in config["dependencies"]} == {"private"}
 
 
 def test_another_visitor_sees_nothing_of_this_one(visitor, address, lab):
@@ -260,23 +274,6 @@ def test_no_error_and_no_request_beyond_this_machine(visitor, address, proxy):
     assert len(asked) > 100 and beyond == [] and proxy[1] == []
 
 
-def test_a_training_goes_on_from_the_corrections(visitor, lab):
-    """With the command that the page shows, and more pairs of the same kind: a training needs twenty of a lesion."""
-    for seed in range(24):
-        image, masks = make_phantom("benign", (1, seed))
-        save_correction(lab / "corrections", f"phantom {seed}.png", image[::3, ::3], np.any(masks, axis=0)[::3, ::3])
-    visitor.browser.get(visitor.browser.current_url)
-    visitor.drop(lab / "second.jpg")
-    visitor.wait_for("#results", ["second.jpg", "outline"])
-    visitor.save("second-2")
-    words = shlex.split(visitor.text(".command"))
-    assert words[:4] == ["python", "train_model.py", "--data-dir", "corrections"] and "--start-from" in words
-    small = ["--epochs", "1", "--image-size", "64", "--precision", "float32", "--split", "all-random"]
-    result = run_script(words[1], *words[2:], *small, cwd=lab)
-    assert_one_clear_line(result, "epoch 1 of 1 was kept", code=0)
-    assert (lab / "models" / "attention_unet" / "metrics.json").exists()
-
-
 # ---------------------------------------------------------------- without a browser
 
 
@@ -287,6 +284,37 @@ def outliner():
 
     model = build_attention_unet((32, 32, 1), base_filters=2, depth=2)
     return Outliner(REPOSITORY / "models" / SHIPPED, model, {"network": {}}, Decision(threshold=0.0))
+
+
+def test_a_training_goes_on_from_the_corrections(phantom_data, tmp_path):
+    """With the command that the page shows, of a tiny network, which needs the flags of its network."""
+    for sample in find_samples(phantom_data):
+        save_correction(tmp_path / "corrections", sample.image.name, *read_sample(sample))
+    flags = {"encoder": "none", "image_size": 32, "depth": 2, "base_filters": 2, "epochs": 1, "start_from": "random"}
+    train_model.main(train_model.TrainingConfig((tmp_path / "corrections",), models_dir=tmp_path, **flags))
+    run = tmp_path / "attention_unet"
+    command, *_ = training_commands(Path("corrections"), run, read_config(run))
+    words = shlex.split(command)
+    assert words[:4] == ["python", "train_model.py", "--data-dir", "corrections"] and str(run) in words
+    result = run_script(words[1], *words[2:], "--epochs", "1", cwd=tmp_path)
+    assert_one_clear_line(result, "epoch 1 of 1 was kept", code=0)
+    assert "passed over" not in result.stdout  # the folder's lock is no stray file
+    assert (tmp_path / "models" / "attention_unet" / "metrics.json").exists()
+
+
+def test_a_low_lesion_score_empties_the_mask_and_is_drawn_dashed(outliner, monkeypatch):
+    from segmentation.demo_page import Page
+
+    image, probability = np.zeros((40, 50), np.uint8), np.zeros((32, 32), np.float32)
+    probability[8:20, 8:20] = 0.9
+    seen = outliner.see("a.png", image, None)._replace(probability=probability, score=0.125)
+    monkeypatch.setattr(outliner, "decision", Decision(min_score=0.3))
+    page = Page(outliner, Path("corrections"))
+    html, low, _ = page.show(([seen], []), 0, False)
+    assert "none found" in html and "dashed" in html and "0.12" in html
+    html, given, _ = page.show(([seen], []), 0, True)
+    assert "none found" not in html and "dashed" not in html and low != given
+    assert not from_editor(low, image, np.zeros_like(image, bool)).any()
 
 
 def test_a_page_takes_so_many_pictures_and_pixels(outliner, tmp_path, monkeypatch):
@@ -301,14 +329,6 @@ def test_a_page_takes_so_many_pictures_and_pixels(outliner, tmp_path, monkeypatc
     monkeypatch.setattr(demo_page, "MAX_PIXELS", 5 * 50 * 40)
     seen, lines = outliner.look([loop])
     assert len(seen) == 5 and lines[0].startswith("loop_page6.tif: with it there are more than")
-
-
-def test_the_limits_reach_gradio(outliner, tmp_path):
-    from segmentation.demo_page import MAX_WAITING, Page
-
-    page = Page(outliner, tmp_path).build()
-    assert page._queue.max_size == MAX_WAITING and page._queue.default_concurrency_limit == 1
-    assert all(function.api_visibility == "private" for function in page.fns.values())
 
 
 def test_what_is_saved_of_nothing_is_one_line(outliner, tmp_path):
