@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 ROOMS = ("attention_unet", "dataset")  # these stand alone
-SCRIPTS = ("train_model", "visualize_results", "evaluate_model", "cross_validate", "compare_runs")
+SCRIPTS = ("train_model", "visualize_results", "evaluate_model", "cross_validate", "compare_runs", "demo")
 ALLOWED = {
     ".ci",
     ".git",
@@ -21,6 +21,7 @@ ALLOWED = {
 }
 ALLOWED |= {"LICENSE", "README.md", "pyproject.toml", "benchmarks", "data", "docs", "models", "results", "segmentation"}
 ALLOWED |= {"tests", "predictions", "evaluation.csv", "evaluation.json", "audit.json", "audit.png", ".coverage"}
+ALLOWED |= {"corrections"}
 ALLOWED |= {f"{name}.py" for name in (*ROOMS, *SCRIPTS)}
 PACKAGE = sorted(path.stem for path in (REPOSITORY / "segmentation").glob("*.py") if path.stem != "__init__")
 FILES = [REPOSITORY / f"{name}.py" for name in (*ROOMS, *SCRIPTS)]
