@@ -199,7 +199,7 @@ def _heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) ->
 
 HEADER = """<h1>Lesion outlines in breast ultrasound</h1>
 <p class="notice"><b>For research and teaching only.</b> This is no medical device. Decide nothing about a patient with
-it. The network finds a lesion in about half of the pictures that hold none.</p>
+it. The network outlines lesions in many pictures that hold none.</p>
 <p class="quiet">Network: {run}. Your pictures stay on this computer.</p>"""
 CORRECT = """<h2>Correct it</h2>
 <p>Paint what belongs to the lesion, erase what does not, and save: picture and mask become training data. Erase
@@ -268,9 +268,7 @@ class Page:
             gr.HTML(HEADER.format(run=html.escape(str(self.outliner.run))))
             files = gr.File(label="Pictures: PNG, JPEG, BMP, TIFF, DICOM", file_count="multiple", elem_id="files")
             files.preprocess = read_payload  # no subclass: Gradio writes a .pyi beside the module of one
-            given = gr.Checkbox(
-                label="A lesion is known to be in each picture: outline what is likeliest", elem_id="given"
-            )
+            given = gr.Checkbox(label="A lesion is known to be in each picture", elem_id="given")
             visit = gr.State(([], []))
             chosen = gr.Dropdown(label="Picture that is shown", visible=False, elem_id="chosen")
             results = gr.HTML(elem_id="results", apply_default_css=False)
