@@ -211,6 +211,23 @@ def _check_size(input_shape: tuple[int, int, int], depth: int) -> None:
         )
 
 
+def in_plain_keras(model: keras.Model) -> keras.Model:
+    """A copy for others: Keras' own layers only, all of them in float32, with the same weights in the same order.
+
+    Saved, it opens with `keras.saving.load_model` where this file is not at hand.
+    """
+
+    def plain(layer: layers.Layer) -> layers.Layer:
+        own = layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)
+        config = layer.get_config() | {"dtype": "float32"}
+        return own.from_config(config | ({"seed": 0} if "seed" in config else {}))  # otherwise another one each time
+
+    # Around the same layers, but not compiled: Keras would put a compiled one's loss and optimizer into the copy.
+    copy = keras.models.clone_model(keras.Model(model.input, model.output, name=model.name), clone_function=plain)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def multiply_adds(model: keras.Model) -> int:
     """Multiply-adds of one image through the convolutions, nearly all there are; papers often call them FLOPs."""
     convolutions = [x for x in model.layers if isinstance(x, (layers.Conv2D, layers.DepthwiseConv2D))]

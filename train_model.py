@@ -28,14 +28,14 @@ from attention_unet import multiply_adds
 from dataset import make_dataset
 from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked
 from segmentation.decision import Decision, choose_decision, load_decision, save_decision
-from segmentation.encoders import Encoder, load_imagenet
+from segmentation.encoders import load_imagenet
 from segmentation.errors import one_clear_line
 from segmentation.files import check_space, write_json
 from segmentation.losses import BceDiceLoss, add_presence, has_lesion_score, score_loss, training_metrics
 from segmentation.parts import Parts, load_data, split_data
 from segmentation.predict import predict_pictures, predict_raw, score_samples
 from segmentation.run_folder import begin, build_network, check_finished, environment, load_run, open_run, take_weights
-from segmentation.schemas import check_channels
+from segmentation.schemas import Encoder, Gates, check_channels
 from segmentation.scores import result_line, summarise
 from segmentation.splits import ChooseOn, Normals, Split
 from segmentation.tensorboard_log import TensorBoardLog
@@ -60,7 +60,7 @@ class TrainingConfig:
     start_from: Literal["imagenet", "random"] | AnyPath = "imagenet"  # first weights; or a finished run of this network
     base_filters: Whole[1, 256] = 8  # channels of the finest decoder level, doubled at each coarser one; the paper: 16
     depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the others have 5
-    gates: Literal["paper", "full", "none"] = "paper"  # full: on the skip's own grid, the finest too; none is as good
+    gates: Gates = "paper"  # full: on the skip's own grid, the finest too; none is as good
     lesion_score: Real[0, 1000] = 0.0  # weight in the loss of a second output, whether there is a lesion; 0 is without
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     # Training

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import keras
 import numpy as np
@@ -21,10 +20,8 @@ from keras import layers
 
 from attention_unet import BatchNormalization
 from segmentation.errors import RunError
+from segmentation.schemas import ENCODER_DEPTH, Encoder
 
-Encoder = Literal[
-    "none", "efficientnet_lite0", "efficientnet_lite2", "densenet121", "efficientnet_v2_b0", "resnet50_v2"
-]
 # Channels and repeats of the seven stages.
 LITE = {
     "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
@@ -38,7 +35,6 @@ APPLICATIONS = {
     "efficientnet_v2_b0": ("EfficientNetV2B0", {"include_preprocessing": False}, _IMAGENET),
     "resnet50_v2": ("ResNet50V2", {}, {"scale": 1 / 127.5, "offset": -1.0}),
 }
-ENCODER_DEPTH = 5  # poolings of all of these
 SHA256 = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",

@@ -7,11 +7,9 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import AfterValidator, Field, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from attention_unet import GATES
 from dataset import LABELS, MAX_PIXELS
 from segmentation.checks import STRICT, AnyPath, Folders, Number, Plain, Real, Seed, Text, Whole, check
 from segmentation.earlier_runs import RENAMED_METRICS, RENAMED_SCORES, rename, upgrade_network, upgrade_split
-from segmentation.encoders import ENCODER_DEPTH, Encoder
 from segmentation.errors import RunError
 from segmentation.files import check_file, file_hash, read_json
 
@@ -24,6 +22,14 @@ Table = Annotated[dict[Text, Plain], Field(max_length=200)]
 
 
 # ---------------------------------------------------------------- config.json
+
+# The names of what a network is built from stand here, and not beside the code that builds it: reading a run's files
+# must not import Keras.
+Gates = Literal["paper", "full", "none"]
+Encoder = Literal[
+    "none", "efficientnet_lite0", "efficientnet_lite2", "densenet121", "efficientnet_v2_b0", "resnet50_v2"
+]
+ENCODER_DEPTH = 5  # poolings of all of these but "none"
 
 
 def check_channels(encoder: Encoder, base_filters: int, depth: int) -> int:
@@ -53,7 +59,7 @@ class Arguments(TypedDict):
     input_shape: Annotated[tuple[Whole[1, 4096], Whole[1, 4096], Literal[1]], Field(strict=False)]
     base_filters: Whole[1, 256]
     depth: Whole[1, 8]
-    gates: Literal[GATES]
+    gates: Gates
     encoder: Encoder
     lesion_score: NotRequired[bool]
 

@@ -12,6 +12,7 @@ from typing import Literal
 import keras
 import numpy as np
 
+from attention_unet import in_plain_keras
 from segmentation.errors import RunError
 from segmentation.files import check_file, write_atomic, write_text
 from segmentation.schemas import read_history
@@ -107,6 +108,7 @@ class RunRecorder(keras.callbacks.Callback):
         super().__init__()
         self.run, self.monitor, self.steps_per_epoch = run, monitor, steps_per_epoch
         self.history: list[dict[str, float]] = []
+        self.plain: keras.Model | None = None  # what is saved; made once, since it takes a second
 
     def _state(self) -> list:
         # Random states (dropout) are variables of their layers, and not among model.variables.
@@ -175,9 +177,10 @@ class RunRecorder(keras.callbacks.Callback):
         writer.writerows(self.history)
         write_text(self.run / "history.csv", text.getvalue())
         if self.best_epoch() == len(self.history) - 1:
-            # Shares the layers but not the optimizer, which would make the file four times as large.
-            network = keras.Model(self.model.input, self.model.output, name=self.model.name)
-            write_atomic(self.run / "best.keras", lambda path: _save_checked(network, path))
+            # Without the optimizer, which would make the file four times as large.
+            self.plain = self.plain or in_plain_keras(self.model)
+            self.plain.set_weights(self.model.get_weights())
+            write_atomic(self.run / "best.keras", lambda path: _save_checked(self.plain, path))
 
 
 def bytes_to_write(parameters: int, averaged: bool) -> int:
