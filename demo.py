@@ -15,8 +15,9 @@ import tyro
 
 from segmentation.checks import AnyPath, Real, Whole, checked
 from segmentation.decision import load_decision
+from segmentation.engines import newest_run
 from segmentation.errors import RunError, one_clear_line
-from segmentation.run_folder import load_run, newest_run
+from segmentation.run_folder import load_run
 
 
 @checked

@@ -24,7 +24,8 @@ from segmentation.errors import one_clear_line
 from segmentation.files import file_hash, write_json
 from segmentation.outputs import check_output, json_holds
 from segmentation.predict import predict_pictures, score_samples
-from segmentation.run_folder import check_finished, check_min_score, environment, load_run
+from segmentation.run_folder import check_finished, environment, load_run
+from segmentation.schemas import check_min_score
 from segmentation.score_table import is_score_table, write_scores
 from segmentation.scores import result_line, summarise
 from segmentation.splits import group_samples, hashes_seen

@@ -9,23 +9,22 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation import surroundings  # noqa: F401  # isort: skip
 
-import matplotlib
 import tyro
 from pydantic import model_validator
 from tqdm import tqdm
 
 from dataset import DataError
 from segmentation.checks import AnyPath, Folders, Real, checked
-from segmentation.collection import collect
+from segmentation.collection import collect, find_folders
 from segmentation.decision import Decision, load_decision, override_decision
+from segmentation.engines import Engine, newest_run, open_network
 from segmentation.errors import RunError, one_clear_line
 from segmentation.files import try_writing, write_atomic
 from segmentation.own_images import predict_images
-from segmentation.report import draw_figures, load_cases, write_report
-from segmentation.run_folder import check_min_score, load_run, newest_run
-from segmentation.schemas import read_metrics
+from segmentation.predict import Network
+from segmentation.schemas import check_min_score, read_metrics
 
 
 @checked
@@ -37,6 +36,7 @@ class VisualizationConfig:
     data_dir: Folders = ()  # the run's data, if it has moved
     images: tuple[AnyPath, ...] = ()  # own pictures or folders of them: predict instead of reporting
     output: AnyPath = Path("predictions")  # where predictions on own images go
+    engine: Engine = "keras"  # what runs the network; onnx and openvino need a run exported by export_model.py
     spacing: Real[1e-4, 1e3] | None = None  # mm from pixel to pixel, of own pictures whose file does not say
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the run's own
     tta: bool = False  # average with the mirrored picture, also if the run did not
@@ -47,6 +47,8 @@ class VisualizationConfig:
     @model_validator(mode="after")
     def fit_together(self):
         """Refuse values that cannot work with each other."""
+        if self.engine != "keras" and not self.images:
+            raise ValueError(f"--engine {self.engine} is for --images: the report needs Keras")
         if self.lesion_given and (self.threshold is not None or self.min_score is not None):
             raise ValueError("--lesion-given outlines a lesion in every picture: leave --threshold and --min-score out")
         return self
@@ -78,16 +80,25 @@ def main(config: VisualizationConfig) -> int:
         1 if one of the own images could not be read, else 0.
     """
     run = config.run or newest_run(config.models_dir)
-    model, stored = load_run(run)
+    model, stored = open_network(run, config.engine)
     check_min_score(run, stored, config.min_score)
     if config.images:
         decision = decision_for(config, run)
         return predict_images(model, stored, config.images, config.output, decision, config.spacing)
+    report_run(config, run, model, stored)
+    return 0
+
+
+def report_run(config: VisualizationConfig, run: Path, model: Network, stored: dict) -> None:
+    """Figures and report.html of a run's test images."""
+    import matplotlib  # not at the top: predictions on own images need neither it nor Keras, which the report imports
+
+    from segmentation.report import draw_figures, load_cases, write_report
+
     make_figure_folder(run)
     try_writing(run / "report.html")
     metrics = read_metrics(run / "metrics.json")
-    root = stored.get("root", Path("data"))
-    folders = config.data_dir or (root if isinstance(root, tuple) else (root,))
+    folders = find_folders(stored, config.data_dir)
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise DataError(f"{missing[0]}: the run's data is not here. Say where it is with --data-dir.")
     samples = collect(folders, stored.get("config", {}).get("mask_values", ())).samples
@@ -99,7 +110,6 @@ def main(config: VisualizationConfig) -> int:
         write_atomic(run / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))
     write_report(run, cases, stored, metrics, list(drawn))
     print(f"{len(drawn)} figures in {run / 'figures'}, all {len(cases)} test images in {run / 'report.html'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -63,6 +63,17 @@ def collect(folders: Sequence[Path], mask_values: Sequence[float] = (), seed: in
     return Collection(roots, source, False, together)
 
 
+def find_folders(stored: dict, given: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """Folders of a run's data.
+
+    Args:
+        stored: the run's config.json.
+        given: where the user says that they are, if they have moved.
+    """
+    root = stored.get("root", Path("data"))
+    return tuple(given) or (root if isinstance(root, tuple) else (root,))
+
+
 def _folder_names(roots: Sequence[Path]) -> list[str]:
     """The last parts of the paths, as many as tell them apart."""
     paths = [root.resolve().parts for root in roots]

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from dataset import DataError
+from segmentation.engines import SHIPPED
 from segmentation.files import write_picture
 from segmentation.outputs import lock_folder
 from segmentation.prediction_table import comparable
 from segmentation.report import data_uri, jpeg
-from segmentation.run_folder import HERE, SHIPPED
 from segmentation.schemas import read_config
 
 LESIONS_NEEDED = 20  # images of a lesion, for a training; segmentation/splits.py
@@ -153,6 +153,5 @@ def _network_flags(network: dict) -> list[str]:
             f"--{name.replace('_', '-')}": network[name] for name in ("encoder", "base_filters", "depth", "gates")
         }
 
-    shipped = HERE / "models" / SHIPPED
-    default = settings(read_config(shipped)["network"]) if (shipped / "config.json").exists() else {}
+    default = settings(read_config(SHIPPED)["network"]) if (SHIPPED / "config.json").exists() else {}
     return [str(w) for name, value in settings(network).items() if value != default.get(name) for w in (name, value)]

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy import optimize
 
 from segmentation.checks import Real, check, checked
 from segmentation.earlier_runs import RENAMED_DECISION, rename
 from segmentation.files import read_json, write_json
 from segmentation.scores import overlap
 
+MARGIN = 1e-6  # what a probability is kept away from 0 and 1 by, where its logit is needed
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
 DICE_TO_SPARE = 0.01  # mean Dice given up for fewer false positives; docs/experiments.md has the price of more
@@ -98,7 +98,7 @@ def _calibrate(probability: np.ndarray, scale: float, offset: float) -> np.ndarr
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
-    inside = np.clip(probability, 1e-6, 1 - 1e-6)
+    inside = np.clip(probability, MARGIN, 1 - MARGIN)
     return np.log(inside / (1 - inside))
 
 
@@ -217,6 +217,8 @@ def choose_min_score(score: np.ndarray, there: np.ndarray, given: Decision) -> D
 
 def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     """Scale and offset of the logits that minimise the cross-entropy (Platt 1999); both of one shape."""
+    from scipy import optimize  # not at the top: a prediction needs no SciPy, which is slow to import
+
     logit, target = (a.ravel().astype(np.float64) for a in (_logit(probability), reference))
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

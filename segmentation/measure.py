@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-from scipy.spatial.distance import cdist
 
 
 def measure(mask: np.ndarray, spacing: tuple[float, float] | None = None) -> dict[str, float]:
@@ -41,7 +40,7 @@ def _hull(area: np.ndarray) -> np.ndarray:
 
 def _axes(corners: np.ndarray) -> tuple[float, float]:
     """The largest distance of two corners, and the extent of all of them perpendicular to it."""
-    distances = cdist(corners, corners)
+    distances = np.sqrt(((corners[:, None] - corners) ** 2).sum(axis=2))
     first, second = np.unravel_index(distances.argmax(), distances.shape)
     longest = float(distances[first, second])
     if not longest:

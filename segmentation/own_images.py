@@ -8,20 +8,19 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import keras
 import numpy as np
 from tqdm import tqdm
 
 from dataset import READERS, SUFFIXES, DataError, try_reading
 from segmentation.decision import Decision, doubtful_mask, to_mask
 from segmentation.dicom import is_dicom
-from segmentation.figures import draw_overlay
 from segmentation.files import content_hash, encode_picture, write_atomic
 from segmentation.measure import measure
 from segmentation.outputs import lock_folder
+from segmentation.overlays import draw_overlay
 from segmentation.picture_files import Picture, list_pages, read_picture
 from segmentation.pixel_depth import understand_depth
-from segmentation.predict import BATCH, predict_pictures, unlike_training
+from segmentation.predict import BATCH, Network, predict_pictures, unlike_training
 from segmentation.prediction_table import ENDINGS, SIZES, TABLE, PredictionTable, is_result, read_table
 from segmentation.score_table import cell_to_text
 
@@ -69,12 +68,7 @@ def _not_a_picture(path: Path) -> str:
 
 
 def predict_images(
-    model: keras.Model,
-    stored: dict,
-    paths: Sequence[Path],
-    output: Path,
-    decision: Decision,
-    spacing: float | None = None,
+    model: Network, stored: dict, paths: Sequence[Path], output: Path, decision: Decision, spacing: float | None = None
 ) -> int:
     """Overlay, mask and probability of each picture, and one CSV; a bad file is named and skipped.
 
@@ -145,7 +139,7 @@ def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:
 
 
 def predict_each(
-    model: keras.Model,
+    model: Network,
     files: Sequence[Picture],
     bases: Sequence[Path],
     white: float | None,

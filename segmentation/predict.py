@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import cv2
-import keras
 import numpy as np
 from tqdm import tqdm
 
@@ -16,7 +16,16 @@ from segmentation.scores import LESION_GIVEN, overlap, score_image
 BATCH = 16
 
 
-def predict_raw(model: keras.Model, images: np.ndarray, tta: bool = False, batch_size: int = BATCH) -> Prediction:
+class Network(Protocol):
+    """A Keras model, or one of `segmentation.engines`: nothing here imports Keras, which takes seconds."""
+
+    input_shape: tuple  # (None, S, S, 1)
+
+    def predict_on_batch(self, batch: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        """What `build_attention_unet` says that its network returns, for (B, S, S, 1) float32, 0 to 255."""
+
+
+def predict_raw(model: Network, images: np.ndarray, tta: bool = False, batch_size: int = BATCH) -> Prediction:
     """Lesion probability and lesion score of each picture, as the network gives them.
 
     Args:
@@ -45,14 +54,14 @@ def predict_raw(model: keras.Model, images: np.ndarray, tta: bool = False, batch
     return Prediction(probability, score[:, 0] if score.shape[1] else None)
 
 
-def _outputs(model: keras.Model, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outputs(model: Network, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probability (B, S, S, 1) and lesion score (B, 1), or (B, 0) without one."""
     found = model.predict_on_batch(batch)  # `predict` takes longer to begin than a batch to compute
     return (found["lesion"], found["lesion_score"]) if isinstance(found, dict) else (found, np.empty((len(found), 0)))
 
 
 def predict_pictures(
-    model: keras.Model, images: Sequence[np.ndarray], decision: Decision, batch_size: int = BATCH
+    model: Network, images: Sequence[np.ndarray], decision: Decision, batch_size: int = BATCH
 ) -> Prediction:
     """Calibrated lesion probability, at the network's size, and lesion score of pictures of any size."""
     size = model.input_shape[1:3]

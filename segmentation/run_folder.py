@@ -39,7 +39,6 @@ MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # of 4 bytes each,
 SCORE_BYTES = 600  # of an image in metrics.json, beside its name
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
 HERE = Path(__file__).parent.parent
-SHIPPED = "attention_unet_busi"  # a network trained on BUSI comes with the repository; models/README.md
 
 
 def environment() -> dict[str, str]:
@@ -200,23 +199,6 @@ def check_finished(run: Path, *files: str) -> None:
             raise RunError(f"{run / name}: no such file. Only a finished run can be built upon or scored.")
 
 
-def newest_run(models_dir: Path) -> Path:
-    """Folder of the run that was finished last; without one, of the network that comes with the repository.
-
-    Raises:
-        RunError: there is neither.
-    """
-    finished = sorted(models_dir.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    runs = [path.parent for path in finished if path.parent.name != SHIPPED]
-    if runs:
-        return runs[-1]
-    shipped = HERE / "models" / SHIPPED
-    if not (shipped / "metrics.json").exists():
-        raise RunError(f"{models_dir}: no finished run here. First: python train_model.py")
-    print(f"no finished run in {models_dir}: using the network that comes with the repository, {shipped}")
-    return shipped
-
-
 # ---------------------------------------------------------------- the network
 
 
@@ -266,16 +248,6 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
             f"{path}: holds weights that are no finite numbers: every picture would have no lesion. Refused."
         )
     return model, config
-
-
-def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
-    """Refuse a minimum lesion score for a network that gives none, `stored` being its config.json.
-
-    Raises:
-        RunError: it would be ignored.
-    """
-    if min_score is not None and not stored["network"].get("lesion_score"):
-        raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")
 
 
 def take_weights(model: keras.Model, run: Path) -> None:

@@ -96,6 +96,16 @@ def read_config(run: Path) -> dict:
     return check(RunConfig, stored, path)
 
 
+def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
+    """Refuse a minimum lesion score for a network that gives none, `stored` being its config.json.
+
+    Raises:
+        RunError: it would be ignored.
+    """
+    if min_score is not None and not stored["network"].get("lesion_score"):
+        raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")
+
+
 # ---------------------------------------------------------------- split.json
 
 

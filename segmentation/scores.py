@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage, stats
-from sklearn.metrics import roc_auc_score
 
 SCORES = ("dice", "iou", "precision", "recall", "hd95", "assd")
 LESION_GIVEN = ("dice_lesion_given", "iou_lesion_given")  # of the mask drawn with lesion presence given; not of normals
@@ -24,6 +22,8 @@ FLATTERED = "FLATTERED: the epoch was chosen on the test images"
 
 def _surface_distances(reference: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distances in pixels from each border pixel of one mask to the other's border, both ways."""
+    from scipy import ndimage  # not at the top: a prediction needs no SciPy, which is slow to import
+
     rows, columns = np.nonzero(reference | prediction)
     # Everything of both masks lies in this box; one pixel more keeps the outermost border a border.
     window = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
@@ -176,6 +176,8 @@ def judge_lesion_score(scores: Sequence[Mapping], repeats: int = 2000, seed: int
         auc, the area under the ROC curve, and its 95 % interval (groups resampled); specificity at the highest score
         that 95 and 90 % of the lesion images reach.
     """
+    from sklearn.metrics import roc_auc_score  # as SciPy in `_surface_distances`
+
     lesion = np.array([s["label"] != "normal" for s in scores])
     score = np.array([s["lesion_score"] for s in scores])
     _, group = np.unique([str(s["group"]) for s in scores], return_inverse=True)
@@ -258,6 +260,8 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     Raises:
         ValueError: the runs share fewer than 6 lesion images.
     """
+    from scipy import stats  # as in `_surface_distances`
+
     lesions, normals = ([s for s in a if (s["label"] == "normal") is normal] for normal in (False, True))
     shared, groups = _pairs(lesions, b, lambda s: s[key])
     if len(shared) < 6:

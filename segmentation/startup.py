@@ -7,6 +7,8 @@ shown with TF_CPP_MIN_LOG_LEVEL=0.
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from segmentation import surroundings  # noqa: F401  # isort: skip
@@ -15,23 +17,29 @@ from segmentation import surroundings  # noqa: F401  # isort: skip
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow, with stderr closed to its notes."""
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Close stderr to what TensorFlow writes there; TF_CPP_MIN_LOG_LEVEL=0 leaves it open."""
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
-        import tensorflow  # noqa: F401
-
+        yield
         return
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        import tensorflow
-
-        tensorflow.config.list_physical_devices()  # looks for a GPU, and complains where there is none
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow, without its notes."""
+    with without_notes():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()  # looks for a GPU, and complains where there is none
 
 
 try:

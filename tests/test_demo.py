@@ -26,9 +26,9 @@ from attention_unet import build_attention_unet
 from dataset import find_samples, read_sample
 from segmentation.corrections import from_editor, save_correction, training_commands
 from segmentation.decision import Decision
+from segmentation.engines import SHIPPED
 from segmentation.errors import RunError
 from segmentation.phantoms import make_phantom
-from segmentation.run_folder import SHIPPED
 from segmentation.schemas import read_config
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -78,7 +78,7 @@ def address(lab, proxy):
         port = free.getsockname()[1]
     proxies = {name: f"http://{proxy[0]}" for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy")}
     shell = proxies | {"GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0", "TMPDIR": str(lab)}
-    command = [sys.executable, REPOSITORY / "demo.py", "--run", REPOSITORY / "models" / SHIPPED, "--port", str(port)]
+    command = [sys.executable, REPOSITORY / "demo.py", "--run", SHIPPED, "--port", str(port)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     server = subprocess.Popen(command, cwd=lab, env=os.environ | shell, **pipes)
     said = server.stdout.readline()
@@ -187,7 +187,7 @@ def test_a_corrected_mask_is_saved(visitor, lab):
     assert changed[: top + 30].sum() + changed[y - 30 : y + 30].sum() == changed.sum()
     added, removed = (corrected & ~predicted).sum(), (predicted & ~corrected).sum()
     assert f"{added:,} pixels added" in said and f"{removed:,} removed" in said
-    run = REPOSITORY / "models" / SHIPPED
+    run = SHIPPED
     assert visitor.text(".command") in training_commands(Path("corrections"), run, read_config(run))
     for name in ("first", "first-2"):
         kept = np.asarray(Image.open(lab / "corrections" / "images" / f"{name}.png"))
@@ -283,7 +283,7 @@ def outliner():
     from segmentation.demo_page import Outliner
 
     model = build_attention_unet((32, 32, 1), base_filters=2, depth=2)
-    return Outliner(REPOSITORY / "models" / SHIPPED, model, {"network": {}}, Decision(threshold=0.0))
+    return Outliner(SHIPPED, model, {"network": {}}, Decision(threshold=0.0))
 
 
 def test_a_training_goes_on_from_the_corrections(phantom_data, tmp_path):

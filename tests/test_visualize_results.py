@@ -16,7 +16,7 @@ from PIL import Image
 
 import visualize_results
 from attention_unet import build_attention_unet
-from segmentation import figures, own_images, predict, report, run_folder
+from segmentation import engines, figures, own_images, predict, report
 from segmentation.decision import Decision, Prediction
 from segmentation.errors import RunError
 from segmentation.run_folder import load_run
@@ -80,16 +80,16 @@ def test_another_threshold_is_scored_by_the_same_code(reported, trained, phantom
 
 
 def test_the_newest_run_or_the_shipped_network(tmp_path, monkeypatch):
-    for name in ("old", "new", run_folder.SHIPPED):
+    for name in ("old", "new", engines.SHIPPED.name):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").touch()
     os.utime(tmp_path / "old" / "metrics.json", (0, 0))
-    assert run_folder.newest_run(tmp_path).name == "new"
-    shipped = run_folder.newest_run(tmp_path / "none")
-    assert shipped == REPOSITORY / "models" / run_folder.SHIPPED
-    monkeypatch.setattr(run_folder, "SHIPPED", "nothing")
+    assert engines.newest_run(tmp_path).name == "new"
+    shipped = engines.newest_run(tmp_path / "none")
+    assert shipped == REPOSITORY / "models" / "attention_unet_busi"
+    monkeypatch.setattr(engines, "SHIPPED", tmp_path / "nothing")
     with pytest.raises(RunError, match="First: python train_model"):
-        run_folder.newest_run(tmp_path / "none")
+        engines.newest_run(tmp_path / "none")
 
 
 def test_the_shipped_network_predicts_in_a_fresh_clone(phantom_data, tmp_path):
@@ -97,7 +97,7 @@ def test_the_shipped_network_predicts_in_a_fresh_clone(phantom_data, tmp_path):
     result = run_script("visualize_results.py", "--images", image, cwd=tmp_path)
     assert_one_clear_line(result, "comes with the repository", "1 predictions in predictions", code=0)
     assert (tmp_path / "predictions" / "malignant (1)_mask.png").exists()
-    size = sum(path.stat().st_size for path in (REPOSITORY / "models" / run_folder.SHIPPED).glob("*.keras"))
+    size = sum(path.stat().st_size for path in engines.SHIPPED.glob("*.keras"))
     assert size < 20 * 2**20
 
 

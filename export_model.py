@@ -1,0 +1,194 @@
+"""Write a trained network for other programs: ONNX, LiteRT (float or int8) and OpenVINO, each compared with Keras.
+
+python export_model.py --run models/attention_unet --to onnx openvino
+python export_model.py --run models/attention_unet --to litert litert-int8 --data-dir FOLDER    # the run's own data
+
+The files are in the run's folder, in export/, with export.json beside them; docs/export.md says how to use them. The
+packages come with: pip install -r requirements-export.txt
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from segmentation import startup  # noqa: F401  # isort: skip
+
+import numpy as np
+import tyro
+from pydantic import model_validator
+
+from dataset import read_samples, resize_image
+from segmentation.checks import AnyPath, Folders, checked
+from segmentation.collection import collect, find_folders
+from segmentation.decision import load_decision
+from segmentation.engines import (
+    FILES,
+    RUNNERS,
+    RUNS_AS,
+    ExportedNetwork,
+    Format,
+    check_packages,
+    made_from,
+    read_export,
+    sha256,
+)
+from segmentation.errors import RunError, one_clear_line
+from segmentation.export import (
+    CALIBRATION_PICTURES,
+    WRITERS,
+    Agreement,
+    compare,
+    describe,
+    with_calibration,
+    write_network,
+)
+from segmentation.files import write_json
+from segmentation.outputs import check_output, json_holds, lock_folder
+from segmentation.phantoms import make_phantom
+from segmentation.predict import predict_pictures
+from segmentation.run_folder import check_finished, load_run
+from segmentation.splits import load_split
+
+MOST_PICTURES = 200  # that a file is compared on
+PHANTOMS = 24  # what a file is compared on where the run's data is not here
+HEADER = f"{'format':18}{'MiB':>6}{'largest difference':>20}{'changed mask pixels':>21}{'Dice':>8}{'Keras':>8}"
+
+
+@checked
+class ExportConfig:
+    """What to export."""
+
+    run: AnyPath  # folder of a finished run
+    to: tuple[Format, ...] = ("onnx",)  # the formats; litert-int8 needs the run's data
+    data_dir: Folders = ()  # the run's data, if it has moved; without any, phantoms are predicted to compare
+
+    @model_validator(mode="after")
+    def fit_together(self):
+        """Refuse an empty list."""
+        if not self.to:
+            raise ValueError("--to needs at least one format")
+        return self
+
+
+def main(config: ExportConfig) -> None:
+    """Write the files, compare them with Keras, and put those in place that agree.
+
+    Raises:
+        DataError, RunError: the run or its data cannot be used, a package is missing, or a file does not agree.
+    """
+    check_finished(config.run, "decision.json")
+    for kind in config.to:
+        check_packages(kind, RUNNERS[kind], *WRITERS.get(kind, ()))
+    model, stored = load_run(config.run)
+    decision = load_decision(config.run / "decision.json")
+    pictures, training, where = find_pictures(config, stored, model.input_shape[1:3])
+    if training is None and "litert-int8" in config.to:
+        raise RunError(
+            f"{find_folders(stored)[0]}: the run's data is not here. litert-int8 is scaled to pictures of its training "
+            "part: say with --data-dir where they are."
+        )
+    folder = config.run / "export"
+    record = prepare_folder(config.run, folder)
+    exported = with_calibration(model, decision)
+    record |= describe(stored, decision, list(exported.output)) | {"compared_on": f"{len(pictures)} {where}"}
+    expected = predict_pictures(model, [image for image, _ in pictures], decision)
+    print(f"compared with Keras on {len(pictures)} {where}\n{HEADER}")
+    problems = []
+    with lock_folder(folder, "export"), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        for kind in config.to:
+            files = [Path(temporary) / name for name in FILES[kind]]
+            write_network(exported, kind, files[0], training)
+            found = {}
+            for runner in RUNS_AS.get(kind, (kind,)):
+                network = ExportedNetwork(files[0], runner, model.input_shape[1:], list(exported.output))
+                found[runner] = compare(network, model, decision, pictures, expected)
+                print(row(runner, files, found[runner]))
+            wrong = [f"{runner} {line}" for runner, each in found.items() if (line := each.problem(runner))]
+            problems += wrong
+            if not wrong:
+                put_in_place(kind, files, folder, record, found)
+    if problems:
+        raise RunError(f"{config.run}: {'; '.join(problems)}. What differs so much was not kept.")
+    print(f"{', '.join(record['files'])} and export.json in {folder}")
+
+
+def find_pictures(
+    config: ExportConfig, stored: dict, size: tuple[int, int]
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray | None, str]:
+    """What the files are compared on, and scaled to.
+
+    Returns:
+        Image and mask of each picture to compare on; training pictures (N, S, S) uint8, None where the run's data is
+        not here; and which pictures the first are.
+
+    Raises:
+        DataError: the data named with --data-dir is not here, or not the run's.
+    """
+    folders = find_folders(stored, config.data_dir)
+    if not config.data_dir and not all(folder.is_dir() for folder in folders):
+        drawn = [make_phantom(("benign", "malignant", "normal")[i % 3], i) for i in range(PHANTOMS)]
+        pairs = [(image, np.any(masks or [np.zeros_like(image)], axis=0).astype(np.uint8)) for image, masks in drawn]
+        return pairs, None, "simulated pictures, because the run's data is not here (--data-dir)"
+    samples = collect(folders, stored.get("config", {}).get("mask_values", ())).samples
+    parts, _ = load_split(config.run, samples)
+    chosen = {
+        part: [samples[parts[part][i]] for i in evenly(len(parts[part]), most)]
+        for part, most in (("test", MOST_PICTURES), ("train", CALIBRATION_PICTURES))
+    }
+    training = np.stack([resize_image(image, size) for image, _ in read_samples(chosen["train"])])
+    return read_samples(chosen["test"]), training, "pictures of the run's test part"
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Indices of all of `count`, or of `most` that are spread over them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def prepare_folder(run: Path, folder: Path) -> dict:
+    """Make export/ in the run's folder, and look at what is there.
+
+    Returns:
+        What export.json will say of the run, and of the files there that are still of its network and decision; the
+        other files of earlier exports are removed.
+
+    Raises:
+        RunError: a link has this name, or files there are not ours.
+    """
+    if folder.is_symlink():
+        raise RunError(f"{folder}: is a link to another folder. Remove it.")
+    listed = folder / "export.json"
+    check_output(listed, json_holds("files", *made_from(run)))
+    record = made_from(run) | {"files": {}, "agreement": {}}
+    if listed.exists():
+        earlier = read_export(folder)
+        if made_from(run).items() <= earlier.items():
+            return record | {key: earlier[key] for key in ("files", "agreement")}
+        for name in set(earlier["files"]) & {name for names in FILES.values() for name in names}:
+            (folder / name).unlink(missing_ok=True)
+        listed.unlink()
+    for name in (name for names in FILES.values() for name in names):
+        check_output(folder / name, lambda path: False)
+    return record
+
+
+def put_in_place(kind: Format, files: list[Path], folder: Path, record: dict, found: dict[str, Agreement]) -> None:
+    """Move the files of one format into the folder; export.json names them first, so that none is ever nobody's."""
+    record["files"] |= {path.name: {"format": kind, "sha256": sha256(path)} for path in files}
+    record["agreement"] |= {runner: agreement._asdict() for runner, agreement in found.items()}
+    write_json(folder / "export.json", record)
+    for path in files:
+        os.replace(path, folder / path.name)
+
+
+def row(runner: str, files: list[Path], found: Agreement) -> str:
+    """A line of the table below `HEADER`."""
+    size = sum(path.stat().st_size for path in files) / 2**20
+    changed = f"{100 * found.changed_pixels:.4f} %"
+    return (
+        f"{runner:18}{size:6.1f}{found.largest_difference:20.2g}{changed:>21}{found.dice:8.4f}{found.dice_keras:8.4f}"
+    )
+
+
+if __name__ == "__main__":
+    with one_clear_line():
+        main(tyro.cli(ExportConfig, description=__doc__))
