@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from attention_unet import GATES, BatchNormalization, attention_gate, build_attention_unet, multiply_adds
+from attention_unet import (
+    GATES,
+    BatchNormalization,
+    attention_gate,
+    build_attention_unet,
+    in_plain_keras,
+    multiply_adds,
+)
 
 TINY = dict(input_shape=(32, 48, 1), base_filters=2, depth=3)
 
@@ -190,3 +197,21 @@ def test_fused_normalisation_computes_what_keras_does():
     ours.trainable = stock.trainable = False  # frozen: the kept statistics, also in training
     assert np.allclose(ours(x, training=True), stock(x, training=True), atol=1e-5)
     assert np.allclose(ours.moving_mean, stock.moving_mean, rtol=1e-5)
+
+
+def test_a_copy_in_plain_keras():
+    """No layer of ours, nothing but float32, both outputs, not compiled; and weights that fit either way."""
+    network = build_attention_unet(
+        (32, 32, 1), base_filters=2, depth=2, convolutions="mixed_bfloat16", lesion_score=True
+    )
+    network.compile("adam", {"lesion": "binary_crossentropy", "lesion_score": "binary_crossentropy"})
+    rng = np.random.default_rng(0)
+    network.set_weights([rng.uniform(0.1, 1, w.shape) for w in network.get_weights()])
+    plain = in_plain_keras(network)
+    assert all(type(layer).__module__.startswith("keras.") for layer in plain.layers)
+    assert {layer.dtype_policy.name for layer in plain.layers} == {"float32"} and not plain.compiled
+    again = build_attention_unet((32, 32, 1), base_filters=2, depth=2, lesion_score=True)
+    again.set_weights(plain.get_weights())
+    x = rng.uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
+    for name, values in again.predict_on_batch(x).items():
+        assert np.allclose(plain.predict_on_batch(x)[name], values, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 ROOMS = ("attention_unet", "dataset")  # these stand alone
-SCRIPTS = ("train_model", "visualize_results", "evaluate_model", "cross_validate", "compare_runs", "demo")
+SCRIPTS = ("train_model", "visualize_results", "evaluate_model", "cross_validate", "compare_runs", "export_model", "demo")
 ALLOWED = {
     ".ci",
     ".git",

@@ -3,6 +3,10 @@
 import csv
 import json
 import os
+import re
+import subprocess
+import sys
+import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +72,23 @@ def test_scores_are_at_the_original_resolution(finished, phantom_data):
         _, mask = read_sample(samples[score["name"]])
         assert score["tp"] + score["fn"] == mask.sum()
         assert score["tp"] + score["fp"] + score["fn"] + score["tn"] == mask.size
+
+
+def test_best_keras_opens_without_this_project(finished, tmp_path):
+    """A fresh process, another folder, Keras alone: the same numbers."""
+    cwd, _ = finished
+    x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    code = "import sys, keras, numpy; model = keras.saving.load_model(sys.argv[1]); " \
+        "numpy.save('y.npy', model.predict_on_batch(numpy.load('x.npy')))"  # fmt: skip
+    run = cwd / "models" / "attention_unet"
+    command = [sys.executable, "-I", "-c", code, str(run / "best.keras")]  # -I: neither this folder nor PYTHONPATH
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert np.allclose(np.load(tmp_path / "y.npy"), load_run(run)[0].predict_on_batch(x), atol=1e-6)
+    with zipfile.ZipFile(run / "best.keras") as archive:
+        registered = set(re.findall(r'"registered_name": "([^"]*)"', archive.read("config.json").decode()))
+    assert registered <= {"Functional"}
 
 
 def test_same_seed_same_history_other_seed_another(finished, phantom_data):
