@@ -12,18 +12,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY, assert_one_clear_line
+import tyro
+from conftest import REPOSITORY
 from PIL import Image
 
 import export_model
 import train_model
 import visualize_results
+from attention_unet import in_plain_keras
 from dataset import read_gray, resize_image
 from export_model import ExportConfig
 from segmentation import engines, export
 from segmentation.decision import Decision, calibrated, calibrated_score, load_decision, save_decision
 from segmentation.engines import FILES, ExportedNetwork, open_network
 from segmentation.errors import RunError
+from segmentation.phantoms import make_phantom
 from segmentation.run_folder import load_run
 from train_model import TrainingConfig
 from visualize_results import VisualizationConfig
@@ -33,14 +36,30 @@ MISSING = [name for name in ("onnxruntime", "tf2onnx", "openvino", "ai_edge_lite
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no {MISSING}: pip install -r requirements-export.txt")
 
 
+def sharpen(run: Path) -> None:
+    """Give a hardly trained network probabilities from 0 to 1: near one threshold, masks differ in the last digit."""
+    model, _ = load_run(run)
+    layer = model.get_layer("lesion")
+    x = np.stack([resize_image(make_phantom("benign", i)[0], (32, 32)) for i in range(8)])[..., None]
+    probability = model.predict_on_batch(x.astype(np.float32))["lesion"]
+    logit = np.log(probability / (1 - probability))
+    kernel, bias = layer.get_weights()
+    factor = 2 / logit.std()
+    layer.set_weights([kernel * factor, (bias - logit.mean()) * factor - 1])
+    in_plain_keras(model).save(run / "best.keras")
+
+
 @pytest.fixture(scope="module")
 def run(phantom_data, tmp_path_factory) -> Path:
     """A tiny trained network with a lesion score, in all formats."""
-    small = dict(encoder="none", start_from="random", image_size=32, depth=2, base_filters=4, batch_size=8, epochs=3)
+    small = dict(encoder="none", start_from="random", image_size=32, depth=2, base_filters=4, batch_size=8, epochs=1)
     models = tmp_path_factory.mktemp("my models é")
-    train_model.main(TrainingConfig(data_dir=(phantom_data,), models_dir=models, lesion_score=1.0, **small))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_model, "MIN_NORMALS", 1)  # there are few here, and the score is to be kept
+        train_model.main(TrainingConfig(data_dir=(phantom_data,), models_dir=models, lesion_score=1.0, **small))
     run = models / "attention_unet"
-    # A calibration and a threshold that matter, whatever three epochs have learned.
+    sharpen(run)
+    # A calibration and a threshold that matter, whatever one epoch has learned.
     decision = Decision(
         scale=1.7, offset=0.4, threshold=0.35, min_peak=0.4, score_scale=0.6, score_offset=-0.2, tta=True
     )
@@ -100,8 +119,8 @@ def test_a_file_gives_calibrated_and_raw_outputs_for_any_number_of_pictures(run,
         batch = np.random.default_rng(count).uniform(0, 255, (count, 32, 32, 1)).astype(np.float32)
         expected, found = model.predict_on_batch(batch), network.run(batch)
         assert np.allclose(found["lesion_raw"], expected["lesion"], atol=1e-5)
-        assert np.allclose(found["lesion"], calibrated(expected["lesion"], decision), atol=1e-5)
-        assert np.allclose(found["lesion_score"], calibrated_score(expected["lesion_score"], decision), atol=1e-5)
+        assert np.allclose(found["lesion"], calibrated(expected["lesion"], decision), atol=1e-4)
+        assert np.allclose(found["lesion_score"], calibrated_score(expected["lesion_score"], decision), atol=1e-4)
         assert np.abs(found["lesion"] - found["lesion_raw"]).max() > 0.01  # the calibration is inside
         raw = network.predict_on_batch(batch)
         assert set(raw) == {"lesion", "lesion_score"} and np.array_equal(raw["lesion"], found["lesion_raw"])
@@ -331,7 +350,12 @@ def test_files_of_others_are_not_replaced(copy):
 
 def test_a_run_that_is_not_finished(copy):
     (copy / "metrics.json").unlink()
-    result = subprocess.run(
-        [sys.executable, REPOSITORY / "export_model.py", "--run", copy], capture_output=True, text=True, check=False
-    )
-    assert_one_clear_line(result, "metrics.json: no such file", code=1)
+    with pytest.raises(RunError, match=r"metrics.json: no such file. Only a finished run"):
+        export_model.main(tyro.cli(ExportConfig, args=["--run", str(copy), "--to", "onnx", "litert-int8"]))
+
+
+def test_the_model_card_has_what_model_hubs_read():
+    yaml = pytest.importorskip("yaml")
+    _, front, text = (REPOSITORY / "models" / "attention_unet_busi" / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert {"license", "tags", "datasets", "metrics", "library_name"} <= set(card) and text.startswith("\n# Model card")
