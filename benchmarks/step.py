@@ -122,9 +122,9 @@ def table(rows: dict) -> str:
 class Worker:
     """A process that holds one network and works when asked."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, script: str = __file__):
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, script, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )  # fmt: skip
         self.ask("facts", 0)  # has built and compiled
 
