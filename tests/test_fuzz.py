@@ -189,7 +189,7 @@ def use(finished, deep: bool) -> None:
         model, _ = load_run(run)
         RunRecorder(run, "val_dice", 4).restore(model)
         (run / "figures").mkdir(exist_ok=True)
-        for name, figure in draw_figures(model, run, cases, 0.9, decision.threshold, metrics):
+        for name, figure in draw_figures(model, run, cases, 0.9, decision, metrics):
             figure.savefig(run / "figures" / f"{name}.png", dpi=20)
             names.append(name)
     elif history:
