@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation import startup  # isort: skip
 
 import numpy as np
 import tyro
@@ -100,7 +100,8 @@ def main(config: ExportConfig) -> None:
             write_network(exported, kind, files[0], training)
             found = {}
             for runner in RUNS_AS.get(kind, (kind,)):
-                network = ExportedNetwork(files[0], runner, model.input_shape[1:], list(exported.output))
+                with startup.without_notes():
+                    network = ExportedNetwork(files[0], runner, model.input_shape[1:], list(exported.output))
                 found[runner] = compare(network, model, decision, pictures, expected)
                 print(row(runner, files, found[runner]))
             wrong = [f"{runner} {line}" for runner, each in found.items() if (line := each.problem(runner))]
