@@ -195,7 +195,7 @@ def test_a_run_with_a_lesion_score(phantom_data, tmp_path, monkeypatch, capsys):
     # A network with a score goes on from one without, and the other way round.
     for name, score in (("without", 0.3), ("with", 0.0)):
         again = {**small, "lesion_score": score, "start_from": tmp_path / name, "epochs": 1, "learning_rate": 1e-9}
-        train_model.main(TrainingConfig(**again, run=f"from_{name}", ema=0.0, weight_decay=0.0))
+        train_model.main(TrainingConfig(**again, run=f"from_{name}", ema=0.0))
         kernels = [load_run(tmp_path / run)[0].get_layer("decoder_1_conv1").kernel for run in (name, f"from_{name}")]
         assert np.allclose(*kernels, atol=1e-6)
 
