@@ -16,7 +16,7 @@ from PIL import Image
 
 import visualize_results
 from attention_unet import build_attention_unet
-from segmentation import engines, figures, own_images, predict, report
+from segmentation import engines, figures, overlays, own_images, predict, report
 from segmentation.decision import Decision, Prediction
 from segmentation.errors import RunError
 from segmentation.run_folder import load_run
@@ -336,7 +336,7 @@ def test_own_picture_under_a_low_score(tmp_path):
     for score in rows:
         overlay = np.asarray(Image.open(tmp_path / f"{score}_overlay.jpg")).astype(int)
         upper = overlay[:350]  # above the line of text
-        orange.append(((upper - figures._rgb(figures.PREDICTION)) ** 2).sum(axis=2) < 3000)
+        orange.append(((upper - overlays._rgb(figures.PREDICTION)) ** 2).sum(axis=2) < 3000)
     assert 0.3 < orange[0].sum() / orange[1].sum() < 0.7
 
 
@@ -373,17 +373,17 @@ def test_familiar_pictures_pass_and_others_do_not(phantom_data):
 def test_overlay_shows_what_is_wrong():
     reference, prediction = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     reference[10:40, 10:40] = prediction[20:55, 20:55] = True
-    picture = figures.draw_overlay(np.zeros((64, 64), np.uint8), prediction, reference, side=640)
+    picture = overlays.draw_overlay(np.zeros((64, 64), np.uint8), prediction, reference, side=640)
 
     def has(colour, rows, columns):
-        return (picture[rows, columns] == figures._rgb(colour)).all(axis=2).mean()
+        return (picture[rows, columns] == overlays._rgb(colour)).all(axis=2).mean()
 
     only_reference, only_prediction = (slice(120, 180), slice(120, 180)), (slice(450, 520), slice(450, 520))
-    assert has(figures.FALSE_NEGATIVE, *only_reference) > 0.2 and has(figures.FALSE_POSITIVE, *only_reference) == 0
-    assert has(figures.FALSE_POSITIVE, *only_prediction) > 0.2 and has(figures.FALSE_NEGATIVE, *only_prediction) == 0
-    assert has(figures.FALSE_POSITIVE, slice(250, 350), slice(250, 350)) == 0
-    without = figures.draw_overlay(np.zeros((64, 64), np.uint8), prediction, None)
-    assert not (without == figures._rgb(figures.FALSE_POSITIVE)).all(axis=2).any()
+    assert has(overlays.FALSE_NEGATIVE, *only_reference) > 0.2 and has(overlays.FALSE_POSITIVE, *only_reference) == 0
+    assert has(overlays.FALSE_POSITIVE, *only_prediction) > 0.2 and has(overlays.FALSE_NEGATIVE, *only_prediction) == 0
+    assert has(overlays.FALSE_POSITIVE, slice(250, 350), slice(250, 350)) == 0
+    without = overlays.draw_overlay(np.zeros((64, 64), np.uint8), prediction, None)
+    assert not (without == overlays._rgb(overlays.FALSE_POSITIVE)).all(axis=2).any()
 
 
 def test_a_name_is_no_formula():
