@@ -153,6 +153,7 @@ def work(name: str, run: Path) -> None:
     for line in sys.stdin:
         what, seconds = json.loads(line)
         print(json.dumps(BATCH * rate(call, seconds) if what == "predict" else {}), flush=True)
+    os._exit(0)  # with TensorFlow and PyTorch in one process, Python's own end may never come
 
 
 def open_keras(run: Path, batch: np.ndarray):
