@@ -208,7 +208,7 @@ def fit(
     first_epoch: int,
     epochs: int,
     averaged: bool,
-    board: TensorBoardLog | None,
+    board: TensorBoardLog | None = None,
 ) -> None:
     """Train from `first_epoch` on; the recorder keeps history, best network and backup in the run's folder."""
     watching = [board.show(judged)] if board else []

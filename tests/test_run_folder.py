@@ -570,7 +570,8 @@ def test_random_states_go_on_where_they_were(tmp_path):
     """Some encoders of keras.applications drop channels at random; a resumed run must draw what would have come."""
 
     def build():
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, seed=3), keras.layers.Dense(1)])
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.5, seed=3)(inputs)))
         # A history has these columns.
         model.compile("sgd", "mse", metrics=[keras.metrics.MeanSquaredError(n) for n in ("dice", "iou", "accuracy")])
         return model

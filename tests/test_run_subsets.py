@@ -115,7 +115,7 @@ def trial(stage, tmp_path, monkeypatch):
         if not model.compiled:
             compile_model(model, *settings)
 
-    def stop(model, batches, judged, recorder, first_epoch, epochs, averaged):
+    def stop(model, batches, judged, recorder, first_epoch, *_, **__):
         raise Reached(recorder.run, first_epoch, parts_seen[-1])
 
     monkeypatch.setattr(train_model, "split_data", split)
