@@ -309,7 +309,8 @@ def test_a_decision_that_the_settings_give(tmp_path):
 def test_what_is_trained_already_is_not_trained_again(tmp_path):
     """A run that was stopped after its last epoch, before its scores were written."""
     asked = []
-    model, recorder = SimpleNamespace(fit=lambda *_, **settings: asked.append(settings)), RunRecorder(tmp_path, "x", 7)
+    model = SimpleNamespace(output=None, fit=lambda *_, **settings: asked.append(settings))
+    recorder = RunRecorder(tmp_path, "x", 7)
     for first_epoch in (3, 4, 0, 2):
         train_model.fit(model, None, None, recorder, first_epoch, epochs=3, averaged=False)
     assert [(settings["initial_epoch"], settings["epochs"]) for settings in asked] == [(0, 3), (2, 3)]
