@@ -38,17 +38,16 @@ def overlay_of(case: Case) -> np.ndarray:
 
 
 def caption(score: Mapping) -> str:
-    """Name and scores of an image, in two lines."""
+    """Name and lesion score of an image, if it has one, and what was found in it, in two lines."""
+    name = score["name"]
+    if score.get("lesion_score") is not None:
+        name += f"  lesion score {score['lesion_score']:.2f}"
     if score["label"] == "normal":
         area = 100 * score["fp"] / (score["height"] * score["width"])
         found = f"false positive on {area:.1f} % of the image" if score["fp"] else "nothing found"
-        return f"{score['name']}\n{found}{_score_text(score)}"
+        return f"{name}\n{found}"
     distance = "undefined" if score["hd95"] is None else f"{score['hd95']:.0f} px"
-    return f"{score['name']}\nDice {score['dice']:.2f}  IoU {score['iou']:.2f}  HD95 {distance}{_score_text(score)}"
-
-
-def _score_text(score: Mapping) -> str:
-    return "" if score.get("lesion_score") is None else f"  score {score['lesion_score']:.2f}"
+    return f"{name}\nDice {score['dice']:.2f}  IoU {score['iou']:.2f}  HD95 {distance}"
 
 
 def _legend(figure: Figure) -> None:
@@ -182,8 +181,9 @@ def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) 
     score = np.array([s["lesion_score"] for s in scores])
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     roc, sweep = figure.subplots(1, 2)
-    false_positives, sensitivity, points = roc_curve(lesion, score)
-    points[0] = 1  # infinite: nothing is marked
+    rates = roc_curve(lesion, score, drop_intermediate=False)
+    false_positives, sensitivity, points = (values[::-1] for values in rates)
+    points[-1] = 1  # infinite: nothing is marked
     own = (score[~lesion] >= min_score).mean(), (score[lesion] >= min_score).mean()
     roc.plot([0, 1], [0, 1], color="0.6", ls="--")
     roc.plot(false_positives, sensitivity, color="black")
@@ -192,8 +192,8 @@ def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) 
     roc.set(xlabel="share of normal images above the score", ylabel="share of lesion images above it", aspect="equal")
     roc.set(title=f"AUC {summary['auc']:.3f} ({low:.3f} to {high:.3f})")
     roc.legend(frameon=False, loc="lower right")
-    sweep.plot(points, sensitivity, color="black", label="sensitivity")
-    sweep.plot(points, 1 - false_positives, color=CLASS_COLOURS["normal"], lw=2.5, label="specificity")
+    sweep.step(points, sensitivity, color="black", label="sensitivity")
+    sweep.step(points, 1 - false_positives, color=CLASS_COLOURS["normal"], lw=2.5, label="specificity")
     sweep.axvline(min_score, color="black", lw=0.8)
     sweep.set(xlabel="minimum lesion score", ylim=(-0.02, 1.02), title=f"the run uses {min_score:.2f}")
     sweep.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 REFERENCE, PREDICTION = "#56B4E9", "#E69F00"  # outlines
+LOW_SCORE = "low lesion score: nothing marked"
 FALSE_POSITIVE, FALSE_NEGATIVE = "#D55E00", "#009E73"  # hatched areas
 
 
@@ -62,6 +63,6 @@ def _draw_doubtful(canvas: np.ndarray, mask: np.ndarray) -> None:
     for outline in outlines:
         for start in range(0, len(outline), 16):
             cv2.polylines(canvas, [outline[start : start + 8]], False, _rgb(PREDICTION), 2, cv2.LINE_AA)
-    place, font = (8, canvas.shape[0] - 10), cv2.FONT_HERSHEY_SIMPLEX
-    for colour, width in (((0, 0, 0), 4), (_rgb(PREDICTION), 1)):  # black around it: read on any grey
-        cv2.putText(canvas, "low lesion score: nothing marked", place, font, 0.55, colour, width, cv2.LINE_AA)
+    for shift, colour in ((1, (0, 0, 0)), (0, _rgb(PREDICTION))):  # black below it: read on any grey
+        place = 8 + shift, canvas.shape[0] - 10 + shift
+        cv2.putText(canvas, LOW_SCORE, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)

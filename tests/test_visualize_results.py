@@ -20,6 +20,7 @@ from segmentation import engines, figures, overlays, own_images, predict, report
 from segmentation.decision import Decision, Prediction
 from segmentation.errors import RunError
 from segmentation.run_folder import load_run
+from segmentation.scores import judge_lesion_score
 
 
 @pytest.fixture(scope="module")
@@ -384,6 +385,23 @@ def test_overlay_shows_what_is_wrong():
     assert has(overlays.FALSE_POSITIVE, slice(250, 350), slice(250, 350)) == 0
     without = overlays.draw_overlay(np.zeros((64, 64), np.uint8), prediction, None)
     assert not (without == overlays._rgb(overlays.FALSE_POSITIVE)).all(axis=2).any()
+
+
+def test_the_lesion_score_is_drawn_where_there_is_one():
+    rows = [{"label": label, "group": n, "lesion_score": 0.1 * n} for n, label in enumerate(["normal", "benign"] * 4)]
+    figure = figures.lesion_score(rows, judge_lesion_score(rows), 0.25)
+    roc, sweep = figure.axes
+    assert roc.get_title().startswith("AUC 0.625")  # of 16 pairs, 10 are in order
+    assert roc.lines[-1].get_xydata()[0].tolist() == [0.5, 0.75] and sweep.get_title() == "the run uses 0.25"
+    # The steps are what a count says.
+    sensitivity, specificity = (line.get_xydata() for line in sweep.lines[:2])
+    for minimum in (0.25, 0.45, 0.65):
+        at = sensitivity[:, 0].searchsorted(minimum)
+        lesions, normals = (
+            np.mean([row["lesion_score"] >= minimum for row in rows if row["label"] == label])
+            for label in ("benign", "normal")
+        )
+        assert sensitivity[at, 1] == lesions and 1 - specificity[at, 1] == normals
 
 
 def test_a_name_is_no_formula():
