@@ -21,8 +21,8 @@ from dataset import MAX_PIXELS, DataError
 from segmentation import corrections
 from segmentation.decision import Decision, doubtful_mask, override_decision, to_mask
 from segmentation.errors import RunError, hint
-from segmentation.figures import draw_overlay
 from segmentation.measure import measure
+from segmentation.overlays import draw_overlay
 from segmentation.own_images import range_of
 from segmentation.picture_files import Picture, list_pages, read_picture
 from segmentation.predict import predict_pictures, unlike_training

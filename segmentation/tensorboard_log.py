@@ -10,6 +10,7 @@ import tensorflow as tf
 from segmentation.decision import Decision, to_mask
 from segmentation.errors import RunError
 from segmentation.files import try_writing
+from segmentation.overlays import draw_overlay
 from segmentation.predict import predict_raw
 
 PICTURES, EVERY, SIDE = 4, 5, 320  # overlays of so many pictures, after every fifth epoch, of so many pixels
@@ -59,8 +60,6 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
 
     def draw(self) -> np.ndarray:
         """The chosen pictures with both outlines at a threshold of one half: (n, h, w, 3) uint8, RGB."""
-        from segmentation.figures import draw_overlay  # it imports matplotlib, which no other training needs
-
         prediction = predict_raw(self.model, self.images, batch_size=len(self.images))
         drawn = []
         for image, reference, (probability, score) in zip(self.images, self.references, prediction.each(), strict=True):
