@@ -131,3 +131,26 @@ def assert_one_clear_line(result: subprocess.CompletedProcess, *words: str, code
     assert "Traceback" not in output, output
     for word in words:
         assert word in output, output
+
+
+CHROMIUM_FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+CHROMIUM_FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1000"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A real browser, which writes down its console and its requests; the test is skipped where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("no Chromium here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*CHROMIUM_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.get("about:blank")
+    browser.get_log("performance")  # what Chromium's own first page asked for
+    yield browser
+    browser.quit()

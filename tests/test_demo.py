@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,9 +29,6 @@ from segmentation.engines import SHIPPED
 from segmentation.errors import RunError
 from segmentation.phantoms import make_phantom
 from segmentation.schemas import read_config
-
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1000"
 
 
 @pytest.fixture(scope="module")
@@ -130,21 +126,10 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def visitor(address, proxy, tmp_path_factory):
+def visitor(address, proxy, chromium):
     """In Chromium, in front of the page."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.get(address)
-    yield Visitor(browser)
-    browser.quit()
+    chromium.get(address)
+    return Visitor(chromium)
 
 
 def picture_in(source: str) -> np.ndarray:

@@ -119,63 +119,43 @@ def test_scores_of_other_images_are_refused(reported, trained):
     shutil.rmtree(copy)
 
 
-def test_report_in_a_browser(reported):
+def test_report_in_a_browser(reported, chromium):
     """Sorts, filters, opens an overlay; no console error; no request leaves the machine."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("no Chromium here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--window-size=1200,900",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        page.get((reported / "report.html").as_uri())
+    page = chromium
+    page.get((reported / "report.html").as_uri())
 
-        def column(key):
-            rows = page.find_elements("css selector", "#images tbody tr:not([hidden])")
-            return [row.get_attribute(f"data-{key}") for row in rows]
+    def column(key):
+        rows = page.find_elements("css selector", "#images tbody tr:not([hidden])")
+        return [row.get_attribute(f"data-{key}") for row in rows]
 
-        everything = column("name")
-        page.find_element("css selector", "th[data-key=dice]").click()
-        assert column("dice") == sorted(column("dice"), key=float)
-        page.find_element("css selector", "th[data-key=dice]").click()
-        assert column("dice") == sorted(column("dice"), key=float, reverse=True)
-        page.find_element("css selector", "th[data-key=hd95]").click()
-        defined = [float(v) for v in column("hd95") if v]
-        assert (
-            defined == sorted(defined) and [bool(v) for v in column("hd95")] == sorted(map(bool, column("hd95")))[::-1]
-        )
+    everything = column("name")
+    page.find_element("css selector", "th[data-key=dice]").click()
+    assert column("dice") == sorted(column("dice"), key=float)
+    page.find_element("css selector", "th[data-key=dice]").click()
+    assert column("dice") == sorted(column("dice"), key=float, reverse=True)
+    page.find_element("css selector", "th[data-key=hd95]").click()
+    defined = [float(v) for v in column("hd95") if v]
+    assert defined == sorted(defined) and [bool(v) for v in column("hd95")] == sorted(map(bool, column("hd95")))[::-1]
 
-        page.find_element("id", "label").send_keys("benign")
-        assert set(column("label")) == {"benign"} and len(column("name")) < len(everything)
-        page.find_element("id", "name").send_keys("(1")
-        assert all("(1" in name for name in column("name"))
-        page.find_element("id", "name").clear()
-        page.execute_script("document.getElementById('label').value=''; filter()")
-        assert sorted(column("name")) == sorted(everything)
+    page.find_element("id", "label").send_keys("benign")
+    assert set(column("label")) == {"benign"} and len(column("name")) < len(everything)
+    page.find_element("id", "name").send_keys("(1")
+    assert all("(1" in name for name in column("name"))
+    page.find_element("id", "name").clear()
+    page.execute_script("document.getElementById('label').value=''; filter()")
+    assert sorted(column("name")) == sorted(everything)
 
-        page.find_element("css selector", "#images tbody tr").click()
-        dialog = page.find_element("id", "overlay")
-        picture = dialog.find_element("tag name", "img")
-        assert dialog.is_displayed()
-        assert page.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 300", picture)
-        broken = "return [...document.images].filter(i => i.src && !(i.complete && i.naturalWidth)).length"
-        assert page.execute_script(broken) == 0
-        assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
-        messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-        asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        assert asked and all(url.startswith(("file:", "data:")) for url in asked)
-    finally:
-        page.quit()
+    page.find_element("css selector", "#images tbody tr").click()
+    dialog = page.find_element("id", "overlay")
+    picture = dialog.find_element("tag name", "img")
+    assert dialog.is_displayed()
+    assert page.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 300", picture)
+    broken = "return [...document.images].filter(i => i.src && !(i.complete && i.naturalWidth)).length"
+    assert page.execute_script(broken) == 0
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
 
 
 # ---------------------------------------------------------------- own images
