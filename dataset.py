@@ -276,7 +276,15 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
 
 
 def make_dataset(
-    images: np.ndarray, masks: np.ndarray, batch_size: int, *, training=False, seed=0, strength=1.0, first_epoch=0
+    images: np.ndarray,
+    masks: np.ndarray,
+    batch_size: int,
+    *,
+    training=False,
+    seed=0,
+    strength=1.0,
+    then=None,
+    first_epoch=0,
 ):
     """Batches for `fit`, `evaluate` and `predict`: (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
 
@@ -289,6 +297,7 @@ def make_dataset(
         images: (N, H, W) uint8.
         masks: (N, H, W) uint8 in {0, 1}.
         strength: of `augment`.
+        then: a further random change, called with each pair of `augment` and its source of chance.
     """
     import tensorflow as tf
 
@@ -302,8 +311,10 @@ def make_dataset(
     cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
 
     def make_batch(epoch: np.ndarray, indices: np.ndarray):
-        draws = (np.random.default_rng((seed, int(epoch), int(i))) for i in indices)
+        draws = [np.random.default_rng((seed, int(epoch), int(i))) for i in indices]
         pairs = [augment(images[i], masks[i], rng, strength) for i, rng in zip(indices, draws, strict=True)]
+        if then:
+            pairs = [then(*pair, rng) for pair, rng in zip(pairs, draws, strict=True)]
         return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
     def epoch_batches(epoch):

@@ -20,7 +20,7 @@ from dataset import DataError, Sample, read_samples
 from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
 from segmentation.collection import collect
 from segmentation.decision import Decision, Prediction, load_decision, override_decision
-from segmentation.errors import one_clear_line
+from segmentation.errors import RunError, one_clear_line
 from segmentation.files import file_hash, write_json
 from segmentation.outputs import check_output, json_holds
 from segmentation.predict import predict_pictures, score_samples
@@ -107,8 +107,12 @@ def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
 
 
 def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Prediction, Decision]:
-    """Mean of the runs' calibrated probabilities, at the largest network's size, and of their lesion scores, if all
-    have one; and the decision to cut them with."""
+    """Mean of the runs' calibrated probabilities, at the largest network's size, and of their lesion scores; and the
+    decision to cut them with.
+
+    Raises:
+        RunError: a run cannot be loaded, or only some have a lesion score.
+    """
     found, decisions = [], []
     for run in config.run:
         model, stored = load_run(run)
@@ -117,6 +121,8 @@ def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Pr
         decisions.append(override_decision(own, config.threshold, config.tta, min_score=config.min_score))
         found.append(predict_pictures(model, images, decisions[-1]))
     maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
+    if len({score is None for score in scores}) > 1:
+        raise RunError("some of these networks have a lesion score, and some none: they cannot be averaged.")
     side = max(m.shape[1] for m in maps)
     mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
     # The maps are calibrated already, so this decision has no calibration of its own.
@@ -127,7 +133,7 @@ def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Pr
         largest_component=config.largest_component or all(d.largest_component for d in decisions),
         tta=all(d.tta for d in decisions),
     )
-    score = None if any(s is None for s in scores) else np.mean(scores, axis=0)
+    score = None if scores[0] is None else np.mean(scores, axis=0)
     return Prediction(mean.astype(np.float32), score), together
 
 

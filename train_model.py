@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,17 +30,21 @@ from dataset import make_dataset
 from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked
 from segmentation.decision import Decision, choose_decision, load_decision, save_decision
 from segmentation.encoders import load_imagenet
+from segmentation.engines import BUS_BRA
 from segmentation.errors import one_clear_line
 from segmentation.files import check_space, write_json
 from segmentation.losses import BceDiceLoss, add_presence, has_lesion_score, score_loss, training_metrics
 from segmentation.parts import Parts, load_data, split_data
 from segmentation.predict import predict_pictures, predict_raw, score_samples
 from segmentation.run_folder import begin, build_network, check_finished, environment, load_run, open_run, take_weights
+from segmentation.scanners import imitate_scanner
 from segmentation.schemas import Encoder, Gates, check_channels
 from segmentation.scores import result_line, summarise
 from segmentation.splits import ChooseOn, Normals, Split
 from segmentation.tensorboard_log import TensorBoardLog
 from segmentation.training import Precision, RunRecorder, bytes_to_write, convolution_policy, make_optimizer
+
+BUS_BRA_NETWORK = "efficientnet_lite0", 8, "paper"  # encoder, base_filters and gates of models/attention_unet_bus_bra
 
 
 @checked
@@ -57,11 +62,11 @@ class TrainingConfig:
     choose_on: ChooseOn = "validation"  # chooses epoch and decision; decision: that alone; nothing: trained on too
     # Network
     encoder: Encoder = "efficientnet_lite0"  # 0.03 Dice over "none", the paper's
-    start_from: Literal["imagenet", "random"] | AnyPath = "imagenet"  # first weights; or a finished run of this network
+    start_from: Literal["bus-bra", "imagenet", "random"] | AnyPath = "bus-bra"  # first weights; or a finished run's
     base_filters: Whole[1, 256] = 8  # channels of the finest decoder level, doubled at each coarser one; the paper: 16
     depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the others have 5
     gates: Gates = "paper"  # full: on the skip's own grid, the finest too; none is as good
-    lesion_score: Real[0, 1000] = 0.0  # weight in the loss of a second output, whether there is a lesion; 0 is without
+    lesion_score: Real[0, 1000] = 0.3  # weight in the loss of a second output, whether there is a lesion; 0 is without
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     # Training
     epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
@@ -70,6 +75,7 @@ class TrainingConfig:
     ema: Real[0, 0.9999] = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
     dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: Real[0, 3] = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
+    scanners: Real[0, 2] = 1.0  # how often another machine is imitated; 0.03 Dice in another hospital; 0 is never
     seed: Seed = 0  # of the weights, the order, the augmentation and the phantoms
     # From probability to mask
     decision_from: AnyPath | None = None  # a run to take the decision from: these settings, validation images held back
@@ -87,10 +93,10 @@ class TrainingConfig:
         if self.image_size % 2**depth or self.image_size < 2 ** (depth + 1):
             allowed = f"a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on"
             raise ValueError(f"--image-size must be {allowed}, got {self.image_size}")
-        if self.encoder == "none" and self.start_from == "imagenet":
-            raise ValueError(
-                "--encoder none has no ImageNet weights: add --start-from random, or take the preset paper"
-            )
+        if self.encoder == "none" and self.start_from in ("bus-bra", "imagenet"):
+            raise ValueError("--encoder none has no such weights: add --start-from random, or take the preset paper")
+        if self.start_from == "bus-bra" and (self.encoder, self.base_filters, self.gates) != BUS_BRA_NETWORK:
+            raise ValueError("--start-from bus-bra has weights of the default network alone: add --start-from imagenet")
         return self
 
 
@@ -98,7 +104,14 @@ PRESETS = {
     "default": TrainingConfig(),
     # Oktay et al. 2018, in two dimensions. Each value was chosen on validation images (docs/experiments.md).
     "paper": TrainingConfig(
-        encoder="none", start_from="random", base_filters=16, image_size=128, learning_rate=1e-3, epochs=40
+        encoder="none",
+        start_from="random",
+        base_filters=16,
+        lesion_score=0,
+        scanners=0,
+        image_size=128,
+        learning_rate=1e-3,
+        epochs=40,
     ),
 }
 MIN_NORMALS = 10  # in training, for a lesion score
@@ -117,18 +130,18 @@ def main(config: TrainingConfig) -> float:
         board = TensorBoardLog(run) if config.tensorboard else None
         machine = environment()
         convolutions = prepare_machine(config.seed, config.precision)
-        earlier = [path for path in (config.start_from, config.decision_from) if isinstance(path, Path)]
+        earlier = [path for path in (first_weights(config), config.decision_from) if isinstance(path, Path)]
         decision = given_decision(config.decision_from, config.tta)
-        network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
-        network |= {"input_shape": (config.image_size, config.image_size, 1), "lesion_score": config.lesion_score > 0}
-        model = build(network, convolutions, config.start_from)
+        network = network_arguments(config)
+        model = build(network, convolutions, first_weights(config))
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
         division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
         data = load_data(config.data_dir, config.mask_values, config.seed)
         data = split_data(data, begun, config.image_size, earlier, **division)
-        model, network["lesion_score"] = keep_lesion_score(model, data.train[1])
+        model = keep_lesion_score(model, data.train[1])
         if not begun:
+            network["lesion_score"] = has_lesion_score(model)
             stored = data.found.describe() | {"network": network, "config": asdict(config)}
             begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
         epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
@@ -139,7 +152,8 @@ def main(config: TrainingConfig) -> float:
         recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)
         first_epoch = recorder.restore(model)
         stream = {"seed": config.seed, "strength": config.augmentation, "first_epoch": first_epoch}
-        batches = make_dataset(*data.train, config.batch_size, training=True, **stream)
+        scanners = partial(imitate_scanner, strength=config.scanners) if config.scanners else None
+        batches = make_dataset(*data.train, config.batch_size, training=True, then=scanners, **stream)
         judged = make_dataset(*data.val, config.batch_size) if data.val else None
         fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0, board=board)
 
@@ -169,6 +183,17 @@ def given_decision(decision_from: Path | None, tta: bool) -> Decision:
     return replace(given, tta=tta)
 
 
+def network_arguments(config: TrainingConfig) -> dict:
+    """What `build_network` is called with, but for the dtype of the convolutions; config.json keeps it."""
+    network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
+    return network | {"input_shape": (config.image_size, config.image_size, 1), "lesion_score": config.lesion_score > 0}
+
+
+def first_weights(config: TrainingConfig) -> str | Path:
+    """What the network starts from: "imagenet", "random", or the folder of a finished run."""
+    return BUS_BRA if config.start_from == "bus-bra" else config.start_from
+
+
 def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Model:
     """Returns the network of these arguments with its first weights."""
     model = build_network(**network, convolutions=convolutions)
@@ -180,12 +205,12 @@ def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Mod
     return model
 
 
-def keep_lesion_score(model: keras.Model, masks: np.ndarray) -> tuple[keras.Model, bool]:
-    """Returns the network, without its lesion score if too few of the masks are empty to learn it; and if it has it."""
+def keep_lesion_score(model: keras.Model, masks: np.ndarray) -> keras.Model:
+    """Returns the network, without its lesion score if too few of the masks are empty to learn it."""
     if not has_lesion_score(model) or (normals := len(masks) - np.count_nonzero(masks.any(axis=(1, 2)))) >= MIN_NORMALS:
-        return model, has_lesion_score(model)
+        return model
     print(f"{normals} normal images to train on: fewer than {MIN_NORMALS} teach no lesion score, so there is none")
-    return keras.Model(model.input, model.output["lesion"], name=model.name), False
+    return keras.Model(model.input, model.output["lesion"], name=model.name)
 
 
 def compile_model(

@@ -38,7 +38,7 @@ class VisualizationConfig:
     output: AnyPath = Path("predictions")  # where predictions on own images go
     engine: Engine = "keras"  # what runs the network; onnx and openvino need a run exported by export_model.py
     spacing: Real[1e-4, 1e3] | None = None  # mm from pixel to pixel, of own pictures whose file does not say
-    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the run's own
+    threshold: Real[0, 1] | None = None  # above which a pixel is lesion (docs/settings.md); without it the run's own
     tta: bool = False  # average with the mirrored picture, also if the run did not
     largest_component: bool = False  # keep only the largest lesion, also if the run did not
     min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; without it the run's own

@@ -39,7 +39,8 @@ class Decision:
 
     scale: Real[1e-6, 20] = 1.0  # calibration: logit -> scale * logit + offset (Platt 1999)
     offset: Real[-20, 20] = 0.0
-    threshold: Real[0, 1] = 0.5  # calibrated probability above which a pixel is lesion
+    threshold: Real[0, 1] = 0.5  # calibrated probability above which a pixel is lesion; of networks with a lesion
+    #                              score, as a share of the picture's highest: they say elsewhere that there is none
     min_peak: Real[0, 1] = 0.0  # a component whose highest probability is below this is dropped
     score_scale: Real[1e-6, 20] = 1.0  # calibration of the lesion score, as above
     score_offset: Real[-20, 20] = 0.0
@@ -125,7 +126,9 @@ def to_mask(
         return np.zeros(shape, bool)
     full = cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
     threshold, min_peak = decision.threshold, decision.min_peak
-    if decision.lesion_given and score is None:
+    if score is not None:
+        threshold *= float(full.max())
+    elif decision.lesion_given:
         threshold, min_peak = LIKELIEST * float(full.max()), 0.0
     mask = full > threshold
     return _drop_components(mask, full, min_peak, decision.largest_component) if mask.any() else mask
@@ -162,8 +165,9 @@ def choose_decision(prediction: Prediction, references: np.ndarray, given: Decis
 
     Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the lesion images.
     With a lesion score: it is calibrated, too, and the minimum score is the one that keeps LESIONS_KEPT of the lesion
-    images. Without: the minimum peak is the highest that costs at most DICE_TO_SPARE of Dice, so that as few normals as
-    possible have a false positive, and 0 where there are no normals.
+    images; the outline is calibrated on the lesion images alone, from which it was learned. Without: the minimum peak
+    is the highest that costs at most DICE_TO_SPARE of Dice, so that as few normals as possible have a false positive,
+    and 0 where there are no normals.
 
     Args:
         prediction: of N images, as the network gives it.
@@ -175,14 +179,13 @@ def choose_decision(prediction: Prediction, references: np.ndarray, given: Decis
     """
     probability, score = prediction
     there = references.any(axis=(1, 2))
-    # The outline of a network with a score was learned from lesion images alone.
-    shown = there if score is not None else np.ones_like(there)
+    shown, sure = (there, 1.0) if score is not None else (np.ones_like(there), None)
     scale, offset = fit_calibration(probability[shown][:, ::2, ::2], references[shown][:, ::2, ::2])
     given = replace(given, scale=scale, offset=offset)
     lesions = [(p, r > 0) for p, r in zip(calibrated(probability[there], given), references[there], strict=True)]
 
     def dice(decision: Decision) -> float:
-        return float(np.mean([overlap(r, to_mask(p, p.shape, decision))["dice"] for p, r in lesions]))
+        return float(np.mean([overlap(r, to_mask(p, p.shape, decision, sure))["dice"] for p, r in lesions]))
 
     scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
     given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))

@@ -67,7 +67,7 @@ def upgrade_settings(stored: dict, path: Path) -> dict:
     if "pretrained" in stored or settings.get("start_from", ...) is None:
         pretrained = settings.pop("pretrained", True) and settings.get("encoder") != "none"
         settings["start_from"] = settings.get("start_from") or ("imagenet" if pretrained else "random")
-    settings.setdefault("lesion_score", 0.0)
+    settings = {"lesion_score": 0.0, "scanners": 0.0} | settings  # what earlier versions did not have
     if settings.get("split_seed") is None:
         settings["split_seed"] = settings.get("seed", 0)
     if "data_dir" in settings and not isinstance(settings["data_dir"], (list, tuple)):

@@ -21,7 +21,8 @@ from segmentation.files import check_file, read_json
 from segmentation.predict import Network
 from segmentation.schemas import read_config
 
-SHIPPED = Path(__file__).parent.parent / "models" / "attention_unet_busi"  # models/README.md
+MODELS = Path(__file__).parent.parent / "models"  # the two that come with the repository (models/README.md)
+SHIPPED, BUS_BRA = MODELS / "attention_unet_busi", MODELS / "attention_unet_bus_bra"
 Format = Literal["onnx", "litert", "litert-int8", "openvino"]
 Engine = Literal["keras", "onnx", "openvino", "openvino-bfloat16"]
 # The files of each format, first the one that is opened, and the package that runs it.
@@ -117,7 +118,7 @@ def newest_run(models_dir: Path) -> Path:
         RunError: there is neither.
     """
     finished = sorted(models_dir.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    runs = [path.parent for path in finished if path.parent.name != SHIPPED.name]
+    runs = [path.parent for path in finished if path.parent.name not in (SHIPPED.name, BUS_BRA.name)]
     if runs:
         return runs[-1]
     if not (SHIPPED / "metrics.json").exists():

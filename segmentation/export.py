@@ -21,7 +21,8 @@ WRITERS = {"onnx": ("onnx", "tf2onnx")}  # packages that a format is written wit
 EXACT = ("onnx", "litert", "openvino")  # these compute in float32, as Keras does
 MOST_DIFFERENCE, MOST_DICE = 1e-3, 0.005  # of a probability where the numbers are float32; of the mean Dice
 DECISION = (
-    "A pixel is lesion where the calibrated probability, enlarged to the picture's size, is above the threshold; an "
+    "A pixel is lesion where the calibrated probability, enlarged to the picture's size, is above the threshold, times "
+    "its highest value in the picture if threshold_of_highest is true; an "
     "area whose highest probability is below min_peak is dropped, and everything where the calibrated lesion score is "
     "below min_score. With mirrored averaging, the uncalibrated outputs of the picture and of its mirror image, turned "
     "back, are averaged first, and the mean p is calibrated: 1 / (1 + exp(-scale * log(p / (1 - p)) - offset))."
@@ -190,6 +191,7 @@ def describe(stored: dict, decision: Decision, outputs: Sequence[str]) -> dict:
         "outputs": {name: OUTPUTS[name] for name in outputs},
         "decision": {
             "threshold": decision.threshold,
+            "threshold_of_highest": "lesion_score" in outputs,
             "min_peak": decision.min_peak,
             "min_score": decision.min_score if "lesion_score" in outputs else None,
             "mirrored_averaging": decision.tta,

@@ -226,14 +226,15 @@ def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds:
     return {name: np.array(values) for name, values in curves.items()}
 
 
-def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float) -> Figure:
+def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float, of_highest: bool) -> Figure:
     """Reliability diagram of the test images, and their scores against the threshold; arrays (N, S, S).
 
-    `threshold` is the run's own, drawn as a line."""
+    `threshold` is the run's own, drawn as a line; `of_highest` if it is a share of a picture's highest probability."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
     mean, observed, _, error = reliability(probability, reference)
-    lesion = probability > threshold
+    share = probability / probability.max(axis=(1, 2), keepdims=True) if of_highest else probability
+    lesion = share > threshold
     inside = reliability(probability[lesion], reference[lesion])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
     diagram.plot(mean, observed, "o-", color="black")
@@ -242,13 +243,14 @@ def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float
     diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",
                  transform=diagram.transAxes)  # fmt: skip
     thresholds = np.linspace(0.05, 0.95, 19)
-    test = threshold_curves(probability, reference, thresholds)
+    test = threshold_curves(share, reference, thresholds)
     for key, style, label in (("dice", "-", "Dice"), ("iou", "--", "IoU"), ("sensitivity", ":", "sensitivity")):
         sweep.plot(thresholds, test[key], color="black", ls=style, label=label)
     if np.isfinite(test["false_positive_area"]).all():
         sweep.plot(thresholds, test["false_positive_area"], color=CLASS_COLOURS["normal"], lw=2.5,
                    label="false-positive area\non normals")  # fmt: skip
     sweep.axvline(threshold, color="black", lw=0.8)
-    sweep.set(xlabel="threshold", ylim=(0, 1), title=f"test scores; the run uses {threshold:.2f}")
+    label = "threshold, as a share of the picture's highest probability" if of_highest else "threshold"
+    sweep.set(xlabel=label, ylim=(0, 1), title=f"test scores; the run uses {threshold:.2f}")
     sweep.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -111,12 +111,13 @@ def draw_figures(
     yield "distributions", figures.distributions([c.score for c in cases])
     probability = np.stack([c.probability for c in cases])
     reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), probability.shape[1:]) for c in cases])
-    if "lesion_score" in metrics["summary"]:
+    has_score = "lesion_score" in metrics["summary"]
+    if has_score:
         yield (
             "lesion_score",
             figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
         )
-    yield "calibration", figures.calibration(probability, reference, decision.threshold)
+    yield "calibration", figures.calibration(probability, reference, decision.threshold, of_highest=has_score)
 
 
 def attention_network(model: keras.Model) -> keras.Model | None:

@@ -232,7 +232,8 @@ def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: 
     if seen := [samples[i].name for i in test if groups[i] in seen_groups]:
         raise DataError(
             f"{run}: was trained on {len(seen)} of the {len(test)} test images or on near-copies of them, {seen[0]!r} "
-            "first. Take other images, or its --split and --fold, with the seed in its split.json as --split-seed."
+            "first. Take other images, another --start-from (imagenet), or its --split and --fold, with the seed in "
+            "its split.json as --split-seed."
         )
     return sorted(hashes)
 

@@ -103,7 +103,10 @@ def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
     marked = [to_mask(p, (16, 16), chosen, s).any() for p, s in zip(calibrated(maps, chosen), sure, strict=True)]
     assert marked == [False] + [True] * 49 + [False] * 10
     given = [to_mask(maps[0], (16, 16), Decision(min_score=0.5, lesion_given=g), 0.1).sum() for g in (False, True)]
-    assert given == [0, 64]  # at the threshold, not at a share of the peak
+    assert given == [0, 64]
+    # The threshold is a share of the highest probability, 0.6: an outline is drawn however unsure the map is.
+    drawn = [to_mask(maps[0] * sure, (16, 16), Decision(threshold=0.99), 1.0).sum() for sure in (1, 0.1)]
+    assert drawn == [64, 64] and not to_mask(maps[0], (16, 16), Decision(threshold=0.99)).any()
     # Without a normal there is nothing to calibrate with.
     alone = choose_decision(Prediction(maps[:50], score[:50]), masks[:50], Decision())
     assert (alone.score_scale, alone.score_offset) == (1, 0) and alone.min_score == pytest.approx(score[1])

@@ -9,6 +9,7 @@ from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_here, run_s
 import dataset
 import evaluate_model
 from segmentation.decision import Decision, Prediction
+from segmentation.errors import RunError
 from segmentation.phantoms import write_phantoms
 from segmentation.score_table import read_scores
 
@@ -89,4 +90,7 @@ def test_the_mean_is_a_mean(monkeypatch):
     config = evaluate_model.EvaluationConfig(run=(Path("a"), Path("b")), data_dir=(Path("."),))
     (mean, score), decision = evaluate_model.predict_mean(config, [])
     assert score == pytest.approx(0.3) and decision.min_score == pytest.approx(0.3)
+    found = iter([Prediction(maps[0], np.float32([0.1])), Prediction(maps[1])])
+    with pytest.raises(RunError, match="some have none"):
+        evaluate_model.predict_mean(config, [])
     assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and decision.threshold == pytest.approx(0.4)

@@ -108,7 +108,8 @@ def test_export_json_says_what_goes_in_and_comes_out(run):
     record = about(run)
     assert record["input"]["shape"] == ["batch", 32, 32, 1] and record["input"]["range"] == [0, 255]
     assert set(record["outputs"]) == {"lesion", "lesion_raw", "lesion_score", "lesion_score_raw"}
-    decision = {"threshold": 0.35, "min_peak": 0.4, "min_score": 0.0, "mirrored_averaging": True, "scale": 1.7}
+    decision = {"threshold": 0.35, "threshold_of_highest": True, "min_peak": 0.4, "min_score": 0.0, "scale": 1.7}
+    decision |= {"mirrored_averaging": True}
     assert decision.items() <= record["decision"].items()
     assert record["data"] == "simulated pictures" and "MIT" in record["licence"]
     assert "pictures of the run's test part" in record["compared_on"]

@@ -279,8 +279,8 @@ def test_stored_settings_are_checked(tmp_path, stored, words):
 
 
 def test_stored_settings_round_trip(tmp_path):
-    for start_from in ("imagenet", "random", Path("models/earlier")):
-        config = TrainingConfig(data_dir=(Path("x"),), epochs=3, learning_rate=1, gates="full", start_from=start_from)
+    for start_from in ("bus-bra", "imagenet", "random", Path("models/earlier")):
+        config = TrainingConfig(data_dir=(Path("x"),), epochs=3, learning_rate=1, augmentation=2, start_from=start_from)
         assert stored_settings(tmp_path, asdict(config)) == config
 
 

@@ -23,6 +23,7 @@ from attention_unet import build_attention_unet
 from dataset import find_samples, make_dataset, read_sample, read_samples, resize_samples
 from segmentation.decision import Decision, save_decision
 from segmentation.encoders import APPLICATIONS, LITE, Encoder, load_imagenet
+from segmentation.engines import BUS_BRA
 from segmentation.errors import RunError
 from segmentation.losses import BceDiceLoss, training_metrics
 from segmentation.parts import load_data, split_data
@@ -210,16 +211,37 @@ def test_without_data_or_network_it_says_so_and_trains_on_phantoms(tmp_path):
     assert json.loads((run / "config.json").read_text())["data"] == "phantom"
 
 
-def test_the_default_encoder_starts_from_imagenet_and_trains(phantom_data, tmp_path):
+def test_the_default_network_starts_from_bus_bra_and_trains(phantom_data, tmp_path):
     flags = ["--data-dir", phantom_data, "--image-size", "64", "--epochs", "1", "--learning-rate", "1e-6", "--ema", "0"]
     assert_one_clear_line(run_here("train_model.py", *flags, cwd=tmp_path), "test (phantom)", code=0)
     trained, stored = load_run(tmp_path / "models" / "attention_unet")
-    assert stored["config"]["start_from"] == "imagenet" and stored["config"]["encoder"] == "efficientnet_lite0"
-    random, imagenet = (train_model.build(stored["network"], "float32", start) for start in ("random", "imagenet"))
-    load_imagenet(built := build_network(**stored["network"]), "efficientnet_lite0")
-    stem = [m.get_layer("stem_conv").kernel.numpy() for m in (built, imagenet, trained, random)]
-    assert np.array_equal(stem[0], stem[1])
-    assert 0 < np.abs(stem[2] - stem[0]).max() < 1e-3 < np.abs(stem[3] - stem[0]).max()
+    assert stored["config"]["start_from"] == "bus-bra" and stored["config"]["encoder"] == "efficientnet_lite0"
+    assert stored["network"]["lesion_score"]
+    starts = {start: train_model.first_weights(TrainingConfig(start_from=start)) for start in ("bus-bra", "random")}
+    bus_bra, random = (train_model.build(stored["network"], "float32", start) for start in starts.values())
+    for name in ("stem_conv", "lesion"):
+        shipped = load_run(BUS_BRA)[0].get_layer(name).kernel.numpy()
+        start, after, other = (m.get_layer(name).kernel.numpy() for m in (bus_bra, trained, random))
+        assert np.array_equal(shipped, start)
+        assert 0 < np.abs(after - shipped).max() < 1e-3 < np.abs(other - shipped).max()
+    # What the weights have seen is not tested on.
+    assert hashes_seen(BUS_BRA) < hashes_seen(tmp_path / "models" / "attention_unet")
+
+
+def test_imagenet_weights_are_one_setting_away():
+    network = train_model.network_arguments(TrainingConfig(image_size=64))
+    imagenet = train_model.build(network, "float32", train_model.first_weights(TrainingConfig(start_from="imagenet")))
+    load_imagenet(built := build_network(**network), "efficientnet_lite0")
+    assert np.array_equal(*(model.get_layer("stem_conv").kernel.numpy() for model in (built, imagenet)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"encoder": "vgg16"}, {"base_filters": 16}, {"gates": "none"}, {"encoder": "efficientnet_lite2"}]
+)
+def test_bus_bra_weights_fit_the_default_network_alone(change):
+    with pytest.raises(ValueError, match="default network alone: add --start-from imagenet"):
+        TrainingConfig(**change)
+    assert TrainingConfig(**change, start_from="imagenet").start_from == "imagenet"
 
 
 def test_start_from_another_run(finished, tmp_path):
@@ -336,16 +358,15 @@ def test_presets(monkeypatch):
         monkeypatch.setattr("sys.argv", ["train_model.py", *arguments])
         return train_model.parse_command_line()
 
-    paper = TrainingConfig(
-        encoder="none", start_from="random", base_filters=16, image_size=128, learning_rate=1e-3, epochs=40
-    )
+    own = {"encoder": "none", "start_from": "random", "base_filters": 16, "lesion_score": 0}
+    paper = TrainingConfig(**own, image_size=128, learning_rate=1e-3, epochs=40)
     assert parsed() == parsed("default") == TrainingConfig()
     assert parsed("paper") == PRESETS["paper"] == paper
     assert parsed("paper", "--epochs", "5", "--seed", "2") == replace(paper, epochs=5, seed=2)
     assert parsed("--epochs", "5") == parsed("default", "--epochs", "5") == TrainingConfig(epochs=5)
     assert parsed("--run", "paper") == TrainingConfig(run="paper")  # the first word alone is a preset
-    starts = [parsed("--start-from", start).start_from for start in ("imagenet", "random", "models/a")]
-    assert starts == ["imagenet", "random", Path("models/a")]
+    starts = [parsed("--start-from", start).start_from for start in ("bus-bra", "imagenet", "random", "models/a")]
+    assert starts == ["bus-bra", "imagenet", "random", Path("models/a")]
 
 
 @pytest.mark.parametrize("word", ["papper", "models/attention_unet"])

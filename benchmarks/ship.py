@@ -1,0 +1,112 @@
+"""A finished run as it comes with the repository: weights as half floats, which is half the size, and no local paths.
+
+    python benchmarks/ship.py RUN models/attention_unet_busi --data-dir FOLDER
+
+Beside the masks of the run itself, on the run's own test images, it prints what the rounding changes. The model card,
+README.md, is written by hand.
+"""
+
+import io
+import json
+import shutil
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+from segmentation import startup  # noqa: F401  # isort: skip
+
+import h5py
+import numpy as np
+import tyro
+
+from attention_unet import in_plain_keras
+from dataset import read_samples
+from segmentation.checks import AnyPath, Folders
+from segmentation.collection import collect
+from segmentation.decision import load_decision, to_mask
+from segmentation.earlier_runs import upgrade_settings
+from segmentation.files import write_json
+from segmentation.predict import predict_pictures
+from segmentation.run_folder import check_finished, load_run
+from segmentation.schemas import read_config, read_metrics, read_split
+
+SMALL = 512  # numbers; smaller arrays keep four bytes each
+
+
+@dataclass
+class ShippingConfig:
+    """What to ship, and where to."""
+
+    run: tyro.conf.Positional[AnyPath]  # a finished run
+    target: tyro.conf.Positional[AnyPath]  # its new folder
+    data_dir: Folders  # the data it was trained with
+
+
+def halve(content: bytes) -> bytes:
+    """The HDF5 file of weights inside a .keras file, its larger arrays as half floats."""
+    result = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as old, h5py.File(result, "w") as new:
+
+        def copy(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            if isinstance(item, h5py.Dataset):
+                values = item[()]
+                new[name] = values.astype(np.float16) if values.dtype == np.float32 and values.size > SMALL else values
+            else:
+                new.require_group(name)
+            new[name].attrs.update(item.attrs)
+
+        new.attrs.update(old.attrs)
+        old.visititems(copy)
+    return result.getvalue()
+
+
+def save_halved(run: Path, path: Path) -> None:
+    """The network of a run as a .keras file of half the size, which plain Keras opens."""
+    full = path.with_name("full.keras")
+    in_plain_keras(load_run(run)[0]).save(full)
+    with zipfile.ZipFile(full) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, halve(content) if name.endswith(".h5") else content)
+    full.unlink()
+
+
+def main(config: ShippingConfig) -> None:
+    """Write the folder and print the comparison."""
+    check_finished(config.run, "decision.json", "history.csv")
+    config.target.mkdir(parents=True, exist_ok=True)
+    for name in ("split.json", "history.csv", "decision.json", "metrics.json"):
+        shutil.copy(config.run / name, config.target / name)
+    names = [str(Path("data") / root.name) for root in config.data_dir]
+    stored = json.loads((config.run / "config.json").read_text(encoding="utf-8"))
+    settings = upgrade_settings(stored["config"], config.run / "config.json")
+    settings |= {"data_dir": names, "models_dir": "models", "run": "attention_unet"}
+    network = read_config(config.run)["network"]
+    write_json(
+        config.target / "config.json",
+        stored | {"root": names[0] if len(names) == 1 else names, "network": network, "config": settings},
+    )
+    save_halved(config.run, config.target / "best.keras")
+
+    tested = {score["name"] for score in read_metrics(config.run / "metrics.json")["images"]}
+    samples = [sample for sample in collect(config.data_dir).samples if sample.name in tested]
+    pictures = [image for image, _ in read_samples(samples)]
+    read_split(config.target)
+    masks = []
+    for run in (config.run, config.target):
+        decision = load_decision(run / "decision.json")
+        prediction = predict_pictures(load_run(run)[0], pictures, decision)
+        masks.append([to_mask(p, i.shape, decision, s) for (p, s), i in zip(prediction.each(), pictures, strict=True)])
+    changed = sum(int((a != b).sum()) for a, b in zip(*masks, strict=True))
+    size = (config.target / "best.keras").stat().st_size / 2**20
+    marked = sum(int(mask.sum()) for mask in masks[0])
+    print(
+        f"{size:.2f} MiB; of {marked} lesion pixels in {len(masks[0])} masks, {changed} change ({changed / marked:.4%})"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(ShippingConfig, description=__doc__))
