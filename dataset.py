@@ -276,19 +276,11 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
 
 
 def make_dataset(
-    images: np.ndarray,
-    masks: np.ndarray,
-    batch_size: int,
-    *,
-    training=False,
-    seed=0,
-    strength=1.0,
-    then=None,
-    first_epoch=0,
+    images: np.ndarray, masks: np.ndarray, batch_size: int, *, training=False, seed=0, change=augment, first_epoch=0
 ):
     """Batches for `fit`, `evaluate` and `predict`: (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
 
-    Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and augmented anew in
+    Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and changed anew in
     every epoch. Every draw is a function of (seed, epoch, image): two runs with one seed are equal, and a resumed run
     starts at `first_epoch` as if it had never stopped; `tf.random` inside `map` would repeat its draws every epoch.
     Evaluation: every image once, in order.
@@ -296,8 +288,7 @@ def make_dataset(
     Args:
         images: (N, H, W) uint8.
         masks: (N, H, W) uint8 in {0, 1}.
-        strength: of `augment`.
-        then: a further random change, called with each pair of `augment` and its source of chance.
+        change: makes a new pair from image, mask and a source of chance.
     """
     import tensorflow as tf
 
@@ -311,10 +302,8 @@ def make_dataset(
     cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
 
     def make_batch(epoch: np.ndarray, indices: np.ndarray):
-        draws = [np.random.default_rng((seed, int(epoch), int(i))) for i in indices]
-        pairs = [augment(images[i], masks[i], rng, strength) for i, rng in zip(indices, draws, strict=True)]
-        if then:
-            pairs = [then(*pair, rng) for pair, rng in zip(pairs, draws, strict=True)]
+        draws = (np.random.default_rng((seed, int(epoch), int(i))) for i in indices)
+        pairs = [change(images[i], masks[i], rng) for i, rng in zip(indices, draws, strict=True)]
         return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
     def epoch_batches(epoch):

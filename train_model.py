@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +36,7 @@ from segmentation.losses import BceDiceLoss, add_presence, has_lesion_score, sco
 from segmentation.parts import Parts, load_data, split_data
 from segmentation.predict import predict_pictures, predict_raw, score_samples
 from segmentation.run_folder import begin, build_network, check_finished, environment, load_run, open_run, take_weights
-from segmentation.scanners import imitate_scanner
+from segmentation.scanners import augmenter
 from segmentation.schemas import Encoder, Gates, check_channels
 from segmentation.scores import result_line, summarise
 from segmentation.splits import ChooseOn, Normals, Split
@@ -151,15 +150,14 @@ def main(config: TrainingConfig) -> float:
 
         recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)
         first_epoch = recorder.restore(model)
-        stream = {"seed": config.seed, "strength": config.augmentation, "first_epoch": first_epoch}
-        scanners = partial(imitate_scanner, strength=config.scanners) if config.scanners else None
-        batches = make_dataset(*data.train, config.batch_size, training=True, then=scanners, **stream)
+        change = augmenter(config.augmentation, config.scanners)
+        stream = {"seed": config.seed, "change": change, "first_epoch": first_epoch}
+        batches = make_dataset(*data.train, config.batch_size, training=True, **stream)
         judged = make_dataset(*data.val, config.batch_size) if data.val else None
         fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0, board=board)
 
         model, _ = load_run(run)
-        chosen = config.choose_on in ("validation", "decision") and not config.decision_from
-        decision = decide(run, model, data, decision, chosen)
+        decision = decide(run, model, data, decision, config)
         scores = score(model, data, decision)
         minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
         division |= {"seed": config.seed, "minutes": minutes, "environment": machine}
@@ -256,9 +254,9 @@ def fit(
         )
 
 
-def decide(run: Path, model: keras.Model, data: Parts, given: Decision, chosen: bool) -> Decision:
+def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: TrainingConfig) -> Decision:
     """Writes decision.json. Returns the decision: the given one, or one that is chosen on the validation images."""
-    if chosen:
+    if config.choose_on in ("validation", "decision") and not config.decision_from:
         given = choose_decision(predict_raw(model, data.val[0], given.tta), data.val[1], given)
     save_decision(run / "decision.json", given)
     return given

@@ -33,9 +33,11 @@ from torch_attention_unet import Trainer
 
 from dataset import find_samples, make_dataset, read_samples, resize_samples
 from segmentation.encoders import Encoder, load_imagenet
+from segmentation.engines import BUS_BRA
 from segmentation.find_data import find_data
 from segmentation.losses import BceDiceLoss
-from segmentation.run_folder import build_network
+from segmentation.run_folder import build_network, take_weights
+from segmentation.scanners import augmenter
 from segmentation.splits import split_samples
 from segmentation.training import convolution_policy, make_optimizer, make_schedule
 
@@ -66,8 +68,10 @@ class Ours:
             keras.mixed_precision.set_global_policy("float32")
         else:
             policy = convolution_policy(DEFAULT["precision"], gpus=0)
-            self.model = build_network(**default_network(encoder=encoder), convolutions=policy)
-            if encoder != "none":
+            self.model = build_network(**default_network(encoder=encoder, lesion_score=False), convolutions=policy)
+            if encoder == DEFAULT["encoder"]:
+                take_weights(self.model, BUS_BRA)
+            elif encoder != "none":
                 load_imagenet(self.model, encoder)
         optimizer = make_optimizer(DEFAULT["learning_rate"], DEFAULT["ema"], epochs, steps)
         self.model.compile(optimizer, BceDiceLoss(DEFAULT["dice_weight"]), jit_compile=False)
@@ -124,12 +128,13 @@ def main(config: TimeToDiceConfig) -> None:
     steps = -(-len(train[0]) // DEFAULT["batch_size"])
     build = {"ours": partial(Ours, encoder=config.encoder), "MONAI AttentionUnet": Theirs, "pilot": Ours}
     networks = {name: build[name](config.epochs, steps) for name in config.networks}
+    change = augmenter(DEFAULT["augmentation"], DEFAULT["scanners"])
     minutes, curves = dict.fromkeys(networks, 0.0), {name: [] for name in networks}
     for epoch in range(config.epochs):
         for name, network in networks.items():
             if not config.to_the_end and any(dice >= GOALS[-1] for _, dice in curves[name]):
                 continue
-            batches = make_dataset(*train, DEFAULT["batch_size"], training=True, first_epoch=epoch)
+            batches = make_dataset(*train, DEFAULT["batch_size"], training=True, change=change, first_epoch=epoch)
             started = time.perf_counter()
             network.epoch(batches, epoch, steps)
             minutes[name] += (time.perf_counter() - started) / 60

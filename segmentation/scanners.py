@@ -4,8 +4,21 @@ A network that sees pictures of one machine alone learns its habits. These chang
 what they are worth in another hospital is in docs/experiments.md.
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
+
+from dataset import augment
+
+
+def augmenter(strength: float, scanners: float) -> Callable:
+    """The change that training images go through: `dataset.augment` of that strength, then `imitate_scanner`."""
+
+    def change(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator):
+        return imitate_scanner(*augment(image, mask, rng, strength), rng, scanners)
+
+    return change
 
 
 def imitate_scanner(

@@ -341,7 +341,8 @@ def test_networks_of_earlier_runs_that_are_no_more_are_refused_by_name(run, chan
     ],
 )
 def test_settings_of_earlier_runs(tmp_path, earlier, settings):
-    assert stored_settings(tmp_path, EARLIER_SETTINGS | earlier) == TrainingConfig(**settings)
+    then = {"start_from": "imagenet", "lesion_score": 0.0, "scanners": 0.0}
+    assert stored_settings(tmp_path, EARLIER_SETTINGS | earlier) == TrainingConfig(**then | settings)
 
 
 @pytest.mark.parametrize(

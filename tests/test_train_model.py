@@ -29,6 +29,7 @@ from segmentation.losses import BceDiceLoss, training_metrics
 from segmentation.parts import load_data, split_data
 from segmentation.phantoms import write_phantoms
 from segmentation.run_folder import build_network, load_run
+from segmentation.scanners import augmenter
 from segmentation.schemas import read_history, read_metrics
 from segmentation.splits import hashes_seen
 from segmentation.training import RunRecorder
@@ -126,7 +127,7 @@ def test_it_can_learn(phantom_data):
     images, masks = resize_samples(read_samples(samples), 64)
     model = build_attention_unet((64, 64, 1), base_filters=8, depth=3)
     model.compile(keras.optimizers.Adam(3e-3), BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
-    data = make_dataset(images, masks, 4, training=True, strength=0)
+    data = make_dataset(images, masks, 4, training=True, change=augmenter(0, 0))
     model.fit(data, steps_per_epoch=40, epochs=3, verbose=0, shuffle=False)
     assert model.evaluate(make_dataset(images, masks, 4), verbose=0, return_dict=True)["dice"] > 0.9
 
@@ -179,8 +180,11 @@ def test_a_run_with_a_lesion_score(phantom_data, tmp_path, monkeypatch, capsys):
     small = dict(
         encoder="none", start_from="random", image_size=32, depth=2, base_filters=2, epochs=2, lesion_score=0.3
     )
-    small |= dict(data_dir=(phantom_data,), models_dir=tmp_path)
+    small |= dict(data_dir=(phantom_data,), models_dir=tmp_path, augmentation=0.7, scanners=0.4)
+    changes = []
+    monkeypatch.setattr(train_model, "augmenter", lambda *strengths: changes.append(strengths) or augmenter(*strengths))
     train_model.main(TrainingConfig(**small, run="without"))
+    assert changes == [(0.7, 0.4)]
     assert "normal images to train on: fewer than 10 teach no lesion score" in capsys.readouterr().out
     model, stored = load_run(tmp_path / "without")
     assert not stored["network"]["lesion_score"] and model.output_shape == (None, 32, 32, 1)
@@ -352,13 +356,13 @@ def test_a_preset_and_the_flags_that_follow(phantom_data, tmp_path):
 
 
 def test_presets(monkeypatch):
-    assert len(fields(TrainingConfig)) <= 28  # a setting that nobody would miss costs everybody who reads on
+    assert len(fields(TrainingConfig)) <= 29  # a setting that nobody would miss costs everybody who reads on
 
     def parsed(*arguments):
         monkeypatch.setattr("sys.argv", ["train_model.py", *arguments])
         return train_model.parse_command_line()
 
-    own = {"encoder": "none", "start_from": "random", "base_filters": 16, "lesion_score": 0}
+    own = {"encoder": "none", "start_from": "random", "base_filters": 16, "lesion_score": 0, "scanners": 0}
     paper = TrainingConfig(**own, image_size=128, learning_rate=1e-3, epochs=40)
     assert parsed() == parsed("default") == TrainingConfig()
     assert parsed("paper") == PRESETS["paper"] == paper
