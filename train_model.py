@@ -3,7 +3,7 @@
     python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
     python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
     python train_model.py --data-dir ~/BUSI ~/BUS-BRA     # several folders, trained on together
-    python train_model.py paper                           # the paper's own network, from random weights
+    python train_model.py paper                           # the paper's own network, from random weights; or plain
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
 Default settings on BUSI: about 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
@@ -101,6 +101,8 @@ class TrainingConfig:
 
 PRESETS = {
     "default": TrainingConfig(),
+    # One map from ImageNet's weights: what the default is compared with.
+    "plain": TrainingConfig(start_from="imagenet", lesion_score=0, scanners=0),
     # Oktay et al. 2018, in two dimensions. Each value was chosen on validation images (docs/experiments.md).
     "paper": TrainingConfig(
         encoder="none",

@@ -366,6 +366,7 @@ def test_presets(monkeypatch):
     paper = TrainingConfig(**own, image_size=128, learning_rate=1e-3, epochs=40)
     assert parsed() == parsed("default") == TrainingConfig()
     assert parsed("paper") == PRESETS["paper"] == paper
+    assert parsed("plain") == TrainingConfig(start_from="imagenet", lesion_score=0, scanners=0)
     assert parsed("paper", "--epochs", "5", "--seed", "2") == replace(paper, epochs=5, seed=2)
     assert parsed("--epochs", "5") == parsed("default", "--epochs", "5") == TrainingConfig(epochs=5)
     assert parsed("--run", "paper") == TrainingConfig(run="paper")  # the first word alone is a preset
