@@ -93,7 +93,7 @@ class TrainingConfig:
             allowed = f"a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on"
             raise ValueError(f"--image-size must be {allowed}, got {self.image_size}")
         if self.encoder == "none" and self.start_from in ("bus-bra", "imagenet"):
-            raise ValueError("--encoder none has no such weights: add --start-from random, or take the preset paper")
+            raise ValueError("--encoder none has no pretrained weights: add --start-from random, or take the preset paper")
         if self.start_from == "bus-bra" and (self.encoder, self.base_filters, self.gates) != BUS_BRA_NETWORK:
             raise ValueError("--start-from bus-bra has weights of the default network alone: add --start-from imagenet")
         return self

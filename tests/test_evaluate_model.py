@@ -91,6 +91,6 @@ def test_the_mean_is_a_mean(monkeypatch):
     (mean, score), decision = evaluate_model.predict_mean(config, [])
     assert score == pytest.approx(0.3) and decision.min_score == pytest.approx(0.3)
     found = iter([Prediction(maps[0], np.float32([0.1])), Prediction(maps[1])])
-    with pytest.raises(RunError, match="some have none"):
+    with pytest.raises(RunError, match="and some none"):
         evaluate_model.predict_mean(config, [])
     assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and decision.threshold == pytest.approx(0.4)

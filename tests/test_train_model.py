@@ -397,7 +397,7 @@ def test_help_reads_like_documentation(tmp_path, preset, side):
         (["--epochs", "many"], "--epochs"),
         (["--image-size", "250"], "--image-size must be a multiple of 32"),
         (["--run", "../x"], "--run is the name of a folder"),
-        (["--encoder", "none"], "--encoder none has no ImageNet weights"),
+        (["--encoder", "none"], "--encoder none has no pretrained weights"),
         (["--ema", "1"], "--ema must be at most 0.9999, got 1"),
         (["--split-seed", "-1"], "--split-seed must be at least 0, got -1"),
     ],
@@ -412,7 +412,7 @@ def test_bad_flags_are_one_clear_line_and_exit_2(tmp_path):
     result = run_script("train_model.py", "--epoch-count", "3", cwd=tmp_path)
     assert_one_clear_line(result, "--epoch-count", code=2)
     without_weights = run_script("train_model.py", "--encoder", "none", cwd=tmp_path)
-    assert_one_clear_line(without_weights, "--encoder none has no ImageNet weights", "--start-from random", code=2)
+    assert_one_clear_line(without_weights, "--encoder none has no pretrained weights", "--start-from random", code=2)
     assert not list(tmp_path.iterdir())
 
 
