@@ -98,7 +98,9 @@ def test_every_format_is_written_and_agrees(run):
         assert row["sha256"] == engines.sha256(run / "export" / name)
     for kind in ("onnx", "litert", "openvino"):
         agreement = record["agreement"][kind]
-        assert agreement["largest_difference"] < 1e-4 and agreement["dice"] == pytest.approx(agreement["dice_keras"])
+        # One pixel in a million may lie at the threshold.
+        assert agreement["largest_difference"] < 1e-4
+        assert agreement["dice"] == pytest.approx(agreement["dice_keras"], abs=1e-4)
     # int8 is another number, not a copy
     assert 1e-3 < record["agreement"]["litert-int8"]["largest_difference"] < 0.6
     assert (run / "export" / "network_int8.tflite").stat().st_size < (run / "export" / "network.tflite").stat().st_size
