@@ -93,7 +93,9 @@ class TrainingConfig:
             allowed = f"a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on"
             raise ValueError(f"--image-size must be {allowed}, got {self.image_size}")
         if self.encoder == "none" and self.start_from in ("bus-bra", "imagenet"):
-            raise ValueError("--encoder none has no pretrained weights: add --start-from random, or take the preset paper")
+            raise ValueError(
+                "--encoder none has no pretrained weights: add --start-from random, or take the preset paper"
+            )
         if self.start_from == "bus-bra" and (self.encoder, self.base_filters, self.gates) != BUS_BRA_NETWORK:
             raise ValueError("--start-from bus-bra has weights of the default network alone: add --start-from imagenet")
         return self
@@ -259,7 +261,7 @@ def fit(
 def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: TrainingConfig) -> Decision:
     """Writes decision.json. Returns the decision: the given one, or one that is chosen on the validation images."""
     if config.choose_on in ("validation", "decision") and not config.decision_from:
-        given = choose_decision(predict_raw(model, data.val[0], given.tta), data.val[1], given)
+        given = choose_decision(predict_raw(model, data.val[0], given.tta), data.val[1], given, data.val_folders)
     save_decision(run / "decision.json", given)
     return given
 

@@ -1,6 +1,6 @@
 """From the network's probabilities to a mask: the decision, and how it is chosen on validation images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -160,19 +160,22 @@ def _drop_components(mask: np.ndarray, full: np.ndarray, min_peak: float, larges
 # ---------------------------------------------------------------- chosen on validation
 
 
-def choose_decision(prediction: Prediction, references: np.ndarray, given: Decision) -> Decision:
+def choose_decision(
+    prediction: Prediction, references: np.ndarray, given: Decision, folders: Sequence[str] | None = None
+) -> Decision:
     """Calibration, threshold, and what empties a mask, from validation images, at the network's resolution.
 
     Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the lesion images.
     With a lesion score: it is calibrated, too, and the minimum score is the one that keeps LESIONS_KEPT of the lesion
-    images; the outline is calibrated on the lesion images alone, from which it was learned. Without: the minimum peak
-    is the highest that costs at most DICE_TO_SPARE of Dice, so that as few normals as possible have a false positive,
-    and 0 where there are no normals.
+    images of every folder; the outline is calibrated on the lesion images alone, from which it was learned. Without:
+    the minimum peak is the highest that costs at most DICE_TO_SPARE of Dice, so that as few normals as possible have a
+    false positive, and 0 where there are no normals.
 
     Args:
         prediction: of N images, as the network gives it.
         references: (N, S, S) in {0, 1}.
         given: the other settings.
+        folders: where each image comes from, if there are several folders.
 
     Returns:
         `given` with the chosen numbers.
@@ -190,7 +193,7 @@ def choose_decision(prediction: Prediction, references: np.ndarray, given: Decis
     scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
     given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))
     if score is not None:
-        return choose_min_score(score, there, given)
+        return choose_min_score(score, there, given, folders)
     if there.all():  # no normal to spare a false positive: Dice would be given up for nothing
         return given
     for peak in PEAKS[::-1]:
@@ -200,13 +203,19 @@ def choose_decision(prediction: Prediction, references: np.ndarray, given: Decis
     return given
 
 
-def choose_min_score(score: np.ndarray, there: np.ndarray, given: Decision) -> Decision:
-    """Calibration of the lesion score, and the highest minimum that keeps LESIONS_KEPT of the lesion images.
+def choose_min_score(
+    score: np.ndarray, there: np.ndarray, given: Decision, folders: Sequence[str] | None = None
+) -> Decision:
+    """Calibration of the lesion score, and the highest minimum that keeps LESIONS_KEPT of each folder's lesion images.
+
+    Of all together it would be too high: a hospital without normals has high scores everywhere, and would pay for the
+    lesions of another one.
 
     Args:
         score: of N images, (N,), as the network gives it.
         there: whether each holds a lesion, (N,) bool.
         given: the other settings.
+        folders: as for `choose_decision`.
     """
     if not there.all():
         # Platt's own targets (1999, section 2.2): a few normals, all told apart, must not make the score certain.
@@ -214,8 +223,9 @@ def choose_min_score(score: np.ndarray, there: np.ndarray, given: Decision) -> D
         target = np.where(there, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
         scale, offset = fit_calibration(score, target)
         given = replace(given, score_scale=scale, score_offset=offset)
-    kept = np.sort(calibrated_score(score[there], given))
-    return replace(given, min_score=float(kept[int((1 - LESIONS_KEPT) * len(kept))]))
+    score, where = calibrated_score(score[there], given), np.asarray(folders or [""] * len(there))[there]
+    kept = (np.sort(score[where == folder]) for folder in set(where))
+    return replace(given, min_score=min(float(own[int((1 - LESIONS_KEPT) * len(own))]) for own in kept))
 
 
 def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:

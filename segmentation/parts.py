@@ -35,6 +35,7 @@ class Parts(NamedTuple):
     appearance: dict  # how the training pictures look, so that a strange one can be warned of
     train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
     val: tuple[np.ndarray, np.ndarray] | None  # the same; None where nothing is chosen
+    val_folders: list[str]  # of each of them
     test: list[Sample]
     pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each test sample, (H, W) uint8
     groups: np.ndarray  # near-copy group of each test sample
@@ -79,6 +80,7 @@ def split_data(data: Data, begun: Path | None, image_size: int, earlier: Sequenc
         appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),
         val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,
+        val_folders=[samples[i].folder for i in judged],
         test=[samples[i] for i in parts["test"]],
         pictures=[pictures[i] for i in parts["test"]],
         groups=groups[parts["test"]],

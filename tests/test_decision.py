@@ -10,6 +10,7 @@ from segmentation.decision import (
     calibrated,
     calibrated_score,
     choose_decision,
+    choose_min_score,
     fit_calibration,
     load_decision,
     override_decision,
@@ -96,6 +97,7 @@ def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
     maps, masks = np.full((60, 16, 16), 0.05, np.float32), np.zeros((60, 16, 16), np.uint8)
     maps[:, 4:12, 4:12], masks[:50, 4:12, 4:12] = 0.6, 1
     score = np.r_[0.1, np.linspace(0.6, 0.9, 49), np.linspace(0.05, 0.3, 10)].astype(np.float32)
+    there = masks.any(axis=(1, 2))
     chosen = choose_decision(Prediction(maps, score), masks, Decision())
     assert chosen.min_peak == 0 and 0 < chosen.scale and 0 < chosen.score_scale
     sure = calibrated_score(score, chosen)
@@ -107,6 +109,11 @@ def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
     # The threshold is a share of the highest probability, 0.6: an outline is drawn however unsure the map is.
     drawn = [to_mask(maps[0] * sure, (16, 16), Decision(threshold=0.99), 1.0).sum() for sure in (1, 0.1)]
     assert drawn == [64, 64] and not to_mask(maps[0], (16, 16), Decision(threshold=0.99)).any()
+    # Another folder, without normals and with high scores, does not raise the minimum, and its lesions are kept too.
+    wide, shown = np.r_[score, np.full(50, 0.95)].astype(np.float32), np.r_[there, np.ones(50, bool)]
+    together, apart = (choose_min_score(wide, shown, Decision(), f) for f in (None, ["a"] * 60 + ["b"] * 50))
+    raised, kept = (calibrated_score(wide, decision) >= decision.min_score for decision in (together, apart))
+    assert raised[:50].sum() == 48 and kept[:50].sum() == 49 and kept[60:].all()
     # Without a normal there is nothing to calibrate with.
     alone = choose_decision(Prediction(maps[:50], score[:50]), masks[:50], Decision())
     assert (alone.score_scale, alone.score_offset) == (1, 0) and alone.min_score == pytest.approx(score[1])
