@@ -19,11 +19,13 @@ from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_scri
 from attention_unet import build_attention_unet
 from segmentation import files
 from segmentation.decision import load_decision
+from segmentation.engines import BUS_BRA
 from segmentation.errors import RunError
 from segmentation.run_folder import build_network, load_run, settings_of
 from segmentation.schemas import read_history, read_metrics
+from segmentation.splits import hashes_seen
 from segmentation.training import RunRecorder
-from train_model import TrainingConfig
+from train_model import BUS_BRA_NETWORK, TrainingConfig
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gates": "paper", "encoder": "none"}
 
@@ -365,13 +367,19 @@ def test_retired_settings_are_refused_by_name(tmp_path, change):
         stored_settings(tmp_path, EARLIER_SETTINGS | change)
 
 
-def test_the_shipped_run_is_one_of_the_default_settings():
-    """It is the run of an earlier commit."""
-    stored = json.loads((SHIPPED.parent / "config.json").read_text())
-    assert "gate_grid" in stored["network"] and "twins_in_training" in SHIPPED.read_text()
-    assert settings_of(SHIPPED.parent, TrainingConfig) == TrainingConfig()
-    model, _ = load_run(SHIPPED.parent)
-    assert model.count_params() == read_metrics(SHIPPED)["parameters"]
+def test_the_shipped_runs_are_what_their_cards_say():
+    busi, bus_bra = (settings_of(run, TrainingConfig) for run in (SHIPPED.parent, BUS_BRA))
+    assert busi == TrainingConfig(data_dir=busi.data_dir)
+    start = {"start_from": "imagenet", "lesion_score": 0.0, "split": "table", "choose_on": "nothing"}
+    assert bus_bra == TrainingConfig(**start, data_dir=bus_bra.data_dir, run="attention_unet_bus_bra")
+    assert (bus_bra.encoder, bus_bra.base_filters, bus_bra.gates) == BUS_BRA_NETWORK
+    for run in (SHIPPED.parent, BUS_BRA):
+        model, _ = load_run(run)
+        assert model.count_params() == read_metrics(run / "metrics.json")["parameters"]
+        assert keras.saving.load_model(run / "best.keras").count_params() == model.count_params()  # plain Keras
+        assert not Path(json.loads((run / "config.json").read_text())["root"]).is_absolute()
+    assert hashes_seen(BUS_BRA) < hashes_seen(SHIPPED.parent)
+    assert sum(path.stat().st_size for run in (SHIPPED.parent, BUS_BRA) for path in run.rglob("*")) < 25 * 2**20
 
 
 def test_an_earlier_run_opens_in_every_script(phantom_data, uninterrupted, tmp_path):
