@@ -233,7 +233,8 @@ def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
     mean, observed, _, error = reliability(probability, reference)
-    share = probability / probability.max(axis=(1, 2), keepdims=True) if of_highest else probability
+    highest = np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)
+    share = probability / highest if of_highest else probability
     lesion = share > threshold
     inside = reliability(probability[lesion], reference[lesion])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")

@@ -111,8 +111,9 @@ class RayTrainer:
         except ImportError:
             raise RunError("--ray needs Ray: pip install ray") from None
         self._ray = ray
-        # Without data, models and git history, which may be large.
-        environment = {"working_dir": str(HERE), "excludes": ["data/**/*.png", "models/", ".git/", "docs/", "*.zip"]}
+        # Without data, runs and git history, which may be large. The two runs in git are what trainings start from.
+        own = ["models/*", "!models/attention_unet_busi", "!models/attention_unet_bus_bra"]
+        environment = {"working_dir": str(HERE), "excludes": ["data/**/*.png", *own, ".git/", "docs/", "*.zip"]}
         try:
             ray.init(None if address == "local" else address, runtime_env=environment, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
