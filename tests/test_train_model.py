@@ -220,7 +220,7 @@ def test_the_default_network_starts_from_bus_bra_and_trains(phantom_data, tmp_pa
     assert_one_clear_line(run_here("train_model.py", *flags, cwd=tmp_path), "test (phantom)", code=0)
     trained, stored = load_run(tmp_path / "models" / "attention_unet")
     assert stored["config"]["start_from"] == "bus-bra" and stored["config"]["encoder"] == "efficientnet_lite0"
-    assert stored["network"]["lesion_score"]
+    assert not stored["network"]["lesion_score"]  # these phantoms hold too few normal images
     starts = {start: train_model.first_weights(TrainingConfig(start_from=start)) for start in ("bus-bra", "random")}
     bus_bra, random = (train_model.build(stored["network"], "float32", start) for start in starts.values())
     for name in ("stem_conv", "lesion"):
@@ -240,7 +240,7 @@ def test_imagenet_weights_are_one_setting_away():
 
 
 @pytest.mark.parametrize(
-    "change", [{"encoder": "vgg16"}, {"base_filters": 16}, {"gates": "none"}, {"encoder": "efficientnet_lite2"}]
+    "change", [{"encoder": "densenet121"}, {"base_filters": 16}, {"gates": "none"}, {"encoder": "efficientnet_lite2"}]
 )
 def test_bus_bra_weights_fit_the_default_network_alone(change):
     with pytest.raises(ValueError, match="default network alone: add --start-from imagenet"):
