@@ -473,5 +473,5 @@ def test_the_reason_of_every_setting_is_in_the_help(tmp_path, monkeypatch):
     reasons = [
         line.split("  # ")[1].strip() for line in source.splitlines() if "  # " in line and ": " in line.split("#")[0]
     ]
-    assert len(reasons) == 28
+    assert len(reasons) == 29
     assert all(" ".join(reason.split()) in shown for reason in reasons)
