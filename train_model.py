@@ -6,7 +6,7 @@
     python train_model.py paper                           # the paper's own network, from random weights; or plain
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
-Default settings on BUSI: about 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
+Default settings on BUSI: 8 to 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
 """
 
 import os
