@@ -43,8 +43,6 @@ from segmentation.splits import ChooseOn, Normals, Split
 from segmentation.tensorboard_log import TensorBoardLog
 from segmentation.training import Precision, RunRecorder, bytes_to_write, convolution_policy, make_optimizer
 
-BUS_BRA_NETWORK = "efficientnet_lite0", 8, "paper"  # encoder, base_filters and gates of models/attention_unet_bus_bra
-
 
 @checked
 class TrainingConfig:
@@ -96,8 +94,6 @@ class TrainingConfig:
             raise ValueError(
                 "--encoder none has no pretrained weights: add --start-from random, or take the preset paper"
             )
-        if self.start_from == "bus-bra" and (self.encoder, self.base_filters, self.gates) != BUS_BRA_NETWORK:
-            raise ValueError("--start-from bus-bra has weights of the default network alone: add --start-from imagenet")
         return self
 
 

@@ -233,8 +233,9 @@ def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
     mean, observed, _, error = reliability(probability, reference)
-    highest = np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)
-    share = probability / highest if of_highest else probability
+    share = probability
+    if of_highest:
+        share = probability / np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)
     lesion = share > threshold
     inside = reliability(probability[lesion], reference[lesion])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")

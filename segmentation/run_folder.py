@@ -265,7 +265,7 @@ def take_weights(model: keras.Model, run: Path) -> None:
     if not alike or any([w.shape for w in own[n].weights] != [w.shape for w in theirs[n].weights] for n in both):
         raise RunError(
             f"{run}: is another network than this one. Give --encoder, --base-filters, --depth and the other "
-            "settings of a network as in its config.json."
+            "settings of a network as in its config.json, or --start-from imagenet."
         )
     for name in both:
         own[name].set_weights(theirs[name].get_weights())

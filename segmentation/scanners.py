@@ -2,6 +2,9 @@
 
 A network that sees pictures of one machine alone learns its habits. These changes are made after `dataset.augment`;
 what they are worth in another hospital is in docs/experiments.md.
+
+Each takes an image (H, W) uint8, its mask (H, W) uint8 in {0, 1} and a source of chance, may write into both, and
+returns a pair of the same shapes.
 """
 
 from collections.abc import Callable

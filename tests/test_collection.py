@@ -11,6 +11,7 @@ from PIL import Image
 
 from dataset import DataError
 from segmentation.collection import collect
+from segmentation.decision import choose_decision
 from segmentation.score_table import read_scores
 from segmentation.splits import group_samples, near_copies_in_training, published_folds, split_samples
 
@@ -83,13 +84,18 @@ def test_one_folder_twice_is_refused(tmp_path):
         collect([root, root / ".." / "a"])
 
 
-def test_a_training_on_two_folders_scores_each(tmp_path):
+def test_a_training_on_two_folders_scores_each(tmp_path, monkeypatch):
+    told = []  # of which folder each validation image is
+    monkeypatch.setattr("segmentation.decision.choose_decision", lambda *a: told.extend(a[3]) or choose_decision(*a))
     folders = hospital(tmp_path / "cairo"), hospital(tmp_path / "rio", first=1, normals=10)
     result = run_here("train_model.py", *TINY, "--epochs", "1", "--data-dir", *folders, cwd=tmp_path)
     assert_one_clear_line(result, "test (custom + custom)", "cairo: Dice", "rio: Dice", code=0)
     metrics = json.loads((tmp_path / "models" / "attention_unet" / "metrics.json").read_text())
     own = metrics["summary"]["folders"]
     assert set(own) == {"cairo", "rio"}
+    split = json.loads((tmp_path / "models" / "attention_unet" / "split.json").read_text())["images"]
+    validated = [name.partition(":")[0] for name, row in split.items() if row["part"] == "val"]
+    assert sorted(told) == sorted(validated) and set(told) == set(own)
     lesions = [s for s in metrics["images"] if s["label"] != "normal"]
     assert sum(own[f]["lesions"]["images"] for f in own) == len(lesions)
     for folder in own:

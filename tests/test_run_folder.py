@@ -25,7 +25,7 @@ from segmentation.run_folder import build_network, load_run, settings_of
 from segmentation.schemas import read_history, read_metrics
 from segmentation.splits import hashes_seen
 from segmentation.training import RunRecorder
-from train_model import BUS_BRA_NETWORK, TrainingConfig
+from train_model import TrainingConfig
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gates": "paper", "encoder": "none"}
 
@@ -372,7 +372,6 @@ def test_the_shipped_runs_are_what_their_cards_say():
     assert busi == TrainingConfig(data_dir=busi.data_dir)
     start = {"start_from": "imagenet", "lesion_score": 0.0, "split": "table", "choose_on": "nothing"}
     assert bus_bra == TrainingConfig(**start, data_dir=bus_bra.data_dir, run="attention_unet_bus_bra")
-    assert (bus_bra.encoder, bus_bra.base_filters, bus_bra.gates) == BUS_BRA_NETWORK
     for run in (SHIPPED.parent, BUS_BRA):
         model, _ = load_run(run)
         assert model.count_params() == read_metrics(run / "metrics.json")["parameters"]

@@ -24,6 +24,15 @@ def test_strength_0_is_the_other_augmentation_alone(pair):
         assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+def test_most_training_images_show_another_machine(pair):
+    changed = [
+        not np.array_equal(augmenter(1, 1)(*pair, np.random.default_rng(seed))[0],
+                           augment(*pair, np.random.default_rng(seed))[0])
+        for seed in range(100)
+    ]  # fmt: skip
+    assert 88 <= sum(changed) <= 100  # none is made to one image in 21
+
+
 def test_a_seed_is_all_the_chance_there_is_and_the_source_stays_as_it_is(pair):
     before = [part.copy() for part in pair]
     first, again, other = (augmenter(1, 1)(*pair, np.random.default_rng(seed)) for seed in (3, 3, 4))

@@ -406,6 +406,19 @@ def test_curves_say_what_they_are_of():
     assert "the test images" in labels[1] and [t for t in labels[1] if t != "the test images"] == labels[0]
 
 
+def test_a_share_of_the_highest_probability_is_drawn_as_one():
+    """The maps are unsure, and right at every share below 1."""
+    reference = np.zeros((2, 8, 8), np.uint8)
+    reference[:, 2:5, 2:5] = 1
+    probability = np.where(reference > 0, 0.2, 0.01).astype(np.float32)
+    found = {}
+    for of_highest in (False, True):
+        _, sweep = figures.calibration(probability, reference, 0.5, of_highest).axes
+        found[of_highest] = sweep.lines[0].get_ydata()[9]  # Dice at 0.5
+        assert ("share of the picture's highest" in sweep.get_xlabel()) == of_highest
+    assert found == {False: 0, True: 1}
+
+
 def test_threshold_curves_by_hand():
     probability = np.array([[[0.9, 0.4]], [[0.6, 0.1]]], np.float32)
     reference = np.array([[[1, 1]], [[0, 0]]], np.uint8)
