@@ -226,24 +226,31 @@ def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds:
     return {name: np.array(values) for name, values in curves.items()}
 
 
-def calibration(probability: np.ndarray, reference: np.ndarray, threshold: float, of_highest: bool) -> Figure:
-    """Reliability diagram of the test images, and their scores against the threshold; arrays (N, S, S).
+def calibration(
+    probability: np.ndarray, reference: np.ndarray, predicted: np.ndarray, threshold: float, of_highest: bool
+) -> Figure:
+    """Reliability diagram of the test images, and their scores against the threshold.
 
-    `threshold` is the run's own, drawn as a line; `of_highest` if it is a share of a picture's highest probability."""
+    Args:
+        probability: calibrated, (N, S, S).
+        reference: (N, S, S) in {0, 1}.
+        predicted: the masks that the run's decision draws, (N, S, S) bool.
+        threshold: the run's own, drawn as a line.
+        of_highest: whether it is a share of a picture's highest probability.
+    """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
     mean, observed, _, error = reliability(probability, reference)
-    share = probability
-    if of_highest:
-        share = probability / np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)
-    lesion = share > threshold
-    inside = reliability(probability[lesion], reference[lesion])[3]
+    inside = reliability(probability[predicted], reference[predicted])[3]
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
     diagram.plot(mean, observed, "o-", color="black")
     diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test")
     diagram.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",
                  transform=diagram.transAxes)  # fmt: skip
+    share = probability
+    if of_highest:
+        share = probability / np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)
     thresholds = np.linspace(0.05, 0.95, 19)
     test = threshold_curves(share, reference, thresholds)
     for key, style, label in (("dice", "-", "Dice"), ("iou", "--", "IoU"), ("sensitivity", ":", "sensitivity")):

@@ -110,14 +110,19 @@ def draw_figures(
         yield "curves", figures.curves(history, metrics["best_epoch"], background, judged)
     yield "distributions", figures.distributions([c.score for c in cases])
     probability = np.stack([c.probability for c in cases])
-    reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), probability.shape[1:]) for c in cases])
+    size = probability.shape[1:]
+    reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), size) for c in cases])
+    predicted = np.stack([to_mask(c.probability, size, decision, c.score.get("lesion_score")) for c in cases])
     has_score = "lesion_score" in metrics["summary"]
     if has_score:
         yield (
             "lesion_score",
             figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
         )
-    yield "calibration", figures.calibration(probability, reference, decision.threshold, of_highest=has_score)
+    yield (
+        "calibration",
+        figures.calibration(probability, reference, predicted, decision.threshold, of_highest=has_score),
+    )
 
 
 def attention_network(model: keras.Model) -> keras.Model | None:

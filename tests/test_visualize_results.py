@@ -413,7 +413,9 @@ def test_a_share_of_the_highest_probability_is_drawn_as_one():
     probability = np.where(reference > 0, 0.2, 0.01).astype(np.float32)
     found = {}
     for of_highest in (False, True):
-        _, sweep = figures.calibration(probability, reference, 0.5, of_highest).axes
+        diagram, sweep = figures.calibration(probability, reference, reference > 0, 0.5, of_highest).axes
+        # All of the pixels that are marked are lesion, and were given 0.2.
+        assert diagram.texts[0].get_text().endswith("over predicted-lesion pixels 0.800")
         found[of_highest] = sweep.lines[0].get_ydata()[9]  # Dice at 0.5
         assert ("share of the picture's highest" in sweep.get_xlabel()) == of_highest
     assert found == {False: 0, True: 1}
