@@ -17,6 +17,7 @@ import tyro
 from pydantic import model_validator
 
 from dataset import DataError, Sample, read_samples
+from segmentation.calibration import at_network_size, calibration_errors
 from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
 from segmentation.collection import collect
 from segmentation.decision import Decision, Prediction, load_decision, override_decision
@@ -91,12 +92,14 @@ def main(config: EvaluationConfig) -> float:
         prediction, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
     summary = summarise(scores)
-    result = found.describe() | {"runs": list(config.run)}
+    errors = calibration_errors(at_network_size(prediction, [pictures[i][1] for i in chosen], decision))
+    result = found.describe() | {"runs": list(config.run), "calibration_error": errors}
     result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": machine}
     write_scores(table, scores)
     write_json(config.output, result | {"summary": summary})
     print(f"{len(chosen)} images scored, {sum(seen)} left out; summary in {config.output}, scores in {table}")
     print(result_line(found.source, summary, leaked))
+    print("calibration error: {all_pixels:.3f} over all pixels, {predicted_lesion:.3f} over the masks".format(**errors))
     return summary["lesions"]["dice"]
 
 

@@ -11,14 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
+from segmentation.calibration import Pixels, calibration_errors, reliability
 from segmentation.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, PREDICTION, REFERENCE, draw_overlay
 from segmentation.scores import overlap
 
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#CC79A7", "normal": "#777777", "lesion": "#0072B2"}
-BINS = 15
 
 
 class Case(NamedTuple):
@@ -200,18 +199,6 @@ def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) 
     return figure
 
 
-def reliability(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean probability, observed share of lesion and number of pixels of each bin that holds any, of 15, and the
-    expected calibration error (Guo et al. 2017, On calibration of modern neural networks, section 2)."""
-    if not probability.size:
-        return np.empty(0), np.empty(0), np.empty(0, int), 0.0
-    observed, mean = calibration_curve(reference.ravel(), probability.ravel(), n_bins=BINS)
-    edges = np.linspace(0, 1, BINS + 1)[1:-1]
-    count = np.bincount(np.searchsorted(edges, probability.ravel()), minlength=BINS)
-    count = count[count > 0]
-    return mean, observed, count, float(np.sum(count / count.sum() * np.abs(mean - observed)))
-
-
 def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
     """Dice, IoU and sensitivity (means over lesion images) and false-positive area (mean over normals; NaN
     without any) at each threshold, at the network's resolution. Arrays (N, S, S)."""
@@ -226,28 +213,24 @@ def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds:
     return {name: np.array(values) for name, values in curves.items()}
 
 
-def calibration(
-    probability: np.ndarray, reference: np.ndarray, predicted: np.ndarray, threshold: float, of_highest: bool
-) -> Figure:
+def calibration(pixels: Pixels, threshold: float, of_highest: bool) -> Figure:
     """Reliability diagram of the test images, and their scores against the threshold.
 
     Args:
-        probability: calibrated, (N, S, S).
-        reference: (N, S, S) in {0, 1}.
-        predicted: the masks that the run's decision draws, (N, S, S) bool.
+        pixels: what `calibration.at_network_size` returns.
         threshold: the run's own, drawn as a line.
         of_highest: whether it is a share of a picture's highest probability.
     """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)
-    mean, observed, _, error = reliability(probability, reference)
-    inside = reliability(probability[predicted], reference[predicted])[3]
+    probability, reference, _ = pixels
+    mean, observed, _ = reliability(probability, reference)
     diagram.plot([0, 1], [0, 1], color="0.6", ls="--")
     diagram.plot(mean, observed, "o-", color="black")
     diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test")
     diagram.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    diagram.text(0.03, 0.97, f"ECE over all pixels {error:.3f}\nover predicted-lesion pixels {inside:.3f}", va="top",
-                 transform=diagram.transAxes)  # fmt: skip
+    label = "ECE over all pixels {all_pixels:.3f}\nover predicted-lesion pixels {predicted_lesion:.3f}"
+    diagram.text(0.03, 0.97, label.format(**calibration_errors(pixels)), va="top", transform=diagram.transAxes)
     share = probability
     if of_highest:
         share = probability / np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)

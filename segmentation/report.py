@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
 from segmentation import figures
-from segmentation.decision import Decision, doubtful_mask, load_decision, to_mask
+from segmentation.calibration import at_network_size
+from segmentation.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
 from segmentation.errors import RunError
 from segmentation.files import write_text
 from segmentation.predict import predict_pictures, score_samples
@@ -109,20 +110,16 @@ def draw_figures(
         judged = "the test images" if metrics.get("choose_on") == "test" else "validation"
         yield "curves", figures.curves(history, metrics["best_epoch"], background, judged)
     yield "distributions", figures.distributions([c.score for c in cases])
-    probability = np.stack([c.probability for c in cases])
-    size = probability.shape[1:]
-    reference = np.stack([resize_mask((c.reference > 0).astype(np.uint8), size) for c in cases])
-    predicted = np.stack([to_mask(c.probability, size, decision, c.score.get("lesion_score")) for c in cases])
-    has_score = "lesion_score" in metrics["summary"]
-    if has_score:
+    if "lesion_score" in metrics["summary"]:
         yield (
             "lesion_score",
             figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
         )
-    yield (
-        "calibration",
-        figures.calibration(probability, reference, predicted, decision.threshold, of_highest=has_score),
-    )
+    scores = [c.score.get("lesion_score") for c in cases]
+    has_score = None not in scores
+    prediction = Prediction(np.stack([c.probability for c in cases]), np.array(scores) if has_score else None)
+    pixels = at_network_size(prediction, [c.reference for c in cases], decision)
+    yield "calibration", figures.calibration(pixels, decision.threshold, of_highest=has_score)
 
 
 def attention_network(model: keras.Model) -> keras.Model | None:

@@ -39,9 +39,13 @@ def test_unseen_images_score_as_in_training(runs, phantom_data, tmp_path):
     where = ["--run", runs[0], "--data-dir", phantom_data, "--unseen-only"]
     result = run_script("evaluate_model.py", *where, cwd=tmp_path)
     assert_one_clear_line(result, "left out", "test (phantom): lesion Dice", code=0)
+    printed = result.stdout
     old = json.loads((runs[0] / "metrics.json").read_text())
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["summary"] == old["summary"] and "images" not in result
+    errors = result["calibration_error"]
+    assert 0 < errors["all_pixels"] < 1 and 0 <= errors["predicted_lesion"] < 1
+    assert f"calibration error: {errors['all_pixels']:.3f} over all pixels" in printed
     new = read_scores(tmp_path / "evaluation.csv")
     assert {s["name"]: s["dice"] for s in new} == {s["name"]: s["dice"] for s in old["images"]}
     for a, b in zip(new, old["images"], strict=True):

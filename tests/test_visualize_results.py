@@ -17,6 +17,7 @@ from PIL import Image
 import visualize_results
 from attention_unet import build_attention_unet
 from segmentation import engines, figures, overlays, own_images, predict, report
+from segmentation.calibration import Pixels
 from segmentation.decision import Decision, Prediction
 from segmentation.errors import RunError
 from segmentation.run_folder import load_run
@@ -390,12 +391,6 @@ def test_a_name_is_no_formula():
     figures.overlay_grid([case], "title").savefig(io.BytesIO())
 
 
-def test_calibration_by_hand():
-    probability = np.repeat([0.1, 0.9], [100, 100]).astype(np.float32)
-    reference = np.r_[np.ones(20), np.zeros(80), np.ones(70), np.zeros(30)]
-    assert figures.reliability(probability, reference)[3] == pytest.approx((0.1 + 0.2) / 2, abs=1e-6)
-
-
 def test_curves_say_what_they_are_of():
     row = {"epoch": 0, "learning_rate": 0.1} | {key: 0.5 for key in ("loss", "dice", "iou", "accuracy")}
     judged = row | {f"val_{key}": 0.4 for key in ("loss", "dice", "iou", "accuracy")}
@@ -413,7 +408,8 @@ def test_a_share_of_the_highest_probability_is_drawn_as_one():
     probability = np.where(reference > 0, 0.2, 0.01).astype(np.float32)
     found = {}
     for of_highest in (False, True):
-        diagram, sweep = figures.calibration(probability, reference, reference > 0, 0.5, of_highest).axes
+        pixels = Pixels(probability, reference, reference > 0)
+        diagram, sweep = figures.calibration(pixels, 0.5, of_highest).axes
         # All of the pixels that are marked are lesion, and were given 0.2.
         assert diagram.texts[0].get_text().endswith("over predicted-lesion pixels 0.800")
         found[of_highest] = sweep.lines[0].get_ydata()[9]  # Dice at 0.5
