@@ -21,6 +21,7 @@ from tqdm import tqdm
 # Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
 WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
 EVEN = 0.28  # sliding again, with even magnitudes: many strangers share the layers along the skin, and those alone
+ENOUGH = 1500  # pixels at an eighth of the scale; fewer agree better by chance, so both thresholds of sliding rise
 NEIGHBOURS = 50  # pictures that each is slid over; ten find all that sliding finds in BUSI
 _FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
 _LOW = 0.7  # share of the frequencies, from the lowest, by which neighbours are found
@@ -45,6 +46,7 @@ class _Features(NamedTuple):
     fine: np.ndarray  # (N, 4096) float32, unit rows: thumbnails without their coarse shading
     magnitudes: np.ndarray  # (N, frequencies) float32, unit rows: what neighbours are alike in
     spectra: list[np.ndarray]  # N times (height, width // 2 + 1) complex64: fine structure at the picture's own scale
+    pixels: list[int]  # N times how many pixels that structure has
 
 
 def _unit_rows(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,30 +65,32 @@ def _shrink(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _spectrum(picture: np.ndarray) -> np.ndarray:
-    """Spectrum of the fine structure at an eighth of the picture's own scale, on a common canvas."""
+def _spectrum(picture: np.ndarray) -> tuple[np.ndarray, int]:
+    """Spectrum of the fine structure at an eighth of the picture's own scale, on a common canvas, and its pixels."""
     small = _shrink(picture, max(picture.shape[1] // 8, 8), max(picture.shape[0] // 8, 8))
     small = _high_pass(small, 3)
     small = ((small - small.mean()) / max(small.std(), _FLAT)).clip(-3, 3)[: _FRAME[0], : _FRAME[1]]
     canvas = np.zeros(_FRAME, np.float32)
     canvas[: small.shape[0], : small.shape[1]] = small
-    return fft.rfft2(canvas / max(np.linalg.norm(canvas), 1))
+    return fft.rfft2(canvas / max(np.linalg.norm(canvas), 1)), small.size
 
 
 def _describe(pictures: Iterable[np.ndarray]) -> _Features:
     """Look at each picture once, so that they may come from a generator that reads one at a time."""
     down, across = np.abs(fft.fftfreq(_FRAME[0])), fft.rfftfreq(_FRAME[1])
     low = np.hypot(down[:, None], across) < _LOW / 2  # the highest frequency is half a cycle a pixel
-    whole, fine, magnitudes, spectra = [], [], [], []
+    whole, fine, magnitudes, spectra, pixels = [], [], [], [], []
     for picture in tqdm(pictures, desc="describing pictures", unit="image", leave=False):
         thumbnail = _shrink(picture, 128, 128)
         whole.append(_shrink(thumbnail, 32, 32))
         fine.append(_shrink(_high_pass(thumbnail, 6), 64, 64))
-        spectra.append(_spectrum(picture))
-        magnitudes.append(np.sqrt(np.abs(spectra[-1][low])))  # the root, or a few strong frequencies decide alone
+        spectrum, size = _spectrum(picture)
+        spectra.append(spectrum)
+        pixels.append(size)
+        magnitudes.append(np.sqrt(np.abs(spectrum[low])))  # the root, or a few strong frequencies decide alone
     if not spectra:
-        return _Features(*(np.empty((0, 1), np.float32) for _ in range(3)), [])
-    return _Features(_unit_rows(whole), _unit_rows(fine), _unit_rows(magnitudes), spectra)
+        return _Features(*(np.empty((0, 1), np.float32) for _ in range(3)), [], [])
+    return _Features(_unit_rows(whole), _unit_rows(fine), _unit_rows(magnitudes), spectra, pixels)
 
 
 def _select(features: _Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,8 +154,11 @@ def near_copies(pictures: Iterable[np.ndarray]) -> list[Pair]:
     sliding = _slide(features.spectra, pairs)
     tied = (whole > WHOLE) | (fine > FINE)
     for i in np.flatnonzero(~tied & (sliding > SLIDING)):
+        # By chance, n values correlate as 1 / sqrt(n).
+        stricter = max(1, ENOUGH / min(features.pixels[k] for k in pairs[i])) ** 0.5
         a, b = (_flatten(features.spectra[k]) for k in pairs[i])
-        tied[i] = fft.irfft2(a * b.conj(), s=_FRAME).max() > EVEN
+        even = fft.irfft2(a * b.conj(), s=_FRAME).max()
+        tied[i] = sliding[i] > SLIDING * stricter and even > EVEN * stricter
     return [
         Pair(int(a), int(b), float(w), float(f), float(s))
         for (a, b), w, f, s in zip(pairs[tied], whole[tied], fine[tied], sliding[tied], strict=True)
