@@ -51,7 +51,7 @@ class TrainingConfig:
     # Data
     data_dir: Folders = ()  # folders of images with masks; without any: data/, then Kaggle, then phantoms
     mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
-    image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 had 0.02 more Dice than 192 for twice the time
+    image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 gains little and takes half as long again
     split: Split = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
     fold: Whole[0, 100] = 0  # which fold is the test, where the split has folds
     split_seed: Seed = 0  # of the split alone: trainings with several seeds share one split
@@ -68,7 +68,7 @@ class TrainingConfig:
     # Training
     epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
     batch_size: Whole[1, 10_000] = 8  # larger is hardly faster on a CPU; lower it if memory runs out
-    learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 was too slow
+    learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 is no better
     ema: Real[0, 0.9999] = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
     dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
     augmentation: Real[0, 3] = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
