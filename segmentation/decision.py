@@ -1,5 +1,6 @@
 """From the network's probabilities to a mask: the decision, and how it is chosen on validation images."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
 DICE_TO_SPARE = 0.01  # mean Dice given up for fewer false positives; docs/experiments.md has the price of more
 LESIONS_KEPT = 0.98  # share of the validation images with a lesion whose lesion score is not below the minimum
+OTHER_SHARES = (LESIONS_KEPT, 0.95, 0.9)  # that are told of, so that a user can weigh lesions against normals
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
 
 
@@ -223,9 +225,31 @@ def choose_min_score(
         target = np.where(there, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
         scale, offset = fit_calibration(score, target)
         given = replace(given, score_scale=scale, score_offset=offset)
-    score, where = calibrated_score(score[there], given), np.asarray(folders or [""] * len(there))[there]
-    kept = (np.sort(score[where == folder]) for folder in set(where))
-    return replace(given, min_score=min(float(own[int((1 - LESIONS_KEPT) * len(own))]) for own in kept))
+    return replace(given, min_score=_score_that_keeps(LESIONS_KEPT, calibrated_score(score, given), there, folders))
+
+
+def _score_that_keeps(share: float, score: np.ndarray, there: np.ndarray, folders: Sequence[str] | None) -> float:
+    """The highest minimum score that leaves that share of each folder's lesion images; scores are calibrated."""
+    where = np.asarray(folders or [""] * len(there))
+    own = (np.sort(score[there & (where == folder)]) for folder in set(where[there]))
+    return min(float(scores[len(scores) - math.ceil(share * len(scores))]) for scores in own)
+
+
+def other_min_scores(
+    score: np.ndarray, there: np.ndarray, decision: Decision, folders: Sequence[str] | None = None
+) -> str:
+    """What other minimum scores would do on the same validation images, for people who want another one.
+
+    Args:
+        score, there, folders: as for `choose_min_score`.
+        decision: what that returned.
+    """
+    score, points = calibrated_score(score, decision), []
+    for share in OTHER_SHARES:
+        least = math.floor(1000 * _score_that_keeps(share, score, there, folders)) / 1000  # rounded up, it keeps fewer
+        normals = f" and marks {np.mean(score[~there] >= least):.0%} of the normal ones" if not there.all() else ""
+        points.append(f"{least:.3f} keeps {share:.0%} of the lesion images{normals}")
+    return f"--min-score on the {len(there)} validation images: {'; '.join(points)}"
 
 
 def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
