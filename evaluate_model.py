@@ -17,7 +17,7 @@ import tyro
 from pydantic import model_validator
 
 from dataset import DataError, Sample, read_samples
-from segmentation.calibration import at_network_size, calibration_errors
+from segmentation.calibration import collect_pixels, judge_calibration
 from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
 from segmentation.collection import collect
 from segmentation.decision import Decision, Prediction, load_decision, override_decision
@@ -92,7 +92,7 @@ def main(config: EvaluationConfig) -> float:
         prediction, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
     summary = summarise(scores)
-    errors = calibration_errors(at_network_size(prediction, [pictures[i][1] for i in chosen], decision))
+    errors = judge_calibration(collect_pixels(prediction, [pictures[i][1] for i in chosen], decision))
     result = found.describe() | {"runs": list(config.run), "calibration_error": errors}
     result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": machine}
     write_scores(table, scores)

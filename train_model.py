@@ -27,7 +27,7 @@ from pydantic import model_validator
 from attention_unet import multiply_adds
 from dataset import make_dataset
 from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked
-from segmentation.decision import Decision, choose_decision, load_decision, other_min_scores, save_decision
+from segmentation.decision import Decision, choose_decision, describe_min_scores, load_decision, save_decision
 from segmentation.encoders import load_imagenet
 from segmentation.engines import BUS_BRA
 from segmentation.errors import one_clear_line
@@ -260,7 +260,7 @@ def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: 
         prediction, masks = predict_raw(model, data.val[0], given.tta), data.val[1]
         given = choose_decision(prediction, masks, given, data.val_folders)
         if prediction.score is not None:
-            print(other_min_scores(prediction.score, masks.any(axis=(1, 2)), given, data.val_folders))
+            print(describe_min_scores(prediction.score, masks.any(axis=(1, 2)), given, data.val_folders))
     save_decision(run / "decision.json", given)
     return given
 

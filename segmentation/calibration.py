@@ -19,7 +19,7 @@ class Pixels(NamedTuple):
     predicted: np.ndarray  # in the mask that the decision draws, (N, S, S) bool
 
 
-def at_network_size(prediction: Prediction, references: Sequence[np.ndarray], decision: Decision) -> Pixels:
+def collect_pixels(prediction: Prediction, references: Sequence[np.ndarray], decision: Decision) -> Pixels:
     """Prediction and reference of every pixel, at the network's resolution.
 
     The map of a network with a lesion score is learned from lesion images alone: it says how likely a pixel is lesion
@@ -50,21 +50,16 @@ def reliability(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndar
         Mean probability and share of lesion in each of 15 bins that holds any pixel, and the expected calibration error
         (Guo et al. 2017, On calibration of modern neural networks, section 2), 0 without pixels.
     """
-    edges = np.linspace(0, 1, BINS + 1)[1:-1]
-    count, given, found = np.zeros((3, BINS))
-    probability, reference = probability.ravel(), reference.ravel() > 0
-    for start in range(0, probability.size, 1 << 22):  # at once, the 8-byte numbers of a thousand pictures take 1 GB
-        part = probability[start : start + (1 << 22)]
-        index = np.searchsorted(edges, part)
-        count += np.bincount(index, minlength=BINS)
-        given += np.bincount(index, part, minlength=BINS)
-        found += np.bincount(index, reference[start : start + (1 << 22)], minlength=BINS)
+    bins = {"bins": BINS, "range": (0, 1)}
+    count, _ = np.histogram(probability, **bins)
+    given, _ = np.histogram(probability, weights=probability, **bins)
+    found, _ = np.histogram(probability[reference > 0], **bins)
     held = count > 0
     error = np.abs(given - found).sum() / max(probability.size, 1)
     return given[held] / count[held], found[held] / count[held], float(error)
 
 
-def calibration_errors(pixels: Pixels) -> dict[str, float]:
+def judge_calibration(pixels: Pixels) -> dict[str, float]:
     """Expected calibration error over all pixels, and over those of the masks that are drawn."""
     probability, reference, predicted = pixels
     return {

@@ -19,7 +19,7 @@ THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
 DICE_TO_SPARE = 0.01  # mean Dice given up for fewer false positives; docs/experiments.md has the price of more
 LESIONS_KEPT = 0.98  # share of the validation images with a lesion whose lesion score is not below the minimum
-OTHER_SHARES = (LESIONS_KEPT, 0.95, 0.9)  # that are told of, so that a user can weigh lesions against normals
+DESCRIBED_SHARES = (LESIONS_KEPT, 0.95, 0.9)  # a user may weigh lesions against normals otherwise
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
 
 
@@ -235,17 +235,17 @@ def _score_that_keeps(share: float, score: np.ndarray, there: np.ndarray, folder
     return min(float(scores[len(scores) - math.ceil(share * len(scores))]) for scores in own)
 
 
-def other_min_scores(
+def describe_min_scores(
     score: np.ndarray, there: np.ndarray, decision: Decision, folders: Sequence[str] | None = None
 ) -> str:
-    """What other minimum scores would do on the same validation images, for people who want another one.
+    """One line that says what three minimum scores do on the validation images, for users who want another one.
 
     Args:
         score, there, folders: as for `choose_min_score`.
-        decision: what that returned.
+        decision: what `choose_min_score` returned.
     """
     score, points = calibrated_score(score, decision), []
-    for share in OTHER_SHARES:
+    for share in DESCRIBED_SHARES:
         least = math.floor(1000 * _score_that_keeps(share, score, there, folders)) / 1000  # rounded up, it keeps fewer
         normals = f" and marks {np.mean(score[~there] >= least):.0%} of the normal ones" if not there.all() else ""
         points.append(f"{least:.3f} keeps {share:.0%} of the lesion images{normals}")

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from sklearn.metrics import roc_curve
 
-from segmentation.calibration import Pixels, calibration_errors, reliability
+from segmentation.calibration import Pixels, judge_calibration, reliability
 from segmentation.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, PREDICTION, REFERENCE, draw_overlay
 from segmentation.scores import overlap
 
@@ -217,7 +217,7 @@ def calibration(pixels: Pixels, threshold: float, of_highest: bool) -> Figure:
     """Reliability diagram of the test images, and their scores against the threshold.
 
     Args:
-        pixels: what `calibration.at_network_size` returns.
+        pixels: what `calibration.collect_pixels` returns.
         threshold: the run's own, drawn as a line.
         of_highest: whether it is a share of a picture's highest probability.
     """
@@ -230,7 +230,7 @@ def calibration(pixels: Pixels, threshold: float, of_highest: bool) -> Figure:
     diagram.set(xlabel="predicted probability", ylabel="share of lesion pixels", title="reliability, test")
     diagram.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     label = "ECE over all pixels {all_pixels:.3f}\nover predicted-lesion pixels {predicted_lesion:.3f}"
-    diagram.text(0.03, 0.97, label.format(**calibration_errors(pixels)), va="top", transform=diagram.transAxes)
+    diagram.text(0.03, 0.97, label.format(**judge_calibration(pixels)), va="top", transform=diagram.transAxes)
     share = probability
     if of_highest:
         share = probability / np.maximum(probability.max(axis=(1, 2), keepdims=True), 1e-6)

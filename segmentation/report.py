@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
 from segmentation import figures
-from segmentation.calibration import at_network_size
+from segmentation.calibration import collect_pixels
 from segmentation.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
 from segmentation.errors import RunError
 from segmentation.files import write_text
@@ -115,11 +115,15 @@ def draw_figures(
             "lesion_score",
             figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
         )
-    scores = [c.score.get("lesion_score") for c in cases]
-    has_score = None not in scores
-    prediction = Prediction(np.stack([c.probability for c in cases]), np.array(scores) if has_score else None)
-    pixels = at_network_size(prediction, [c.reference for c in cases], decision)
-    yield "calibration", figures.calibration(pixels, decision.threshold, of_highest=has_score)
+    prediction = prediction_of(cases)
+    pixels = collect_pixels(prediction, [c.reference for c in cases], decision)
+    yield "calibration", figures.calibration(pixels, decision.threshold, of_highest=prediction.score is not None)
+
+
+def prediction_of(cases: Sequence[figures.Case]) -> Prediction:
+    """What the network says of all cases, with their lesion scores if it has any."""
+    scores = [case.score.get("lesion_score") for case in cases]
+    return Prediction(np.stack([c.probability for c in cases]), None if None in scores else np.array(scores))
 
 
 def attention_network(model: keras.Model) -> keras.Model | None:

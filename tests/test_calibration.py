@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segmentation.calibration import at_network_size, calibration_errors, reliability
+from segmentation.calibration import collect_pixels, judge_calibration, reliability
 from segmentation.decision import Decision, Prediction
 
 
@@ -16,11 +16,11 @@ def test_reliability_by_hand():
     assert error == pytest.approx((0.1 + 0.2) / 2, abs=1e-6)
 
 
-def test_reliability_agrees_with_scikit_learn_over_several_slices():
+def test_reliability_agrees_with_scikit_learn():
     from sklearn.calibration import calibration_curve
 
     rng = np.random.default_rng(0)
-    probability = rng.random((2, 1200, 2000)).astype(np.float32)  # more pixels than a slice holds
+    probability = rng.random((2, 1200, 2000)).astype(np.float32)
     reference = rng.random(probability.shape) < probability**2
     given, share, error = reliability(probability, reference)
     observed, mean = calibration_curve(reference.ravel(), probability.ravel(), n_bins=15)
@@ -38,15 +38,15 @@ def test_a_pixel_is_lesion_if_the_picture_holds_one_and_it_lies_there():
     references = [np.array([[255, 255], [0, 0]], np.uint8), np.zeros((2, 2), np.uint8)]
     prediction = Prediction(maps, np.array([1.0, 0.25]))
     decision = Decision(min_score=0.5)
-    pixels = at_network_size(prediction, references, decision)
+    pixels = collect_pixels(prediction, references, decision)
     assert pixels.probability[:, 0, 0] == pytest.approx([0.8, 0.2])
     assert pixels.reference[0].tolist() == [[1, 1], [0, 0]]
     assert pixels.predicted.any(axis=(1, 2)).tolist() == [True, False]  # the second mask is emptied
     # Both bins are 0.2 off: the two pixels that are given 0.8 are lesion, the two that are given 0.2 are not.
-    assert calibration_errors(pixels) == pytest.approx({"all_pixels": 0.2 * 4 / 8, "predicted_lesion": 0.2})
+    assert judge_calibration(pixels) == pytest.approx({"all_pixels": 0.2 * 4 / 8, "predicted_lesion": 0.2})
 
 
 def test_a_map_without_a_lesion_score_is_taken_as_it_is():
     maps = np.full((1, 4, 4), 0.6, np.float32)
-    pixels = at_network_size(Prediction(maps), [np.ones((9, 9), np.uint8)], Decision())
+    pixels = collect_pixels(Prediction(maps), [np.ones((9, 9), np.uint8)], Decision())
     assert (pixels.probability == maps).all() and pixels.reference.all() and pixels.predicted.all()

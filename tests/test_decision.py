@@ -11,9 +11,9 @@ from segmentation.decision import (
     calibrated_score,
     choose_decision,
     choose_min_score,
+    describe_min_scores,
     fit_calibration,
     load_decision,
-    other_min_scores,
     override_decision,
     save_decision,
     to_mask,
@@ -124,15 +124,15 @@ def test_other_minimum_scores_are_told_by_hand():
     """The lowest of the upper 95 of 100 lesion images has 0.0519; 40 of 100 normal ones are above, none above 0.1."""
     score = np.r_[np.arange(100) / 100, np.repeat([0.01, 0.07], [60, 40])] + 0.0019
     there = np.arange(200) < 100
-    told = other_min_scores(score, there, Decision())
+    told = describe_min_scores(score, there, Decision())
     assert told.startswith(
         "--min-score on the 200 validation images: 0.021 keeps 98% of the lesion images and marks 40% of"
     )
     assert "; 0.051 keeps 95% of the lesion images and marks 40% of the normal ones" in told
     assert told.endswith("; 0.101 keeps 90% of the lesion images and marks 0% of the normal ones")
-    assert "normal ones" not in other_min_scores(score[:100], there[:100], Decision())
+    assert "normal ones" not in describe_min_scores(score[:100], there[:100], Decision())
     halves = ["a"] * 50 + ["b"] * 50  # of the folder with the lower scores
-    assert "; 0.021 keeps 95%" in other_min_scores(score[:100], there[:100], Decision(), halves)
+    assert "; 0.021 keeps 95%" in describe_min_scores(score[:100], there[:100], Decision(), halves)
 
 
 def test_a_perfect_score_does_not_become_certain():

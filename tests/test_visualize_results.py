@@ -417,6 +417,15 @@ def test_a_share_of_the_highest_probability_is_drawn_as_one():
     assert found == {False: 0, True: 1}
 
 
+def test_the_report_judges_maps_together_with_their_lesion_scores():
+    def case(**score):
+        return figures.Case(score, *[np.zeros((8, 8), np.uint8)] * 2, np.zeros((8, 8), bool), np.full((4, 4), 0.5))
+
+    assert report.prediction_of([case(), case()]).score is None
+    probability, score = report.prediction_of([case(lesion_score=0.25), case(lesion_score=0.75)])
+    assert probability.shape == (2, 4, 4) and score.tolist() == [0.25, 0.75]
+
+
 def test_threshold_curves_by_hand():
     probability = np.array([[[0.9, 0.4]], [[0.6, 0.1]]], np.float32)
     reference = np.array([[[1, 1]], [[0, 0]]], np.uint8)
