@@ -98,7 +98,7 @@ def attention_gate(x, g, name: str, full: bool = False):
     return BatchNormalization(momentum=0.9, name=f"{name}_w_bn")(w)
 
 
-def build_attention_unet(
+def build_attention_unet(  # noqa: PLR0913  each argument is a property of the network
     input_shape: tuple[int, int, int] = (256, 256, 1),
     base_filters: int = 16,
     depth: int = 4,

@@ -6,13 +6,13 @@ python compare_runs.py results/busi_grouped5_scratch.csv results/busi_grouped5.c
 
 from pathlib import Path
 
-from segmentation import surroundings  # noqa: F401  # isort: skip
+from segmentation.common import environment  # noqa: F401  # isort: skip
 
 import tyro
 
-from segmentation.errors import RunError, one_clear_line
-from segmentation.score_table import find_scores
-from segmentation.scores import LESION_GIVEN, SCORES, compare_runs
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.scoring.score_table import find_scores
+from segmentation.scoring.scores import LESION_GIVEN, SCORES, compare_runs, further_scores
 
 
 def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str = "dice") -> None:
@@ -21,11 +21,12 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     Args:
         a: folder of a run or of cross_validate.py, or a file: a CSV of results/, what evaluate_model.py wrote, or JSON.
         b: another of these, tested on the same images.
-        key: the score to compare: dice, iou, precision, recall, hd95, assd, dice_lesion_given or iou_lesion_given.
+        key: the score to compare: dice, iou, precision, recall, hd95, assd, dice_lesion_given, iou_lesion_given, or a
+            further one that the runs have.
     """
-    if key not in (allowed := SCORES + LESION_GIVEN):
-        raise RunError(f"--key must be one of {', '.join(allowed)}, got {key!r}.")
     scores = [find_scores(run) for run in (a, b)]
+    if key not in (allowed := [*SCORES, *LESION_GIVEN, *further_scores(scores[0])]):
+        raise RunError(f"--key must be one of {', '.join(allowed)}, got {key!r}.")
     try:
         result = compare_runs(*scores, key)
     except (KeyError, TypeError, ValueError) as error:

@@ -14,22 +14,21 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 
-from segmentation import surroundings  # noqa: F401  # isort: skip
+from segmentation.common import environment  # noqa: F401  # isort: skip
 
 import numpy as np
 import tyro
 from pydantic import model_validator
 from tqdm import tqdm
 
-from segmentation.checks import AnyPath, FolderName, Seed, Text, Whole, checked
-from segmentation.errors import RunError, one_clear_line
-from segmentation.files import read_json, write_json
-from segmentation.jobs import LocalTrainer, RayTrainer
-from segmentation.outputs import check_output, json_holds, lock_folder
-from segmentation.schemas import read_metrics
-from segmentation.score_table import is_score_table, write_scores
-from segmentation.scores import FLATTERED, LESION_GIVEN, summarise
-from segmentation.splits import FOLDS, Split
+from segmentation.common.checks import AnyPath, FolderName, Seed, Text, Whole, checked
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.common.files import check_output, json_holds, lock_folder, read_json, write_json
+from segmentation.data.splits import count_folds
+from segmentation.runs.schemas import read_metrics
+from segmentation.runs.workers import LocalTrainer, RayTrainer
+from segmentation.scoring.score_table import is_score_table, write_scores
+from segmentation.scoring.scores import FLATTERED, LESION_GIVEN, further_scores, summarise
 
 
 @checked
@@ -37,7 +36,7 @@ class CrossValidationConfig:
     """Which runs to make."""
 
     name: FolderName = "cross_validation"  # the runs are folders in models/NAME/
-    splits: tuple[Split, ...] = ("grouped-cv",)
+    splits: tuple[Text, ...] = ("grouped-cv",)
     folds: tuple[Whole[0, 100], ...] = ()  # of each split; without it, all
     seeds: tuple[Seed, ...] = (0,)  # every fold is trained once for each
     jobs: Whole[1, 1000] = 1  # runs at a time; one fills a CPU, and a GPU holds a few
@@ -49,11 +48,14 @@ class CrossValidationConfig:
         """Refuse values that cannot work with each other."""
         if not self.splits or not self.seeds:
             raise ValueError("--splits and --seeds must name one or more")
-        if "table" in self.splits and not self.folds:
-            raise ValueError("--splits table needs --folds, since the table says how many there are: --folds 0 1 2 3 4")
         for split in self.splits:
-            if split != "table" and not set(self.folds) <= set(range(last := FOLDS.get(split, 1))):
-                raise ValueError(f"--folds of split {split} are 0 to {last - 1}, got {self.folds}")
+            folds = count_folds(split)
+            if folds is None and not self.folds:
+                raise ValueError(
+                    f"--splits {split} needs --folds: only the data says how many there are: --folds 0 1 2"
+                )
+            if folds is not None and not set(self.folds) <= set(range(folds)):
+                raise ValueError(f"--folds of split {split} are 0 to {folds - 1}, got {self.folds}")
         return self
 
 
@@ -77,9 +79,9 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
         check_output(folder / "cross_validation.json", json_holds("mean", "runs", "together"))
         keep_flags(folder, flags)
         plan = {
-            f"{split}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
+            f"{Path(split).stem}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
             for split, seed in product(config.splits, config.seeds)
-            for fold in config.folds or range(FOLDS.get(split, 1))
+            for fold in config.folds or range(count_folds(split))
         }
         # The preset, if there is one, comes first, as train_model.py wants it.
         plan = {name: [*(flag.replace("{run}", name) for flag in flags), *which] for name, which in plan.items()}
@@ -157,12 +159,11 @@ def collect(folder: Path, names: list[str]) -> dict:
         metrics = read_metrics(folder / name / "metrics.json")
         summary = summarise(metrics["images"])
         row = {key: summary["lesions"][key] for key in ("dice", "iou", "hd95", "hd95_or_diagonal", "missed")}
-        row |= {key: summary["lesions"].get(key) for key in LESION_GIVEN}  # not of old runs
+        row |= {key: summary["lesions"].get(key) for key in (*LESION_GIVEN, *further_scores(metrics["images"]))}
         row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
         row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
         row |= {key: metrics[key] for key in ("data", "parameters", "near_copies_in_training")}
-        row |= {"minutes": metrics.get("minutes"), "gmac": metrics.get("gmac")}  # not of every run
-        row |= {"choose_on": metrics.get("choose_on", "validation")}  # not of old runs
+        row |= {key: metrics.get(key) for key in ("minutes", "gmac", "choose_on")}  # no minutes of a resumed run
         images += [score | {"run": name} for score in metrics["images"]]
         runs[name] = row
     not_scores = ("data", "parameters", "gmac", "near_copies_in_training", "choose_on")
@@ -174,7 +175,8 @@ def collect(folder: Path, names: list[str]) -> dict:
         if v  # a score may be undefined in every run, but not in the last alone
     }
     luck = seed_luck(images)
-    return {"mean": spread, "seed_luck": luck, "runs": runs, "together": summarise(images), "images": images}
+    result = {"mean": spread, "seed_luck": luck, "runs": runs, "further": further_scores(images)}
+    return result | {"together": summarise(images), "images": images}
 
 
 def seed_luck(images: Sequence[dict]) -> float | None:
@@ -192,11 +194,13 @@ def seed_luck(images: Sequence[dict]) -> float | None:
 
 def table(result: dict) -> str:
     """Markdown: one row a run, then mean and standard deviation, then all images together."""
-    keys = ("dice", "dice_lesion_given", "iou", "hd95", "missed", "normals_with_false_positive", "minutes")
-    lines = ["| run | Dice | presence given | IoU | HD95 px | missed | normals with FP | minutes |", "|---" * 8 + "|"]
+    columns = {"dice": "Dice", "dice_lesion_given": "presence given", "iou": "IoU", "hd95": "HD95 px"}
+    columns |= {"missed": "missed", "normals_with_false_positive": "normals with FP", "minutes": "minutes"}
+    columns |= {key: key for key in result["further"]}
+    lines = [f"| run | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
 
     def cells(row: dict) -> str:
-        return " | ".join("" if row.get(key) is None else f"{row[key]:.3g}" for key in keys)
+        return " | ".join("" if row.get(key) is None else f"{row[key]:.3g}" for key in columns)
 
     lines += [f"| {name} | {cells(row)} |" for name, row in result["runs"].items()]
     for statistic in ("mean", "sd"):

@@ -2,10 +2,10 @@
 
     samples = find_samples(Path("scans"))  # scans/images/7.png with scans/masks/7.png, and so on
     images, masks = resize_samples(read_samples(samples), 224)
-    model.fit(make_dataset(images, masks, batch_size=8, training=True), steps_per_epoch=-(-len(images) // 8))
+    model.fit(make_dataset(images, masks, batch_size=8, training=Stream(seed=0)), steps_per_epoch=-(-len(images) // 8))
 
 This file imports nothing else of the project: copy it into your own. Further layouts and formats are added from outside
-(`LAYOUTS`, `READERS`), as segmentation/layouts.py does.
+(`LAYOUTS`, `READERS`), as segmentation/importing/layouts.py does.
 """
 
 import os
@@ -275,39 +275,45 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     return image, mask
 
 
-def make_dataset(
-    images: np.ndarray, masks: np.ndarray, batch_size: int, *, training=False, seed=0, change=augment, first_epoch=0
-):
+class Stream(NamedTuple):
+    """How training batches are drawn; every draw is a function of (seed, epoch, image)."""
+
+    seed: int = 0
+    change: Callable = augment  # makes a new pair from image, mask and a source of chance
+    first_epoch: int = 0  # of a run that goes on: as if it had never stopped
+
+
+def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, training: Stream | None = None):
     """Batches for `fit`, `evaluate` and `predict`: (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
 
-    Training: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and changed anew in
-    every epoch. Every draw is a function of (seed, epoch, image): two runs with one seed are equal, and a resumed run
-    starts at `first_epoch` as if it had never stopped; `tf.random` inside `map` would repeat its draws every epoch.
-    Evaluation: every image once, in order.
+    With `training`: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and changed anew
+    in every epoch; two runs with one seed are equal. `tf.random` inside `map` would repeat its draws every epoch.
+    Without: every image once, in order.
 
     Args:
         images: (N, H, W) uint8.
         masks: (N, H, W) uint8 in {0, 1}.
-        change: makes a new pair from image, mask and a source of chance.
+        batch_size: images in a batch; the last one of an epoch may be smaller.
+        training: how a training draws them.
     """
     import tensorflow as tf
 
     def to_batch(image, mask):
         return tf.cast(image, tf.float32)[..., None], tf.cast(mask, tf.float32)[..., None]
 
-    if not training:
+    if training is None:
         data = tf.data.Dataset.from_tensor_slices((images, masks))
         return data.batch(batch_size).map(to_batch).prefetch(tf.data.AUTOTUNE)
 
     cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
 
     def make_batch(epoch: np.ndarray, indices: np.ndarray):
-        draws = (np.random.default_rng((seed, int(epoch), int(i))) for i in indices)
-        pairs = [change(images[i], masks[i], rng) for i, rng in zip(indices, draws, strict=True)]
+        draws = (np.random.default_rng((training.seed, int(epoch), int(i))) for i in indices)
+        pairs = [training.change(images[i], masks[i], rng) for i, rng in zip(indices, draws, strict=True)]
         return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
     def epoch_batches(epoch):
-        stream = tf.stack([tf.cast(seed, tf.int64), epoch])
+        stream = tf.stack([tf.cast(training.seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=stream)
         return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: (epoch, indices))
 
@@ -316,5 +322,5 @@ def make_dataset(
         shape = (None, *images.shape[1:])
         return to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape))
 
-    epochs = tf.data.Dataset.range(first_epoch, 2**31)
+    epochs = tf.data.Dataset.range(training.first_epoch, 2**31)
     return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)

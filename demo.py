@@ -9,15 +9,15 @@ The page is served to this machine alone. It needs Gradio: pip install -r requir
 import socket
 from pathlib import Path
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import tyro
 
-from segmentation.checks import AnyPath, Real, Whole, checked
-from segmentation.decision import load_decision
-from segmentation.engines import newest_run
-from segmentation.errors import RunError, one_clear_line
-from segmentation.run_folder import load_run
+from segmentation.common.checks import AnyPath, Real, Whole, checked
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.runs.finished import newest_run
+from segmentation.runs.run_folder import load_run
+from segmentation.scoring.decision import load_decision
 
 
 @checked
@@ -49,7 +49,7 @@ def main(config: DemoConfig) -> None:
     """Serve the page until Ctrl-C."""
     check_port(config.port)
     try:
-        from segmentation.demo_page import Outliner, serve
+        from segmentation.page.demo_page import Outliner, serve
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

@@ -9,7 +9,7 @@ data/README.md says which folders are read; several are scored together, and eac
 from dataclasses import asdict
 from pathlib import Path
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import cv2
 import numpy as np
@@ -17,19 +17,20 @@ import tyro
 from pydantic import model_validator
 
 from dataset import DataError, Sample, read_samples
-from segmentation.calibration import collect_pixels, judge_calibration
-from segmentation.checks import AnyPath, Folders, GreyValues, Real, checked
-from segmentation.collection import collect
-from segmentation.decision import Decision, Prediction, load_decision, override_decision
-from segmentation.errors import RunError, one_clear_line
-from segmentation.files import file_hash, write_json
-from segmentation.outputs import check_output, json_holds
-from segmentation.predict import predict_pictures, score_samples
-from segmentation.run_folder import check_finished, environment, load_run
-from segmentation.schemas import check_min_score
-from segmentation.score_table import is_score_table, write_scores
-from segmentation.scores import result_line, summarise
-from segmentation.splits import group_samples, hashes_seen
+from segmentation.common.checks import AnyPath, Folders, GreyValues, Real, checked
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.common.files import check_output, file_hash, json_holds, write_json
+from segmentation.data.collection import collect
+from segmentation.data.splits import group_samples
+from segmentation.runs.finished import check_finished
+from segmentation.runs.run_folder import environment, load_run
+from segmentation.runs.schemas import check_min_score
+from segmentation.runs.split_record import hashes_seen
+from segmentation.scoring.calibration import collect_pixels, judge_calibration
+from segmentation.scoring.decision import Decision, Prediction, load_decision, override_decision
+from segmentation.scoring.prediction import predict_pictures, score_samples
+from segmentation.scoring.score_table import is_score_table, write_scores
+from segmentation.scoring.scores import result_line, summarise
 
 
 @checked
@@ -121,7 +122,7 @@ def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Pr
         model, stored = load_run(run)
         check_min_score(run, stored, config.min_score)
         own = load_decision(run / "decision.json")
-        decisions.append(override_decision(own, config.threshold, config.tta, min_score=config.min_score))
+        decisions.append(override_decision(own, threshold=config.threshold, tta=config.tta, min_score=config.min_score))
         found.append(predict_pictures(model, images, decisions[-1]))
     maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
     if len({score is None for score in scores}) > 1:

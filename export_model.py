@@ -11,17 +11,19 @@ import os
 import tempfile
 from pathlib import Path
 
-from segmentation import startup  # isort: skip
+from segmentation.common import startup  # isort: skip
 
 import numpy as np
 import tyro
 from pydantic import model_validator
 
 from dataset import read_samples, resize_image
-from segmentation.checks import AnyPath, Folders, checked
-from segmentation.collection import collect, find_folders
-from segmentation.decision import load_decision
-from segmentation.engines import (
+from segmentation.common.checks import AnyPath, Folders, checked
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.common.files import check_output, json_holds, lock_folder, write_json
+from segmentation.data.collection import collect, find_folders
+from segmentation.data.phantoms import make_phantom
+from segmentation.inference.engines import (
     FILES,
     RUNNERS,
     RUNS_AS,
@@ -32,8 +34,7 @@ from segmentation.engines import (
     read_export,
     sha256,
 )
-from segmentation.errors import RunError, one_clear_line
-from segmentation.export import (
+from segmentation.inference.export import (
     CALIBRATION_PICTURES,
     WRITERS,
     Agreement,
@@ -42,12 +43,11 @@ from segmentation.export import (
     with_calibration,
     write_network,
 )
-from segmentation.files import write_json
-from segmentation.outputs import check_output, json_holds, lock_folder
-from segmentation.phantoms import make_phantom
-from segmentation.predict import predict_pictures
-from segmentation.run_folder import check_finished, load_run
-from segmentation.splits import load_split
+from segmentation.runs.finished import check_finished
+from segmentation.runs.run_folder import load_run
+from segmentation.runs.split_record import load_split
+from segmentation.scoring.decision import load_decision
+from segmentation.scoring.prediction import predict_pictures
 
 MOST_PICTURES = 200  # that a file is compared on
 PHANTOMS = 24  # what a file is compared on where the run's data is not here

@@ -3,7 +3,7 @@
     python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
     python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
     python train_model.py --data-dir ~/BUSI ~/BUS-BRA     # several folders, trained on together
-    python train_model.py paper                           # the paper's own network, from random weights; or plain
+    python train_model.py paper                           # the paper's own network, from random weights
     python train_model.py --resume models/attention_unet  # go on with a run that was stopped
 
 Default settings on BUSI: 8 to 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import keras
 import numpy as np
@@ -24,35 +24,36 @@ import tensorflow as tf
 import tyro
 from pydantic import model_validator
 
-from attention_unet import multiply_adds
-from dataset import make_dataset
-from segmentation.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Whole, checked
-from segmentation.decision import Decision, choose_decision, describe_min_scores, load_decision, save_decision
-from segmentation.encoders import load_imagenet
-from segmentation.engines import BUS_BRA
-from segmentation.errors import one_clear_line
-from segmentation.files import check_space, write_json
-from segmentation.losses import BceDiceLoss, add_presence, has_lesion_score, score_loss, training_metrics
-from segmentation.parts import Parts, load_data, split_data
-from segmentation.predict import predict_pictures, predict_raw, score_samples
-from segmentation.run_folder import begin, build_network, check_finished, environment, load_run, open_run, take_weights
-from segmentation.scanners import augmenter
-from segmentation.schemas import Encoder, Gates, check_channels
-from segmentation.scores import result_line, summarise
-from segmentation.splits import ChooseOn, Normals, Split
-from segmentation.tensorboard_log import TensorBoardLog
-from segmentation.training import Precision, RunRecorder, bytes_to_write, convolution_policy, make_optimizer
+from attention_unet import GATES, multiply_adds
+from dataset import Stream, make_dataset
+from segmentation.common.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Text, Whole, checked
+from segmentation.common.errors import one_clear_line
+from segmentation.common.files import check_space, write_json
+from segmentation.data.augmentation import augmenter
+from segmentation.data.splits import ChooseOn, Division, Normals, count_folds
+from segmentation.network.encoders import Encoder, check_channels, load_imagenet
+from segmentation.network.losses import add_presence, has_lesion_score, score_loss, training_loss, training_metrics
+from segmentation.network.optimizer import Precision, convolution_policy, make_optimizer
+from segmentation.reports.tensorboard_log import TensorBoardLog
+from segmentation.runs.finished import BUS_BRA, check_finished
+from segmentation.runs.parts import Parts, load_data, split_data
+from segmentation.runs.recorder import RunRecorder, bytes_to_write
+from segmentation.runs.run_folder import begin, build_network, environment, load_run, open_run, take_weights
+from segmentation.scoring.decision import Decision, load_decision, save_decision
+from segmentation.scoring.prediction import predict_pictures, predict_raw, score_samples
+from segmentation.scoring.scores import result_line, summarise
+from segmentation.scoring.threshold import choose_decision, describe_min_scores
 
 
 @checked
 class TrainingConfig:
-    """Every hyperparameter, once, with the reason for its value; docs/settings.md says more of each."""
+    """Every setting that a flag can change, once, with the reason for its value; docs/settings.md says more of some."""
 
     # Data
     data_dir: Folders = ()  # folders of images with masks; without any: data/, then Kaggle, then phantoms
     mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
     image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 gains little and takes half as long again
-    split: Split = "grouped"  # near-copies stay in one part; tuning leaves its test part out; the random ones leak
+    split: Text = "grouped"  # near-copies stay in one part; others are in docs/settings.md; or a CSV file
     fold: Whole[0, 100] = 0  # which fold is the test, where the split has folds
     split_seed: Seed = 0  # of the split alone: trainings with several seeds share one split
     normals: Normals = "both"  # parts that hold normal images; a network trained without finds a lesion everywhere
@@ -62,7 +63,7 @@ class TrainingConfig:
     start_from: Literal["bus-bra", "imagenet", "random"] | AnyPath = "bus-bra"  # first weights; or a finished run's
     base_filters: Whole[1, 256] = 8  # channels of the finest decoder level, doubled at each coarser one; the paper: 16
     depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the others have 5
-    gates: Gates = "paper"  # full: on the skip's own grid, the finest too; none is as good
+    gates: Literal[GATES] = "paper"  # full: on the skip's own grid, the finest too; none is as good
     lesion_score: Real[0, 1000] = 0.3  # weight in the loss of a second output, whether there is a lesion; 0 is without
     precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
     # Training
@@ -86,6 +87,7 @@ class TrainingConfig:
     @model_validator(mode="after")
     def fit_together(self):
         """Refuse values that cannot work with each other, before anything is loaded."""
+        count_folds(self.split)
         depth = check_channels(self.encoder, self.base_filters, self.depth)
         if self.image_size % 2**depth or self.image_size < 2 ** (depth + 1):
             allowed = f"a multiple of {2**depth} (2**depth) from {2 ** (depth + 1)} on"
@@ -96,11 +98,14 @@ class TrainingConfig:
             )
         return self
 
+    @property
+    def division(self) -> Division:
+        """How the images are divided."""
+        return Division(self.split, self.fold, self.normals, self.choose_on, self.split_seed)
+
 
 PRESETS = {
     "default": TrainingConfig(),
-    # One map from ImageNet's weights: what the default is compared with.
-    "plain": TrainingConfig(start_from="imagenet", lesion_score=0, scanners=0),
     # Oktay et al. 2018, in two dimensions. Each value was chosen on validation images (docs/experiments.md).
     "paper": TrainingConfig(
         encoder="none",
@@ -124,7 +129,7 @@ def main(config: TrainingConfig) -> float:
         DataError, RunError: the data or the run folder cannot be used; the message says what to do.
     """
     started = time.time()
-    with open_run(config, config.models_dir / config.run, config.resume) as (run, config, begun):
+    with open_run(config, config.models_dir / config.run, config.resume) as (run, config, goes_on):
         # Whatever can fail fails now, and not after hours of training.
         board = TensorBoardLog(run) if config.tensorboard else None
         machine = environment()
@@ -135,33 +140,21 @@ def main(config: TrainingConfig) -> float:
         model = build(network, convolutions, first_weights(config))
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
-        division = {name: getattr(config, name) for name in ("split", "fold", "split_seed", "normals", "choose_on")}
         data = load_data(config.data_dir, config.mask_values, config.seed)
-        data = split_data(data, begun, config.image_size, earlier, **division)
+        data = split_data(data, config.division, config.image_size, earlier, stopped=run if goes_on else None)
         model = keep_lesion_score(model, data.train[1])
-        if not begun:
+        if not goes_on:
             network["lesion_score"] = has_lesion_score(model)
             stored = data.found.describe() | {"network": network, "config": asdict(config)}
             begin(run, stored | {"convolutions": convolutions, "appearance": data.appearance}, data.record)
-        epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
-        steps = -(-len(data.train[0]) // config.batch_size)
-        optimizer = make_optimizer(config.learning_rate, config.ema, epochs, steps)
-        compile_model(model, optimizer, BceDiceLoss(config.dice_weight), config.lesion_score)
-
-        recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", steps)
-        first_epoch = recorder.restore(model)
-        change = augmenter(config.augmentation, config.scanners)
-        stream = {"seed": config.seed, "change": change, "first_epoch": first_epoch}
-        batches = make_dataset(*data.train, config.batch_size, training=True, **stream)
-        judged = make_dataset(*data.val, config.batch_size) if data.val else None
-        fit(model, batches, judged, recorder, first_epoch, epochs, averaged=config.ema > 0, board=board)
+        recorder = fit(run, model, data, config, board)
 
         model, _ = load_run(run)
         decision = decide(run, model, data, decision, config)
         scores = score(model, data, decision)
-        minutes = None if first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's are not known
-        division |= {"seed": config.seed, "minutes": minutes, "environment": machine}
-        return save(run, model, data, recorder, decision, scores, division)
+        minutes = None if recorder.first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's: not known
+        made = describe(model, data, recorder, config)
+        return save(run, made | {"minutes": minutes, "environment": machine, "decision": asdict(decision)}, scores)
 
 
 def prepare_machine(seed: int, precision: Precision) -> str:
@@ -211,47 +204,55 @@ def keep_lesion_score(model: keras.Model, masks: np.ndarray) -> keras.Model:
     return keras.Model(model.input, model.output["lesion"], name=model.name)
 
 
-def compile_model(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss, score_weight: float
-) -> None:
-    """Tie the network to its optimizer, losses and metrics."""
-    metrics, weights = training_metrics(), None
-    if has_lesion_score(model):
-        loss, weights = {"lesion": loss, "lesion_score": score_loss()}, {"lesion": 1.0, "lesion_score": score_weight}
-        metrics = {"lesion": metrics, "lesion_score": [keras.metrics.AUC(name="auc")]}
-    model.compile(optimizer, loss, loss_weights=weights, metrics=metrics, jit_compile=False)  # XLA: slower on a CPU
-    model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
-
-
 def fit(
-    model: keras.Model,
-    batches: tf.data.Dataset,
-    judged: tf.data.Dataset | None,
-    recorder: RunRecorder,
-    first_epoch: int,
-    epochs: int,
-    averaged: bool,
-    board: TensorBoardLog | None = None,
-) -> None:
-    """Train from `first_epoch` on; the recorder keeps history, best network and backup in the run's folder."""
+    run: Path, model: keras.Model, data: Parts, config: TrainingConfig, board: TensorBoardLog | None
+) -> RunRecorder:
+    """Train, from the first epoch or from where the run was stopped.
+
+    Returns:
+        The recorder, which kept history, best network and backup in the run's folder.
+    """
+    epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
+    steps = -(-len(data.train[0]) // config.batch_size)
+    compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
+    recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)
+    recorder.restore(model)
+
+    change = augmenter(config.augmentation, config.scanners)
+    batches = make_dataset(*data.train, config.batch_size, Stream(config.seed, change, recorder.first_epoch))
+    judged = make_dataset(*data.val, config.batch_size) if data.val else None
     watching = [board.show(judged)] if board else []
     if has_lesion_score(model):
         batches, judged = (stream and stream.map(add_presence) for stream in (batches, judged))
-    if first_epoch:
-        print(f"resuming {recorder.run}: {first_epoch} of {epochs} epochs are done")
     # In front of the recorder, so that best.keras gets the averaged weights.
-    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averaged else []
-    if first_epoch < epochs:
+    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
+    if recorder.first_epoch:
+        print(f"resuming {run}: {recorder.first_epoch} of {epochs} epochs are done")
+    if recorder.first_epoch < epochs:
         model.fit(
             batches,
             validation_data=judged,
             epochs=epochs,
-            initial_epoch=first_epoch,
-            steps_per_epoch=recorder.steps_per_epoch,
+            initial_epoch=recorder.first_epoch,
+            steps_per_epoch=steps,
             callbacks=[*averaging, recorder, *watching],
             shuffle=False,
-            verbose="auto" if sys.stdout.isatty() else 2,  # a log file gets one line an epoch, and no bars
+            verbose=0,  # the recorder prints one line an epoch
         )
+    return recorder
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, config: TrainingConfig) -> None:
+    """Tie the network to its optimizer, losses and metrics."""
+    loss, metrics, weights = training_loss(config.dice_weight), training_metrics(), None
+    if has_lesion_score(model):
+        loss, weights = (
+            {"lesion": loss, "lesion_score": score_loss()},
+            {"lesion": 1.0, "lesion_score": config.lesion_score},
+        )
+        metrics = {"lesion": metrics, "lesion_score": [keras.metrics.AUC(name="auc")]}
+    model.compile(optimizer, loss, loss_weights=weights, metrics=metrics, jit_compile=False)  # XLA: slower on a CPU
+    model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
 
 
 def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: TrainingConfig) -> Decision:
@@ -271,29 +272,28 @@ def score(model: keras.Model, data: Parts, decision: Decision) -> list[dict]:
     return score_samples(prediction, data.test, data.pictures, data.groups, decision)
 
 
-def save(
-    run: Path,
-    model: keras.Model,
-    data: Parts,
-    recorder: RunRecorder,
-    decision: Decision,
-    scores: list[dict],
-    settings: dict,
-) -> float:
-    """Write metrics.json, which makes the run a finished one. Returns the mean Dice of the lesion images."""
-    best, epochs, summary = recorder.best_epoch(), len(recorder.history), summarise(scores)
-    result = {
+def describe(model: keras.Model, data: Parts, recorder: RunRecorder, config: TrainingConfig) -> dict:
+    """What metrics.json says of the training, beside its scores."""
+    settings = ("split", "fold", "split_seed", "normals", "choose_on", "seed")
+    return {
         "data": data.found.source,
         "near_copies_in_training": data.leaked,
-        **settings,
-        "decision": asdict(decision),
+        **{name: getattr(config, name) for name in settings},
+        "best_epoch": recorder.best_epoch(),
+        "epochs": len(recorder.history),
+        "parameters": model.count_params(),
+        "gmac": round(multiply_adds(model) / 1e9, 3),
     }
-    result |= {"best_epoch": best, "epochs": epochs}
-    result |= {"parameters": model.count_params(), "gmac": round(multiply_adds(model) / 1e9, 3)}
+
+
+def save(run: Path, result: dict, scores: list[dict]) -> float:
+    """Write metrics.json, which makes the run a finished one. Returns the mean Dice of the lesion images."""
+    summary = summarise(scores)
     write_json(run / "metrics.json", result | {"summary": summary, "images": scores})
     (run / "backup.npz").unlink(missing_ok=True)
-    print(f"epoch {best + 1} of {epochs} was kept; all files in {run}/")
-    print(result_line(data.found.source, summary, data.leaked, settings["choose_on"] == "test"))
+    print(f"epoch {result['best_epoch'] + 1} of {result['epochs']} was kept; all files in {run}/")
+    leaked, flattered = result["near_copies_in_training"], result["choose_on"] == "test"
+    print(result_line(result["data"], summary, leaked, flattered))
     return summary["lesions"]["dice"]
 
 

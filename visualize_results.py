@@ -9,22 +9,23 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from segmentation import surroundings  # noqa: F401  # isort: skip
+from segmentation.common import environment  # noqa: F401  # isort: skip
 
 import tyro
 from pydantic import model_validator
 from tqdm import tqdm
 
 from dataset import DataError
-from segmentation.checks import AnyPath, Folders, Real, checked
-from segmentation.collection import collect, find_folders
-from segmentation.decision import Decision, load_decision, override_decision
-from segmentation.engines import Engine, newest_run, open_network
-from segmentation.errors import RunError, one_clear_line
-from segmentation.files import try_writing, write_atomic
-from segmentation.own_images import predict_images
-from segmentation.predict import Network
-from segmentation.schemas import check_min_score, read_metrics
+from segmentation.common.checks import AnyPath, Folders, Real, checked
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.common.files import try_writing, write_atomic
+from segmentation.data.collection import collect, find_folders
+from segmentation.inference.engines import Engine, open_network
+from segmentation.inference.own_images import Wish, predict_images
+from segmentation.runs.finished import newest_run
+from segmentation.runs.schemas import check_min_score
+from segmentation.scoring.decision import Decision, load_decision, override_decision
+from segmentation.scoring.prediction import Network
 
 
 @checked
@@ -35,7 +36,7 @@ class VisualizationConfig:
     models_dir: AnyPath = Path("models")  # where runs are looked for
     data_dir: Folders = ()  # the run's data, if it has moved
     images: tuple[AnyPath, ...] = ()  # own pictures or folders of them: predict instead of reporting
-    output: AnyPath = Path("predictions")  # where predictions on own images go
+    output: AnyPath = Path("predictions")  # a new folder for predictions on own images; if it is taken, predictions-2
     engine: Engine = "keras"  # what runs the network; onnx and openvino need a run exported by export_model.py
     spacing: Real[1e-4, 1e3] | None = None  # mm from pixel to pixel, of own pictures whose file does not say
     threshold: Real[0, 1] | None = None  # above which a pixel is lesion (docs/settings.md); without it the run's own
@@ -57,9 +58,8 @@ class VisualizationConfig:
 def decision_for(config: VisualizationConfig, run: Path) -> Decision:
     """The run's own decision, with what the command line changes."""
     own = load_decision(run / "decision.json")
-    return override_decision(
-        own, config.threshold, config.tta, config.largest_component, config.lesion_given, config.min_score
-    )
+    asked = ("threshold", "tta", "largest_component", "lesion_given", "min_score")
+    return override_decision(own, **{name: getattr(config, name) for name in asked})
 
 
 def make_figure_folder(run: Path) -> None:
@@ -84,7 +84,7 @@ def main(config: VisualizationConfig) -> int:
     check_min_score(run, stored, config.min_score)
     if config.images:
         decision = decision_for(config, run)
-        return predict_images(model, stored, config.images, config.output, decision, config.spacing)
+        return predict_images(model, stored, config.images, Wish(config.output, decision, config.spacing))
     report_run(config, run, model, stored)
     return 0
 
@@ -93,23 +93,22 @@ def report_run(config: VisualizationConfig, run: Path, model: Network, stored: d
     """Figures and report.html of a run's test images."""
     import matplotlib  # not at the top: predictions on own images need neither it nor Keras, which the report imports
 
-    from segmentation.report import draw_figures, load_cases, write_report
+    from segmentation.reports.report import draw_figures, load_cases, write_report
 
     make_figure_folder(run)
     try_writing(run / "report.html")
-    metrics = read_metrics(run / "metrics.json")
     folders = find_folders(stored, config.data_dir)
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise DataError(f"{missing[0]}: the run's data is not here. Say where it is with --data-dir.")
     samples = collect(folders, stored.get("config", {}).get("mask_values", ())).samples
     decision = decision_for(config, run)
     matplotlib.rcdefaults()  # a matplotlibrc of the user's may ask for LaTeX
-    cases, background = load_cases(model, run, samples, decision, metrics)
-    drawn = dict(draw_figures(model, run, cases, background, decision, metrics))
-    for name, figure in tqdm(drawn.items(), desc="drawing", unit="figure", leave=False):
+    drawn = load_cases(model, run, samples, decision)
+    figures = dict(draw_figures(model, run, drawn))
+    for name, figure in tqdm(figures.items(), desc="drawing", unit="figure", leave=False):
         write_atomic(run / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))
-    write_report(run, cases, stored, metrics, list(drawn))
-    print(f"{len(drawn)} figures in {run / 'figures'}, all {len(cases)} test images in {run / 'report.html'}")
+    write_report(run, drawn, stored, list(figures))
+    print(f"{len(figures)} figures in {run / 'figures'}, all {len(drawn.cases)} test images in {run / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from segmentation.earlier_runs import upgrade_network, upgrade_settings
-from segmentation.files import read_json
+
+from segmentation.common.files import read_json
 
 PATH = Path(__file__).parent.parent / "models" / "attention_unet_busi" / "config.json"
 
@@ -14,6 +15,6 @@ def default_settings() -> dict:
 
 
 def default_network(**changes) -> dict:
-    """Arguments of `segmentation.run_folder.build_network` for it; `changes` replace some of them."""
+    """Arguments of `segmentation.runs.run_folder.build_network` for it; `changes` replace some of them."""
     network = upgrade_network(read_json(PATH)["network"], PATH)
     return network | {"input_shape": tuple(network["input_shape"])} | changes

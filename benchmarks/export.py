@@ -31,9 +31,9 @@ import numpy as np
 import tyro
 from step import Worker, rate
 
-from segmentation.engines import FILES, ExportedNetwork, find_export
-from segmentation.phantoms import make_phantom
-from segmentation.schemas import read_config
+from segmentation.data.phantoms import make_phantom
+from segmentation.inference.engines import FILES, ExportedNetwork, find_export
+from segmentation.runs.schemas import read_config
 
 BATCH, THREADS = 16, 2
 FORMATS = ("onnx", "litert", "litert-int8", "openvino", "openvino-bfloat16")
@@ -158,10 +158,10 @@ def work(name: str, run: Path) -> None:
 
 def open_keras(run: Path, batch: np.ndarray):
     """A call of the run's own network."""
-    from segmentation import startup  # noqa: F401  # isort: skip
+    from segmentation.common import startup  # noqa: F401  # isort: skip
     import tensorflow as tf
 
-    from segmentation.run_folder import load_run
+    from segmentation.runs.run_folder import load_run
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     model, _ = load_run(run)
@@ -170,7 +170,7 @@ def open_keras(run: Path, batch: np.ndarray):
 
 def open_torch(name: str, run: Path, batch: np.ndarray):
     """A call of the same network in PyTorch, layer for layer, with random weights."""
-    from segmentation import startup  # noqa: F401  # isort: skip  # the module below imports Keras
+    from segmentation.common import startup  # noqa: F401  # isort: skip  # the module below imports Keras
     import torch
     from torch_attention_unet import AttentionUNet, Trainer
 

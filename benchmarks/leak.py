@@ -21,9 +21,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from segmentation.errors import RunError, one_clear_line
-from segmentation.score_table import find_scores
-from segmentation.scores import LESION_GIVEN, SCORES, compare_runs
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.scoring.score_table import find_scores
+from segmentation.scoring.scores import LESION_GIVEN, SCORES, compare_runs
 
 
 def main(grouped: tyro.conf.Positional[Path], random: tyro.conf.Positional[Path], key: str = "dice") -> None:

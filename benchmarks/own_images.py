@@ -15,17 +15,17 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import cv2
 import tyro
 
 from dataset import read_gray
-from segmentation.decision import load_decision
-from segmentation.own_images import predict_images, write_prediction
-from segmentation.phantoms import make_phantom
-from segmentation.predict import predict_pictures
-from segmentation.run_folder import load_run
+from segmentation.data.phantoms import make_phantom
+from segmentation.inference.own_images import predict_images, write_prediction
+from segmentation.runs.run_folder import load_run
+from segmentation.scoring.decision import load_decision
+from segmentation.scoring.prediction import predict_pictures
 
 PICTURES, REPEATS = 100, 5
 

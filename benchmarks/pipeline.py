@@ -14,17 +14,17 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import numpy as np
 import tyro
 from default_run import default_network, default_settings
 
 from dataset import augment, make_dataset, resize_samples
-from segmentation.losses import BceDiceLoss, training_metrics
-from segmentation.phantoms import make_phantom
-from segmentation.run_folder import build_network
-from segmentation.training import convolution_policy, make_optimizer
+from segmentation.data.phantoms import make_phantom
+from segmentation.network.losses import BceDiceLoss, training_metrics
+from segmentation.runs.recorder import convolution_policy, make_optimizer
+from segmentation.runs.run_folder import build_network
 
 STEPS, REPEATS = 8, 5
 

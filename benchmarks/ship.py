@@ -16,22 +16,22 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import h5py
 import numpy as np
 import tyro
+from segmentation.earlier_runs import upgrade_settings
 
 from attention_unet import in_plain_keras
 from dataset import read_samples
-from segmentation.checks import AnyPath, Folders
-from segmentation.collection import collect
-from segmentation.decision import load_decision, to_mask
-from segmentation.earlier_runs import upgrade_settings
-from segmentation.files import write_json
-from segmentation.predict import predict_pictures
-from segmentation.run_folder import check_finished, load_run
-from segmentation.schemas import read_config, read_metrics, read_split
+from segmentation.common.checks import AnyPath, Folders
+from segmentation.common.files import write_json
+from segmentation.data.collection import collect
+from segmentation.runs.run_folder import check_finished, load_run
+from segmentation.runs.schemas import read_config, read_metrics, read_split
+from segmentation.scoring.decision import load_decision, to_mask
+from segmentation.scoring.prediction import predict_pictures
 
 SMALL = 512  # numbers; smaller arrays keep four bytes each
 

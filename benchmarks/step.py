@@ -143,7 +143,7 @@ class Worker:
 def work(name: str) -> None:
     """The worker's side: build, then answer on standard output."""
     library, size, batch, precision, compiled, network = CONFIGURATIONS[name]
-    from segmentation import startup  # noqa: F401  # PyTorch's too: multiply-adds are counted on the Keras network
+    from segmentation.common import startup  # noqa: F401  # PyTorch's too: multiply-adds are counted on the Keras network
 
     size = size or default_settings()["image_size"]
     build = build_keras if library == "keras" else build_torch
@@ -175,7 +175,7 @@ def rate(call, seconds: float) -> float:
 
 def keras_network(network: str, size: int, convolutions: str | None = None):
     """The default network, the paper's own, or the pilot."""
-    from segmentation.run_folder import build_network
+    from segmentation.runs.run_folder import build_network
 
     if network == "pilot":
         return build_pilot(size)
@@ -226,8 +226,8 @@ def build_keras(size: int, batch: int, precision: str, compiled: bool, network: 
     import keras
     import tensorflow as tf
 
-    from segmentation.losses import BceDiceLoss, training_metrics
-    from segmentation.training import convolution_policy, make_optimizer
+    from segmentation.network.losses import BceDiceLoss, training_metrics
+    from segmentation.runs.recorder import convolution_policy, make_optimizer
 
     bfloat16 = precision == "bfloat16"
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")

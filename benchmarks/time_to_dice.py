@@ -20,7 +20,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
-from segmentation import startup  # noqa: F401  # isort: skip
+from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import keras
 import numpy as np
@@ -32,14 +32,14 @@ from step import build_pilot
 from torch_attention_unet import Trainer
 
 from dataset import find_samples, make_dataset, read_samples, resize_samples
-from segmentation.encoders import Encoder, load_imagenet
-from segmentation.engines import BUS_BRA
-from segmentation.find_data import find_data
-from segmentation.losses import BceDiceLoss
-from segmentation.run_folder import build_network, take_weights
-from segmentation.scanners import augmenter
-from segmentation.splits import split_samples
-from segmentation.training import convolution_policy, make_optimizer, make_schedule
+from segmentation.data.augmentation import augmenter
+from segmentation.data.splits import split_samples
+from segmentation.importing.find_data import find_data
+from segmentation.inference.engines import BUS_BRA
+from segmentation.network.encoders import Encoder, load_imagenet
+from segmentation.network.losses import BceDiceLoss
+from segmentation.runs.recorder import convolution_policy, make_optimizer, make_schedule
+from segmentation.runs.run_folder import build_network, take_weights
 
 DEFAULT = default_settings()
 GOALS = (0.60, 0.70, 0.75)

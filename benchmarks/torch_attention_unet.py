@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segmentation.encoders import ENCODER_DEPTH, LITE
+from segmentation.network.encoders import ENCODER_DEPTH, LITE
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """`efficientnet_lite` of segmentation/encoders.py: four skips, and the features of stride 32."""
+    """`efficientnet_lite` of segmentation/network/encoders.py: four skips, and the features of stride 32."""
 
     def __init__(self, name: str):
         super().__init__()

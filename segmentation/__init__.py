@@ -1,4 +1,7 @@
-"""What stands between the scripts and the two modules that stand alone, dataset.py and attention_unet.py."""
+"""Code shared by the scripts. CONTRIBUTING.md has the map; imports point one way, from the last of these to the first:
 
-from segmentation import surroundings  # noqa: F401  # isort: skip  # before anything that reads the environment
-from segmentation import layouts  # noqa: F401  # whatever is imported of this package, dataset.py reads any layout
+common, pictures, importing, data, network, scoring, runs, reports, inference, page.
+"""
+
+from segmentation.common import environment  # noqa: F401  # isort: skip  # before anything that reads the environment
+from segmentation.importing import layouts  # noqa: F401  # whatever is imported of this package, dataset.py reads any layout

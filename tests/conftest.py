@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import dataset
-import segmentation.layouts  # noqa: F401  BUSI's layout, and all others
-from segmentation.near_copies import Pair
-from segmentation.phantoms import write_phantoms
+import segmentation.importing.layouts  # noqa: F401  BUSI's layout, and all others
+from segmentation.data.near_copies import Pair
+from segmentation.data.phantoms import write_phantoms
 
 
 def find_real(variable: str, name: str) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from dataset import find_samples, read_samples
-from segmentation.find_data import find_data
+from segmentation.importing.find_data import find_data
 
 SHAPE = (40, 50)
 PICTURES = 10  # in a folder, the last of them without a lesion

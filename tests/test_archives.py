@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataset import DataError
 from segmentation import find_data as module
-from segmentation.find_data import find_data
+from segmentation.importing.find_data import find_data
 
 
 def pack(archive, source, top="", endings=()):

@@ -5,13 +5,13 @@ import pytest
 from conftest import BUSI, assert_one_clear_line, busi_pairs, needs_busi, run_here, run_script
 from folders import write_pairs
 from PIL import Image
+from segmentation.audit import audit, describe
 from test_layouts import LAYOUTS
 from test_mask_values import READ, grey, in_turn, ramp, write_deep
 
 from dataset import find_samples
-from segmentation import near_copies
-from segmentation.audit import audit, describe
-from segmentation.find_data import find_data
+from segmentation.data import near_copies
+from segmentation.importing.find_data import find_data
 
 
 def test_audit_of_phantoms(phantom_data, tmp_path):

@@ -1,10 +1,10 @@
-"""segmentation/calibration.py: numbers worked out by hand."""
+"""segmentation/scoring/calibration.py: numbers worked out by hand."""
 
 import numpy as np
 import pytest
 
-from segmentation.calibration import collect_pixels, judge_calibration, reliability
-from segmentation.decision import Decision, Prediction
+from segmentation.scoring.calibration import collect_pixels, judge_calibration, reliability
+from segmentation.scoring.decision import Decision, Prediction
 
 
 def test_reliability_by_hand():

@@ -10,10 +10,10 @@ from conftest import BUSBRA, TINY, assert_one_clear_line, needs_busbra, run_here
 from PIL import Image
 
 from dataset import DataError
-from segmentation.collection import collect
-from segmentation.decision import choose_decision
-from segmentation.score_table import read_scores
-from segmentation.splits import group_samples, near_copies_in_training, published_folds, split_samples
+from segmentation.data.collection import collect
+from segmentation.data.splits import group_samples, near_copies_in_training, published_folds, split_samples
+from segmentation.scoring.decision import choose_decision
+from segmentation.scoring.score_table import read_scores
 
 
 def hospital(root, count=30, first=0, normals=0, table=True):
@@ -86,7 +86,9 @@ def test_one_folder_twice_is_refused(tmp_path):
 
 def test_a_training_on_two_folders_scores_each(tmp_path, monkeypatch):
     told = []  # of which folder each validation image is
-    monkeypatch.setattr("segmentation.decision.choose_decision", lambda *a: told.extend(a[3]) or choose_decision(*a))
+    monkeypatch.setattr(
+        "segmentation.scoring.decision.choose_decision", lambda *a: told.extend(a[3]) or choose_decision(*a)
+    )
     folders = hospital(tmp_path / "cairo"), hospital(tmp_path / "rio", first=1, normals=10)
     result = run_here("train_model.py", *TINY, "--epochs", "1", "--data-dir", *folders, cwd=tmp_path)
     assert_one_clear_line(result, "test (custom + custom)", "cairo: Dice", "rio: Dice", code=0)

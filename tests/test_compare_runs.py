@@ -4,8 +4,8 @@ import pytest
 from conftest import assert_one_clear_line, run_here, run_script
 
 import compare_runs
-from segmentation.errors import RunError
-from segmentation.score_table import write_scores
+from segmentation.common.errors import RunError
+from segmentation.scoring.score_table import write_scores
 
 
 def write_run(folder, shift, count=30):

@@ -11,10 +11,10 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from dataset import DataError, find_samples, read_sample
-from segmentation import corrections
-from segmentation.errors import RunError
-from segmentation.outputs import lock_folder
-from segmentation.schemas import read_config
+from segmentation.common.errors import RunError
+from segmentation.common.files import lock_folder
+from segmentation.page import corrections
+from segmentation.runs.schemas import read_config
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 41), np.uint8)
 MASK = np.zeros((30, 41), bool)

@@ -9,12 +9,12 @@ from conftest import TINY, assert_one_clear_line, run_here, run_script
 
 import cross_validate
 import train_model
-from segmentation import jobs
-from segmentation.errors import RunError
-from segmentation.files import read_json, write_atomic, write_json
-from segmentation.run_folder import FILES
-from segmentation.score_table import read_scores
-from segmentation.scores import LESION_GIVEN, summarise
+from segmentation.common.errors import RunError
+from segmentation.common.files import read_json, write_atomic, write_json
+from segmentation.runs import workers as jobs
+from segmentation.runs.run_folder import FILES
+from segmentation.scoring.score_table import read_scores
+from segmentation.scoring.scores import LESION_GIVEN, summarise
 
 FLAGS = [*TINY, "--epochs", "1"]
 

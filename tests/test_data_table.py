@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset import DataError, Sample
-from segmentation.data_table import add_table, find_table, read_table
+from segmentation.importing.data_table import add_table, find_table, read_table
 
 
 def samples(*names: str, label: str = "lesion") -> list[Sample]:

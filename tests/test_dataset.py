@@ -13,7 +13,7 @@ from PIL import Image
 
 import dataset
 from dataset import DataError, Sample, augment, make_dataset
-from segmentation.find_data import data_source
+from segmentation.importing.find_data import data_source
 
 
 def save(path, array, **options):

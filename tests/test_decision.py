@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segmentation.decision import (
+from segmentation.common.errors import RunError
+from segmentation.scoring.decision import (
     Decision,
     Prediction,
     calibrated,
@@ -18,7 +19,6 @@ from segmentation.decision import (
     save_decision,
     to_mask,
 )
-from segmentation.errors import RunError
 
 
 def test_largest_component_and_size():
@@ -88,7 +88,7 @@ def test_dice_is_given_up_for_normals_as_far_as_asked(monkeypatch):
         maps[k, 4:12, 4:12] = peak
     maps[4, 2:6, 2:6] = 0.7
     for spare, marked in ((0.24, [True] * 5), (0.26, [True, True, True, False, False])):
-        monkeypatch.setattr("segmentation.decision.DICE_TO_SPARE", spare)
+        monkeypatch.setattr("segmentation.scoring.decision.DICE_TO_SPARE", spare)
         chosen = choose_decision(Prediction(maps), masks, Decision())
         assert [to_mask(p, (16, 16), chosen).any() for p in calibrated(maps, chosen)] == marked
 

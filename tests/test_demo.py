@@ -23,12 +23,12 @@ import demo
 import train_model
 from attention_unet import build_attention_unet
 from dataset import find_samples, read_sample
-from segmentation.corrections import from_editor, save_correction, training_commands
-from segmentation.decision import Decision
-from segmentation.engines import SHIPPED
-from segmentation.errors import RunError
-from segmentation.phantoms import make_phantom
-from segmentation.schemas import read_config
+from segmentation.common.errors import RunError
+from segmentation.data.phantoms import make_phantom
+from segmentation.inference.engines import SHIPPED
+from segmentation.page.corrections import from_editor, save_correction, training_commands
+from segmentation.runs.schemas import read_config
+from segmentation.scoring.decision import Decision
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_no_error_and_no_request_beyond_this_machine(visitor, address, proxy):
 @pytest.fixture(scope="module")
 def outliner():
     pytest.importorskip("gradio")
-    from segmentation.demo_page import Outliner
+    from segmentation.page.demo_page import Outliner
 
     model = build_attention_unet((32, 32, 1), base_filters=2, depth=2)
     return Outliner(SHIPPED, model, {"network": {}}, Decision(threshold=0.0))
@@ -289,7 +289,7 @@ def test_a_training_goes_on_from_the_corrections(phantom_data, tmp_path):
 
 
 def test_a_low_lesion_score_empties_the_mask_and_is_drawn_dashed(outliner, monkeypatch):
-    from segmentation.demo_page import Page
+    from segmentation.page.demo_page import Page
 
     image, probability = np.zeros((40, 50), np.uint8), np.zeros((32, 32), np.float32)
     probability[8:20, 8:20] = 0.9
@@ -304,7 +304,7 @@ def test_a_low_lesion_score_empties_the_mask_and_is_drawn_dashed(outliner, monke
 
 
 def test_a_page_takes_so_many_pictures_and_pixels(outliner, tmp_path, monkeypatch):
-    from segmentation import demo_page
+    from segmentation.page import demo_page
 
     frames = [Image.new("L", (50, 40), value) for value in range(30)]
     frames[0].save(tmp_path / "loop.tif", save_all=True, append_images=frames[1:])
@@ -318,7 +318,7 @@ def test_a_page_takes_so_many_pictures_and_pixels(outliner, tmp_path, monkeypatc
 
 
 def test_what_is_saved_of_nothing_is_one_line(outliner, tmp_path):
-    from segmentation.demo_page import Page
+    from segmentation.page.demo_page import Page
 
     page = Page(outliner, tmp_path / "corrections")
     assert "Drop it again" in page.save(([], []), None, False, None)
@@ -333,7 +333,7 @@ def test_what_is_saved_of_nothing_is_one_line(outliner, tmp_path):
 
 def test_without_gradio_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "segmentation.demo_page", raising=False)
+    monkeypatch.delitem(sys.modules, "segmentation.page.demo_page", raising=False)
     with pytest.raises(RunError, match="pip install -r requirements-demo.txt"):
         demo.main(demo.DemoConfig())
 

@@ -33,8 +33,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 
 import dataset
-from segmentation.dicom import count_frames, is_dicom, read_dicom, read_frames
-from segmentation.measure import measure
+from segmentation.pictures.dicom import count_frames, is_dicom, read_dicom, read_frames
+from segmentation.scoring.measure import measure
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -144,7 +144,7 @@ def test_dataset_reads_dicom_as_any_other_picture(tmp_path):
 
 
 def test_a_data_folder_of_dicom_pictures_and_png_masks(tmp_path):
-    import segmentation.layouts  # noqa: F401
+    import segmentation.importing.layouts  # noqa: F401
 
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()

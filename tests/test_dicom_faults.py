@@ -46,8 +46,8 @@ from pydicom.encaps import encapsulate
 
 import dataset
 from dataset import DataError
-from segmentation import dicom
-from segmentation.dicom import count_frames, is_dicom, read_dicom, read_frames
+from segmentation.pictures import dicom
+from segmentation.pictures.dicom import count_frames, is_dicom, read_dicom, read_frames
 
 
 def deep_copy_of(path: Path, **elements) -> Path:

@@ -11,9 +11,9 @@ from keras import ops
 from sklearn.datasets import load_sample_image
 
 from attention_unet import build_attention_unet
-from segmentation import encoders
-from segmentation.encoders import APPLICATIONS, LITE, Encoder, application, choose_encoder, load_imagenet
-from segmentation.errors import RunError
+from segmentation.common.errors import RunError
+from segmentation.network import encoders
+from segmentation.network.encoders import APPLICATIONS, LITE, Encoder, application, choose_encoder, load_imagenet
 
 installed = {name for name in LITE if encoders.find_checkpoint(name)}
 

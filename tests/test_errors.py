@@ -7,8 +7,8 @@ import pytest
 from conftest import assert_one_clear_line, run_here
 from PIL import Image
 
-from segmentation.errors import RunError, one_clear_line
-from segmentation.files import write_json, write_picture
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.common.files import write_json, write_picture
 
 
 @pytest.mark.parametrize(

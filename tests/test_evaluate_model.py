@@ -8,10 +8,10 @@ from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_here, run_s
 
 import dataset
 import evaluate_model
-from segmentation.decision import Decision, Prediction
-from segmentation.errors import RunError
-from segmentation.phantoms import write_phantoms
-from segmentation.score_table import read_scores
+from segmentation.common.errors import RunError
+from segmentation.data.phantoms import write_phantoms
+from segmentation.scoring.decision import Decision, Prediction
+from segmentation.scoring.score_table import read_scores
 
 
 @pytest.fixture(scope="module")

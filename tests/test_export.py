@@ -22,12 +22,12 @@ import visualize_results
 from attention_unet import in_plain_keras
 from dataset import read_gray, resize_image
 from export_model import ExportConfig
-from segmentation import engines, export
-from segmentation.decision import Decision, calibrated, calibrated_score, load_decision, save_decision
-from segmentation.engines import FILES, ExportedNetwork, open_network
-from segmentation.errors import RunError
-from segmentation.phantoms import make_phantom
-from segmentation.run_folder import load_run
+from segmentation.common.errors import RunError
+from segmentation.data.phantoms import make_phantom
+from segmentation.inference import engines, export
+from segmentation.inference.engines import FILES, ExportedNetwork, open_network
+from segmentation.runs.run_folder import load_run
+from segmentation.scoring.decision import Decision, calibrated, calibrated_score, load_decision, save_decision
 from train_model import TrainingConfig
 from visualize_results import VisualizationConfig
 
@@ -224,7 +224,9 @@ def test_tensorflow_is_not_imported(run, by_keras, pictures, tmp_path):
 
 def test_openvino_tells_nobody(run, tmp_path):
     """Its package reports each import, unless the part that does so seems not to be installed."""
-    code = "from segmentation.engines import import_openvino; import_openvino(); import sys; print(*sys.modules)"
+    code = (
+        "from segmentation.inference.engines import import_openvino; import_openvino(); import sys; print(*sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
     )

@@ -25,7 +25,7 @@ from test_run_folder import SETTINGS, assert_equal_runs
 
 import dataset
 from dataset import DataError
-from segmentation.run_folder import FILES, load_run
+from segmentation.runs.run_folder import FILES, load_run
 
 # ---------------------------------------------------------------- damaged files
 

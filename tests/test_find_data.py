@@ -7,8 +7,8 @@ from folders import write_pairs
 
 import dataset
 from dataset import DataError, Sample
-from segmentation.find_data import BUSI_COUNTS, data_source, find_data, find_or_draw
-from segmentation.phantoms import MARKER
+from segmentation.data.phantoms import MARKER
+from segmentation.importing.find_data import BUSI_COUNTS, data_source, find_data, find_or_draw
 
 
 def test_archive_is_unpacked_and_found(phantom_data, tmp_path):
@@ -113,8 +113,8 @@ def test_phantoms_are_drawn_once_where_no_data_can_be_had(tmp_path, monkeypatch,
         (folder / MARKER).touch()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("segmentation.find_data.write_phantoms", draw)
-    monkeypatch.setattr("segmentation.find_data.find_data", lambda data_dir: data_dir)
+    monkeypatch.setattr("segmentation.importing.find_data.write_phantoms", draw)
+    monkeypatch.setattr("segmentation.importing.find_data.find_data", lambda data_dir: data_dir)
     assert find_or_draw(tmp_path / "mine", 0) == (tmp_path / "mine", False)
     assert not capsys.readouterr().out and not drawn
     folder = Path("data") / "phantoms-160-seed4"

@@ -18,16 +18,16 @@ from conftest import TINY as TINY_FLAGS
 
 import train_model
 from dataset import DataError, Sample
-from segmentation import files, run_folder
-from segmentation.checks import check
-from segmentation.decision import Decision, save_decision
-from segmentation.errors import RunError
-from segmentation.files import write_json
-from segmentation.predict import predict_raw
-from segmentation.run_folder import FILES, build_network, commit, environment, load_run
-from segmentation.schemas import Network, read_metrics
-from segmentation.splits import split_samples
-from segmentation.training import RunRecorder, bytes_to_write
+from segmentation.common import files, run_folder
+from segmentation.common.checks import check
+from segmentation.common.errors import RunError
+from segmentation.common.files import write_json
+from segmentation.data.splits import split_samples
+from segmentation.runs.recorder import RunRecorder, bytes_to_write
+from segmentation.runs.run_folder import FILES, build_network, commit, environment, load_run
+from segmentation.runs.schemas import Network, read_metrics
+from segmentation.scoring.decision import Decision, save_decision
+from segmentation.scoring.prediction import predict_raw
 from train_model import TrainingConfig, main
 
 TINY = {"encoder": "none", "start_from": "random", "image_size": 32, "depth": 2, "base_filters": 2, "batch_size": 8}
@@ -222,7 +222,7 @@ def test_as_much_space_is_asked_for_as_a_training_needs(phantom_data, tmp_path, 
 
         save(path, measured)
 
-    monkeypatch.setattr("segmentation.training.write_atomic", watch)
+    monkeypatch.setattr("segmentation.runs.recorder.write_atomic", watch)
     main(TrainingConfig(**TINY, epochs=3, data_dir=(phantom_data,), models_dir=tmp_path))
     model = build_network(**NETWORK)
     assert max(most) < bytes_to_write(model.count_params(), averaged=True)

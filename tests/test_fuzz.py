@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from dataset import DataError, find_samples, read_samples
-from segmentation import figures, run_folder
-from segmentation.decision import load_decision, to_mask
-from segmentation.errors import RunError
-from segmentation.report import draw_figures, write_report
-from segmentation.run_folder import goes_on, load_run, settings_of
-from segmentation.schemas import read_history, read_metrics
-from segmentation.scores import result_line, summarise
-from segmentation.splits import hashes_seen, load_split
-from segmentation.training import RunRecorder
+from segmentation.common.errors import RunError
+from segmentation.data.splits import hashes_seen, load_split
+from segmentation.reports import figures, run_folder
+from segmentation.reports.report import draw_figures, write_report
+from segmentation.runs.recorder import RunRecorder
+from segmentation.runs.run_folder import goes_on, load_run, settings_of
+from segmentation.runs.schemas import read_history, read_metrics
+from segmentation.scoring.decision import load_decision, to_mask
+from segmentation.scoring.scores import result_line, summarise
 from train_model import TrainingConfig, main
 
 TINY = {"encoder": "none", "start_from": "random", "image_size": 32, "depth": 2, "base_filters": 2, "batch_size": 8}

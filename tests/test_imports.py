@@ -31,7 +31,7 @@ BENCHMARKS = sorted((REPOSITORY / "benchmarks").glob("*.py"))
 
 
 def imports_of_ours(path: Path) -> set[str]:
-    """Names of the project's own modules that a file imports, anywhere in it: "dataset", "segmentation.files", ..."""
+    """Names of the project's own modules that a file imports, anywhere in it: "dataset", "segmentation.common.files", ..."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

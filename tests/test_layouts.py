@@ -12,9 +12,9 @@ import pytest
 from folders import PICTURES, SHAPE, lesion, picture, read, save, size, white, write_classes, write_pairs
 
 from dataset import DataError
-from segmentation.layouts import OURS, list_pictures
-from segmentation.pairing import understand_layout
-from segmentation.phantoms import MARKER
+from segmentation.data.phantoms import MARKER
+from segmentation.importing.layouts import OURS, list_pictures
+from segmentation.importing.pairing import understand_layout
 
 
 def pairs(image, mask, **options):

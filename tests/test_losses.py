@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from segmentation.losses import BceDiceLoss, LesionDice, add_presence, score_loss, training_metrics
+from segmentation.network.losses import BceDiceLoss, LesionDice, add_presence, score_loss, training_metrics
 
 
 def batch(*images):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segmentation.measure import measure
+from segmentation.scoring.measure import measure
 
 
 def rectangle(rows, columns, angle=0.0, shape=(400, 400)):

@@ -8,8 +8,8 @@ from scipy import fft
 
 from dataset import find_samples, read_samples
 from segmentation import near_copies as search
-from segmentation.near_copies import EVEN, FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
-from segmentation.phantoms import make_phantom
+from segmentation.data.near_copies import EVEN, FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
+from segmentation.data.phantoms import make_phantom
 
 COPIES = {
     "gain": lambda p: cv2.convertScaleAbs(p, alpha=0.85, beta=10),

@@ -23,12 +23,12 @@ import evaluate_model
 import visualize_results
 from dataset import DataError
 from segmentation import audit, figures, report
-from segmentation.decision import load_decision
-from segmentation.errors import RunError, hint, one_clear_line
-from segmentation.own_images import predict_images
-from segmentation.predict import predict_raw
-from segmentation.run_folder import load_run
-from segmentation.score_table import COLUMNS
+from segmentation.common.errors import RunError, hint, one_clear_line
+from segmentation.inference.own_images import predict_images
+from segmentation.runs.run_folder import load_run
+from segmentation.scoring.decision import load_decision
+from segmentation.scoring.prediction import predict_raw
+from segmentation.scoring.score_table import COLUMNS
 
 # ---------------------------------------------------------------- the shell and the home folder
 
@@ -66,7 +66,7 @@ def test_a_keras_json_that_keras_cannot_use_is_named(tmp_path):
 @pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
 def test_closed_streams(tmp_path, closed):
     """`>&-` and `2>&-`: the work is done, and nothing that is printed gets into its files."""
-    command = [sys.executable, "-m", "segmentation.phantoms", "--output", "phantoms", "--images", "6"]
+    command = [sys.executable, "-m", "segmentation.data.phantoms", "--output", "phantoms", "--images", "6"]
     result = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True,
         timeout=60, check=False, preexec_fn=lambda: [os.close(number) for number in closed],

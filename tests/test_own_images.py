@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, assert_one_clear_line
 from PIL import Image
+from segmentation.inference.prediction_table import COLUMNS, PredictionTable
 
 from dataset import DataError
-from segmentation import own_images
-from segmentation.decision import Decision
-from segmentation.errors import RunError, one_clear_line
-from segmentation.prediction_table import COLUMNS, PredictionTable
+from segmentation.common.errors import RunError, one_clear_line
+from segmentation.inference import own_images
+from segmentation.scoring.decision import Decision
 
 ENDINGS = {"overlay.jpg", "mask.png", "probability.png"}
 
@@ -310,7 +310,7 @@ def test_a_signal_leaves_no_half_written_file(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]; import test_own_images as t; from pathlib import Path; import os\n"
     )
-    code += "from segmentation.errors import one_clear_line\n"
+    code += "from segmentation.common.errors import one_clear_line\n"
     code += "class Slow(t.Brightness):\n"
     code += "    def predict_on_batch(self, x):\n        print('at work', flush=True); import time; time.sleep(1)\n"
     code += "        return super().predict_on_batch(x)\n"

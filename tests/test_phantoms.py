@@ -5,7 +5,7 @@ import pytest
 from conftest import assert_one_clear_line, run_here
 from PIL import Image
 
-from segmentation import phantoms
+from segmentation.data import phantoms
 
 
 def test_same_seed_same_picture():
@@ -43,7 +43,9 @@ def test_lesions_are_dark_and_attenuate_as_they_should(label):
 
 def test_pictures_that_are_there_are_not_written_over(phantom_data, tmp_path):
     before = (phantom_data / "benign" / "benign (1).png").read_bytes()
-    result = run_here("segmentation.phantoms", "--output", phantom_data, "--images", "6", "--seed", "9", cwd=tmp_path)
+    result = run_here(
+        "segmentation.data.phantoms", "--output", phantom_data, "--images", "6", "--seed", "9", cwd=tmp_path
+    )
     assert_one_clear_line(result, "is not empty")
     assert (phantom_data / "benign" / "benign (1).png").read_bytes() == before
 

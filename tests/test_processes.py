@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, TINY
 
-from segmentation.jobs import why_failed
-from segmentation.outputs import lock_folder
+from segmentation.common.files import lock_folder
+from segmentation.runs.workers import why_failed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -30,7 +30,7 @@ def stop(number, frame):
 if "--stubborn" in sys.argv:
     stop = signal.SIG_IGN
 elif os.environ.get("STOP_WITH_PROCESS"):
-    from segmentation.surroundings import stop_with
+    from segmentation.common.environment import stop_with
     stop_with(int(os.environ["STOP_WITH_PROCESS"]))
 signal.signal(signal.SIGTERM, stop)
 helper = subprocess.Popen(["sleep", "600"])
@@ -46,7 +46,7 @@ def start(cwd: Path, *flags: str) -> subprocess.Popen:
     """cross_validate.py with the stand-in for train_model.py, in a process group of its own."""
     (cwd / "train_model.py").write_text(STAND_IN)
     # A shell's background jobs, and so their children, ignore Ctrl-C; this one must not.
-    code = "import runpy, signal, sys; from pathlib import Path; from segmentation import jobs\n"
+    code = "import runpy, signal, sys; from pathlib import Path; from segmentation.runs import workers as jobs\n"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     code += "jobs.HERE = Path(); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(REPOSITORY / "cross_validate.py"), *flags]

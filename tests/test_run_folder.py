@@ -17,14 +17,14 @@ import pytest
 from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script
 
 from attention_unet import build_attention_unet
-from segmentation import files
-from segmentation.decision import load_decision
-from segmentation.engines import BUS_BRA
-from segmentation.errors import RunError
-from segmentation.run_folder import build_network, load_run, settings_of
-from segmentation.schemas import read_history, read_metrics
-from segmentation.splits import hashes_seen
-from segmentation.training import RunRecorder
+from segmentation.common import files
+from segmentation.common.errors import RunError
+from segmentation.data.splits import hashes_seen
+from segmentation.inference.engines import BUS_BRA
+from segmentation.runs.recorder import RunRecorder
+from segmentation.runs.run_folder import build_network, load_run, settings_of
+from segmentation.runs.schemas import read_history, read_metrics
+from segmentation.scoring.decision import load_decision
 from train_model import TrainingConfig
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gates": "paper", "encoder": "none"}

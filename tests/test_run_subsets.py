@@ -17,12 +17,12 @@ from PIL import Image
 
 import train_model
 from dataset import DataError
-from segmentation import parts, splits
-from segmentation.errors import RunError
-from segmentation.files import read_json
-from segmentation.parts import load_data
-from segmentation.run_folder import FILES, check_finished, load_run
-from segmentation.splits import hashes_seen
+from segmentation.common.errors import RunError
+from segmentation.common.files import read_json
+from segmentation.data.splits import hashes_seen
+from segmentation.runs import parts, splits
+from segmentation.runs.parts import load_data
+from segmentation.runs.run_folder import FILES, check_finished, load_run
 from train_model import TrainingConfig, main
 
 SUBSETS = list(chain.from_iterable(combinations(FILES, n) for n in range(len(FILES) + 1)))

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from dataset import augment
-from segmentation import scanners
-from segmentation.scanners import CHANGES, augmenter, imitate_scanner
+from segmentation.data import augmentation as scanners
+from segmentation.data.augmentation import CHANGES, augmenter, imitate_scanner
 
 
 @pytest.fixture

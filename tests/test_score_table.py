@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segmentation import score_table
-from segmentation.errors import RunError
-from segmentation.score_table import find_scores, read_scores, write_scores
-from segmentation.scores import score_image
+from segmentation.common.errors import RunError
+from segmentation.scoring import score_table
+from segmentation.scoring.score_table import find_scores, read_scores, write_scores
+from segmentation.scoring.scores import score_image
 
 RESULTS = Path(__file__).parent.parent / "results"
 

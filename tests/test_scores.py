@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segmentation import scores
+from segmentation.scoring import scores
 
 
 def block(rows, columns, shape=(12, 12)):

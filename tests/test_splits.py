@@ -9,11 +9,11 @@ import pytest
 from conftest import BUSI, busi_pairs, needs_busi
 
 from dataset import DataError, Sample, find_samples, read_samples
-from segmentation import splits
-from segmentation.errors import RunError
-from segmentation.files import file_hash
-from segmentation.near_copies import group_pairs, near_copies
-from segmentation.run_folder import begin
+from segmentation.common.errors import RunError
+from segmentation.common.files import file_hash
+from segmentation.data import splits
+from segmentation.data.near_copies import group_pairs, near_copies
+from segmentation.runs.run_folder import begin
 
 PUBLIC = ("p1-1", "p1-2", "p1-3", "curated")
 

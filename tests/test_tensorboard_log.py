@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_model
 from dataset import make_dataset
-from segmentation.errors import RunError
-from segmentation.losses import BceDiceLoss
-from segmentation.schemas import read_history
-from segmentation.tensorboard_log import TensorBoardLog
-from segmentation.training import RunRecorder, make_optimizer
+from segmentation.common.errors import RunError
+from segmentation.network.losses import BceDiceLoss
+from segmentation.reports.tensorboard_log import TensorBoardLog
+from segmentation.runs.recorder import RunRecorder, make_optimizer
+from segmentation.runs.schemas import read_history
 from train_model import TrainingConfig, compile_model, fit, main
 
 EPOCHS, STEPS = 7, 2

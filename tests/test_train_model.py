@@ -21,18 +21,18 @@ from conftest import TINY, assert_one_clear_line, copy_as_pairs, run_here, run_s
 import train_model
 from attention_unet import build_attention_unet
 from dataset import find_samples, make_dataset, read_sample, read_samples, resize_samples
-from segmentation.decision import Decision, save_decision
-from segmentation.encoders import APPLICATIONS, LITE, Encoder, load_imagenet
-from segmentation.engines import BUS_BRA
-from segmentation.errors import RunError
-from segmentation.losses import BceDiceLoss, training_metrics
-from segmentation.parts import load_data, split_data
-from segmentation.phantoms import write_phantoms
-from segmentation.run_folder import build_network, load_run
-from segmentation.scanners import augmenter
-from segmentation.schemas import read_history, read_metrics
-from segmentation.splits import hashes_seen
-from segmentation.training import RunRecorder
+from segmentation.common.errors import RunError
+from segmentation.data.augmentation import augmenter
+from segmentation.data.phantoms import write_phantoms
+from segmentation.data.splits import hashes_seen
+from segmentation.inference.engines import BUS_BRA
+from segmentation.network.encoders import APPLICATIONS, LITE, Encoder, load_imagenet
+from segmentation.network.losses import BceDiceLoss, training_metrics
+from segmentation.runs.parts import load_data, split_data
+from segmentation.runs.recorder import RunRecorder
+from segmentation.runs.run_folder import build_network, load_run
+from segmentation.runs.schemas import read_history, read_metrics
+from segmentation.scoring.decision import Decision, save_decision
 from train_model import PRESETS, TrainingConfig, given_decision
 
 

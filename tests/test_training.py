@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from attention_unet import build_attention_unet
-from segmentation.encoders import choose_encoder
-from segmentation.training import AveragingAdamW, convolution_policy, make_optimizer, make_schedule
+from segmentation.network.encoders import choose_encoder
+from segmentation.runs.recorder import AveragingAdamW, convolution_policy, make_optimizer, make_schedule
 
 # ---------------------------------------------------------------- bfloat16
 

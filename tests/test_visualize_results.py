@@ -16,12 +16,12 @@ from PIL import Image
 
 import visualize_results
 from attention_unet import build_attention_unet
-from segmentation import engines, figures, overlays, own_images, predict, report
-from segmentation.calibration import Pixels
-from segmentation.decision import Decision, Prediction
-from segmentation.errors import RunError
-from segmentation.run_folder import load_run
-from segmentation.scores import judge_lesion_score
+from segmentation.common.errors import RunError
+from segmentation.inference import engines, figures, overlays, own_images, predict, report
+from segmentation.runs.run_folder import load_run
+from segmentation.scoring.calibration import Pixels
+from segmentation.scoring.decision import Decision, Prediction
+from segmentation.scoring.scores import judge_lesion_score
 
 
 @pytest.fixture(scope="module")

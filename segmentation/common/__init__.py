@@ -1,0 +1,1 @@
+"""How a command starts and stops, checks a value, and writes a file."""

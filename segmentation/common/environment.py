@@ -1,0 +1,50 @@
+"""Import this first: normalises the environment before Keras, matplotlib and tqdm read it. It imports nothing heavy.
+
+It acts only where one of our own scripts was started, not in a notebook or a program that imports the package.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STOP_WITH = "STOP_WITH_PROCESS"  # a training ends when the process of this number, which started it, is gone
+
+
+def is_our_script() -> bool:
+    """Whether Python was started with one of this project's scripts."""
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    return started is not None and Path(started).resolve().parent == REPOSITORY
+
+
+def set_environment() -> None:
+    """Set what Keras, matplotlib and tqdm read from the environment when they are imported."""
+    if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+        print(f"note: KERAS_BACKEND={backend} is set aside: this project runs on TensorFlow", file=sys.stderr)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's shell names one that may not be installed here
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a log file keeps every state of a progress bar
+
+
+def stop_with(parent: int) -> None:
+    """End this process, as SIGTERM does, when the one that started it is gone; it may have been killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if is_our_script():
+    # Until `one_clear_line` takes over: Ctrl-C while TensorFlow is imported would end in a traceback from deep inside.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_environment()
+    if (process := os.environ.pop(STOP_WITH, "")).isdigit():
+        stop_with(int(process))

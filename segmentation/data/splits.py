@@ -1,0 +1,244 @@
+"""Which image is trained on, which chooses, which is tested; a group of near-copies is never in two parts.
+
+BUSI holds many near-copies of one frame, and no patient numbers. A random split puts a near-copy of many a test image
+into training. The splits of this file are computed; a published one is a file, data/splits/NAME.csv.
+"""
+
+import csv
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from dataset import DataError, Sample
+from segmentation.common.checks import Seed, Text, Whole, checked
+from segmentation.common.files import check_file
+from segmentation.data.near_copies import group_pairs, near_copies
+from segmentation.importing.data_table import key
+
+FILES = Path(__file__).parents[2] / "data" / "splits"
+PARTS = ("train", "val", "test")
+# What is computed, and how many folds each has; "table" and "by-hospital" have as many as the data name.
+COMPUTED = {
+    "grouped": 1,
+    "grouped-cv": 5,
+    "tuning": 3,
+    "all-random": 1,
+    "random-cv": 5,
+    "table": None,
+    "by-hospital": None,
+}
+Normals = Literal["both", "train", "test", "none"]
+ChooseOn = Literal["validation", "decision", "nothing", "test"]
+
+_TWENTIETHS = 20  # every computed split is made of twenty grouped, stratified folds of 5 %
+_LEAKY = ("all-random", "random-cv")  # these ignore near-copies
+_GROUPED_TEST, _GROUPED_VAL = [0, 1, 2], [3, 4, 5]  # the parts of "grouped"
+
+
+@checked
+class Division:
+    """How a run's images are divided; split.json keeps it."""
+
+    split: Text = "grouped"  # a key of `COMPUTED`, the name of a file in data/splits/, or a CSV file
+    fold: Whole[0, 100] = 0  # for those that have folds
+    normals: Normals = "both"  # parts that may hold normal images: both; "train" (and validation); "test"; none
+    choose_on: ChooseOn = "validation"  # if it is "nothing" or "test", the validation images are trained on
+    seed: Seed = 0  # of the shuffling
+
+
+def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Division) -> dict[str, list[int]]:
+    """Indices of the training, validation and test samples.
+
+    The computed splits: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "table" the folds of the table beside the
+    data, the next one for validation; "by-hospital" tests one folder, named in alphabetical order, and divides the
+    others as "grouped" does; "tuning" fold 0..2, to compare ideas without a look at the test images of "grouped": those
+    are in no part, a third of the others stands for the test; "all-random" 70/15/15 and "random-cv" fold 0..4 ignore
+    groups, leak, and exist to measure the leak.
+
+    Args:
+        samples: as `find_samples` lists them.
+        groups: near-copy group of each sample.
+        division: which split, and which of its folds.
+
+    Returns:
+        {"train": [...], "val": [...], "test": [...]}; images that a file does not name are in no part, and val is
+        empty if it is trained on.
+
+    Raises:
+        DataError: there is no such split or fold, an image of its file is missing, or a part is empty.
+    """
+    part = (
+        _parts_of_file(samples, division)
+        if division.split not in COMPUTED
+        else _assign_parts(samples, groups, division)
+    )
+    normal = np.array([s.label == "normal" for s in samples])
+    allowed = {"both": PARTS, "train": ("train", "val"), "test": ("test",), "none": ()}[division.normals]
+    part[normal & ~np.isin(part, allowed)] = ""
+    parts = {name: np.flatnonzero(part == name).tolist() for name in PARTS}
+    trained_on = ("val",) if division.choose_on in ("nothing", "test") else ()
+    for name, members in parts.items():
+        if name not in trained_on and not any(samples[i].label != "normal" for i in members):
+            raise DataError(f"split {division.split}: no lesion image is left for {name}. Use more images.")
+    if trained_on:
+        parts = {"train": sorted(parts["train"] + parts["val"]), "val": [], "test": parts["test"]}
+    return parts
+
+
+# ---------------------------------------------------------------- computed
+
+
+def _twentieths(samples: Sequence[Sample], groups: np.ndarray, seed: int, strata: Sequence[str]) -> np.ndarray:
+    """Fold 0..19 of each sample; a group is in one fold, the strata are spread evenly."""
+    if (lesions := sum(s.label != "normal" for s in samples)) < _TWENTIETHS:
+        raise DataError(f"{lesions} images with a lesion are too few to split: at least {_TWENTIETHS} are needed.")
+    if max(Counter(strata).values()) < _TWENTIETHS:  # scikit-learn needs one of so many images
+        strata = ["normal" if s.label == "normal" else "lesion" for s in samples]
+    if (count := len(set(groups.tolist()))) < _TWENTIETHS:
+        raise DataError(
+            f"{len(samples)} images in {count} groups of near-copies are too few to split: at least {_TWENTIETHS} "
+            "groups are needed. Use images of more lesions."
+        )
+    folds = np.zeros(len(samples), int)
+    splitter = StratifiedGroupKFold(_TWENTIETHS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class of fewer than 20 images cannot be in every fold; that is fine
+        for fold, (_, members) in enumerate(splitter.split(strata, strata, groups)):
+            folds[members] = fold
+    return folds
+
+
+def _assign_parts(samples: Sequence[Sample], groups: np.ndarray, division: Division) -> np.ndarray:
+    """Part of each sample by a computed split, "" for none."""
+    split, fold, part = division.split, division.fold, np.full(len(samples), "train", dtype="U5")
+    if split == "table":
+        names = np.array([s.fold for s in samples])
+        return _parts_of_folds(names, division)
+    hospitals = np.array([s.folder for s in samples])
+    strata = [f"{s.folder} {s.label}" if split == "by-hospital" else s.label for s in samples]
+    folds_of = len(set(hospitals)) if split == "by-hospital" else COMPUTED[split]
+    _check_fold(division, folds_of)
+    if split == "by-hospital" and folds_of < 3:
+        raise DataError("split by-hospital tests one folder and trains on the others: give --data-dir three or more.")
+    folds = _twentieths(samples, np.arange(len(samples)) if split in _LEAKY else groups, division.seed, strata)
+    if split == "by-hospital":
+        part[np.isin(folds, _GROUPED_VAL)] = "val"
+        part[hospitals == sorted(set(hospitals))[fold]] = "test"
+    elif split == "tuning":
+        part[np.isin(folds, _GROUPED_TEST)] = ""
+        others = np.setdiff1d(range(_TWENTIETHS), _GROUPED_TEST)
+        thirds = np.array_split(others, COMPUTED[split])
+        part[np.isin(folds, thirds[fold])] = "test"
+        part[np.isin(folds, thirds[fold - 1][:3])] = "val"
+    else:
+        five = COMPUTED[split] == 5
+        test_folds = [4 * fold + k for k in range(4)] if five else _GROUPED_TEST
+        val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if five else _GROUPED_VAL
+        part[np.isin(folds, test_folds)] = "test"
+        part[np.isin(folds, val_folds)] = "val"
+    return part
+
+
+def _check_fold(division: Division, folds: int) -> None:
+    if not 0 <= division.fold < folds:
+        allowed = "0" if folds == 1 else f"0 to {folds - 1}"
+        raise DataError(f"split {division.split} has fold {allowed}, not {division.fold}.")
+
+
+def _parts_of_folds(names: np.ndarray, division: Division) -> np.ndarray:
+    """Part of each sample whose fold has a name: one fold is tested, the next one is the validation part."""
+    folds = sorted(set(names.tolist()) - {""}, key=lambda fold: (len(fold), fold))
+    if len(folds) < 3:
+        raise DataError(f"split {division.split} needs three folds; there are {len(folds)}.")
+    _check_fold(division, len(folds))
+    part = np.full(len(names), "train", dtype="U5")
+    part[names == folds[division.fold]] = "test"
+    part[names == folds[(division.fold + 1) % len(folds)]] = "val"
+    part[names == ""] = ""
+    return part
+
+
+# ---------------------------------------------------------------- from a file
+
+
+def read_split_file(split: str) -> dict[str, dict[str, str]]:
+    """Rows of a split's file by the image's name; each has a "part" (train, val, test) or a "fold".
+
+    Args:
+        split: the name of a file in data/splits/, or the path of a CSV file.
+
+    Raises:
+        DataError: there is no such split, or its file has other columns, an image twice, or a part that is none.
+    """
+    path = Path(split) if split.endswith(".csv") else FILES / f"{split}.csv"
+    if not path.is_file():
+        published = (file.stem for file in sorted(FILES.glob("*.csv")))
+        raise DataError(
+            f"--split {split}: no such split; there are {', '.join([*COMPUTED, *published])}, or give a CSV file."
+        )
+    check_file(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}).") from None
+    column = next((name for name in ("part", "fold") if rows and name in rows[0]), None)
+    if column is None or "image" not in rows[0]:
+        raise DataError(f"{path}: needs the columns image, and part or fold.")
+    table: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        name, value = key(row["image"] or ""), (row[column] or "").strip()
+        if name in table:
+            raise DataError(f"{path}, line {number}: {row['image']} stands here twice.")
+        if column == "part" and value not in PARTS:
+            raise DataError(f"{path}, line {number}: part {value!r} is none of {', '.join(PARTS)}.")
+        table[name] = {column: value}
+    return table
+
+
+def count_folds(split: str) -> int | None:
+    """How many folds a split has; None where only the data can tell.
+
+    Raises:
+        DataError: as `read_split_file`.
+    """
+    if split in COMPUTED:
+        return COMPUTED[split]
+    return len({row["fold"] for row in read_split_file(split).values() if row.get("fold")}) or 1
+
+
+def _parts_of_file(samples: Sequence[Sample], division: Division) -> np.ndarray:
+    table = read_split_file(division.split)
+    there = {key(sample.name): i for i, sample in enumerate(samples)}
+    if missing := sorted(set(table) - set(there)):
+        raise DataError(
+            f"split {division.split}: {len(missing)} of the {len(table)} images in its file are not here, "
+            f"{missing[0]!r} first. Give the data that it was made for, or use --split grouped."
+        )
+    rows = [table.get(key(sample.name), {}) for sample in samples]
+    if any("fold" in row for row in rows):
+        return _parts_of_folds(np.array([row.get("fold", "") for row in rows]), division)
+    _check_fold(division, 1)
+    return np.array([row.get("part", "") for row in rows], dtype="U5")
+
+
+# ---------------------------------------------------------------- near-copies
+
+
+def group_samples(samples: Sequence[Sample], pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Group of each sample, (N,) int: near-copies, and pictures of one patient, share one; pictures (H, W) uint8."""
+    pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
+    first: dict[str, int] = {}
+    pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
+    return group_pairs(len(samples), pairs)
+
+
+def near_copies_in_training(parts: dict[str, list[int]], groups: np.ndarray) -> list[int]:
+    """Test samples that have a near-copy in training or validation."""
+    seen = set(groups[parts["train"] + parts["val"]])
+    return [i for i in parts["test"] if groups[i] in seen]

@@ -1,0 +1,333 @@
+"""What the masks of a folder mean, understood for the folder as a whole.
+
+A mask may hold 0 and 255, 0 and 1, colours, or the in-between values of compression and soft edges. Lesion is what
+forms areas that differ from the background; what lies between the two at their edges goes to the nearer one.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm.contrib.concurrent import thread_map
+
+from dataset import DataError, MaskReading, read_values, try_reading
+from segmentation.importing.pairing import shown
+
+ALIKE = 0.06  # of a mask's range: neighbours that differ by no more lie inside an area, not on an edge
+CLEAR = 0.25  # of a mask's range: what differs more from the background is no compression noise
+OUTLINE = 0.85  # of a curve's inside; below, the mask is the curve and not the area: no lesion of BUSI has a hole
+LEVELS = 8  # so many values of areas are classes of lesion; more are no mask
+NOISE = 0.1  # of a mask's range: what differs less from the background is compression noise
+SAME = 0.04  # of a mask's range: values that differ by no more are one
+FAINT = 0.001  # of a mask: above this share of faint pixels the mask uses another encoding
+EDGES = 0.35  # of a lesion's pixels may be in between where these make a tenth of the mask, else ten times as many
+MOST = 0.5  # share of the picture from which a lesion is worth a note
+BORDERED = 0.9  # of the borders of so many masks are one value: it is background, even if it is not black
+CHROMA = 16  # pixels that compression may colour alike, as colours are stored at half the size
+FEW = 4  # pixels that mean nothing
+NO_MASK = (
+    "That is no mask of background and lesion. Export areas of one value, or name the lesion's with --mask-values."
+)
+
+
+class Levels(NamedTuple):
+    """What one mask holds: pixels of each value, a number or a colour of three."""
+
+    path: Path
+    pixels: dict
+    border: dict  # along the picture's border alone
+    areas: dict  # inside areas: all neighbours are alike
+    apart: dict  # in between, and far from what differs most
+    closed: bool  # a closed curve with little in it
+    thin: bool  # thin lines, far apart
+    exact: bool  # not compressed by leaving something out
+
+
+class Understood(NamedTuple):
+    """What `understand_masks` found."""
+
+    reading: MaskReading
+    lesion: dict[Path, bool | str]  # whether each mask holds one, or the line that says why it cannot be read
+
+
+def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> Understood:
+    """How the masks of a folder are to be read, and which of them hold a lesion; printed lines say it.
+
+    Args:
+        masks: every mask file.
+        values: grey values that are lesion, from the user; the masks are then not asked what they mean.
+
+    Raises:
+        DataError: the masks cannot be understood; the message names a file and the values found.
+    """
+    read = list(
+        thread_map(partial(try_reading, list_levels), masks, max_workers=os.cpu_count(), desc="masks", leave=False)
+    )
+    files = [item for item in read if isinstance(item, Levels)]
+    reading = _take_values(files, values) if values else _find_reading(files)
+    _note_most(files, reading)
+    found = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in read)
+    return Understood(reading, dict(zip(masks, found, strict=True)))
+
+
+def describe_reading(reading: MaskReading) -> str:
+    """A reading as a person says it."""
+    if reading.values:
+        return f"{_named([(value,) for value in reading.values])} is lesion, as you said"
+    return f"{_named([reading.background])} is background, what differs by more than {reading.difference:g} is lesion"
+
+
+def _difference(level: tuple, background: tuple) -> float:
+    return float(np.abs(np.subtract(level, background)).max())
+
+
+def _lesion(pixels: dict, reading: MaskReading) -> int:
+    """How many of the pixels are lesion."""
+    if reading.values:
+        return sum(n for level, n in pixels.items() if set(level) <= set(reading.values))
+    return sum(n for level, n in pixels.items() if _difference(level, reading.background) > reading.difference)
+
+
+def _named(levels: Sequence[tuple]) -> str:
+    """Levels as a person writes them: 0 and 255, or colours as (255, 0, 0)."""
+    words = [f"{level[0]:g}" if len(level) == 1 else "(" + ", ".join(f"{v:g}" for v in level) + ")" for level in levels]
+    if len(words) > 6:
+        words = [*words[:3], f"{len(words) - 4} more", words[-1]]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _take_values(files: Sequence[Levels], values: Sequence[float]) -> MaskReading:
+    reading = MaskReading(values=tuple(float(np.float32(value)) for value in values))  # as fractions are stored
+    levels = set().union(*(file.pixels for file in files))
+    if colours := [file for file in files if any(len(level) > 1 for level in file.pixels)]:
+        held = _named(sorted(colours[0].pixels))
+        raise DataError(f"{colours[0].path}: holds colours, {held}; only grey values can be named as lesion.")
+    if files and (absent := [(v,) for v in reading.values if (v,) not in levels]):
+        raise DataError(
+            f"{files[0].path.parent}: no mask holds {_named(absent)}, which you named as lesion; they hold "
+            f"{_named(sorted(levels))}."
+        )
+    print(f"masks hold {_named(sorted(levels))}; {describe_reading(reading)}")
+    return reading
+
+
+def _find_reading(files: Sequence[Levels]) -> MaskReading:
+    """The reading that the areas in the masks give: lesion is nearer to the faintest of them than to the background.
+
+    Raises:
+        DataError: as `understand_masks`.
+    """
+    pixels, areas = Counter(), Counter()
+    for file in files:
+        pixels.update(file.pixels)
+    if not pixels:
+        return MaskReading()
+    background = _background(files)
+    if len(pixels) == 1:
+        return MaskReading(background)
+    for file in files:
+        areas.update(_areas(file, background))
+    if not areas:  # lesions so small that they have no inside
+        areas[max(pixels, key=partial(_difference, background=background))] = 1
+    far = {level: _difference(level, background) for level in areas}
+    reading = MaskReading(background, min(far.values()) / 2)
+    alike = max(far.values()) * (SAME if all(file.exact for file in files) else NOISE)
+    classes: list[tuple] = []  # the commonest value of each area: compression spreads one over several
+    for level, _ in areas.most_common():
+        if all(_difference(level, other) > alike for other in classes):
+            classes.append(level)
+    _refuse_masks(files, reading, far, classes)
+    print(_line(sorted(pixels), sorted(classes), background))
+    return reading
+
+
+def _line(levels: Sequence[tuple], classes: Sequence[tuple], background: tuple) -> str:
+    """How the masks are read."""
+    if len(levels) <= len(classes) + 1:
+        line = f"masks hold {_named(levels)}; {_named(classes)} {'is' if len(classes) == 1 else 'are'} lesion"
+    else:
+        line = f"masks hold {len(levels)} values, as soft edges and compression make; what is near {_named(classes)} "
+        line += f"and not {_named([background])} is lesion"
+    if any(background):
+        line += f"\nnote: {_named([background])} fills the borders of the masks and is read as background"
+    return line
+
+
+def _background(files: Sequence[Levels]) -> tuple:
+    """The value along the borders: black, unless nearly all masks are bordered by another (a lesion may fill one)."""
+    border = Counter()
+    for file in files:
+        border.update({level: n / sum(file.border.values()) for level, n in file.border.items()})
+    common, black = border.most_common(1)[0][0], (0.0,)
+    if not any(black in file.pixels for file in files):
+        return common
+    span = max(_difference(level, common) for file in files for level in file.pixels)
+    alike = [
+        sum(n for level, n in file.border.items() if _difference(level, common) <= NOISE * span)
+        for file in files
+        if len(file.pixels) > 1
+    ]
+    sides = [sum(file.border.values()) for file in files if len(file.pixels) > 1]
+    bordered = sum(n >= BORDERED * side for n, side in zip(alike, sides, strict=True))
+    return common if bordered >= BORDERED * len(sides) else black
+
+
+def _areas(file: Levels, background: tuple) -> dict:
+    """Pixels inside the areas of a mask that are no background, by their value."""
+    far = {level: _difference(level, background) for level in file.pixels}
+    peak = max(far.values())
+    areas = {level: n for level, n in file.areas.items() if far[level] >= max(NOISE * peak, 1e-9)}
+    enough = max(FEW, sum(areas.values()) / 100)
+    noise = {level for level in areas if not file.exact and far[level] < CLEAR * peak}
+    return {level: n for level, n in areas.items() if n >= enough * (10 if level in noise else 1)}
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, classes: Sequence[tuple]) -> None:
+    """Masks that cannot be read, or not in one way.
+
+    Args:
+        areas: how far from the background the values of all areas are.
+        classes: the values, without those that compression adds.
+
+    Raises:
+        DataError: with a file's name and the values found.
+    """
+    faintest, strongest = min(areas, key=areas.get), max(areas, key=areas.get)
+    for file in sorted(files, key=lambda file: -len(file.areas)):
+        problem = _no_mask(file, reading, areas)
+        if len(classes) > LEVELS:
+            problem = f"the masks hold {len(classes)} different areas. {NO_MASK}"
+        if problem:
+            raise DataError(f"{file.path}: holds {_named(sorted(file.pixels))}; {problem}")
+    if areas[faintest] < areas[strongest] / 4 and any(_is_soft(file, reading, areas) for file in files):
+        faint = next(file for file in files if faintest in _areas(file, reading.background))
+        raise DataError(
+            f"{faint.path}: holds {_named(sorted(faint.pixels))}, where other masks hold {_named([strongest])} with "
+            "soft edges. Export all masks alike."
+        )
+    closed, thin = [file.path for file in files if file.closed], [file.path for file in files if file.thin]
+    if closed or len(thin) > sum(len(file.pixels) > 1 for file in files) / 2:
+        raise DataError(f"{(closed or thin)[0]}: holds an outline and not an area, as {len(closed or thin)} of "
+                        f"{len(files)} masks do. Fill them.")  # fmt: skip
+    if thin:
+        print(f"note: {len(thin)} masks hold thin lines alone ({shown(thin)}). Are these areas?")
+
+
+def _no_mask(file: Levels, reading: MaskReading, areas: dict) -> str:
+    """What makes one mask impossible to read; "" if nothing does."""
+    far = {level: _difference(level, reading.background) for level in file.pixels}
+    peak, total = max(far.values()), sum(file.pixels.values())
+
+    def count(first: float, last: float, held: dict = file.pixels, but: dict | None = None) -> int:
+        return sum(n for level, n in held.items() if first < far[level] < last and level not in (but or {}))
+
+    between = count(0.2 * peak, 0.8 * peak, but=areas)
+    clear = count(0, np.inf) - count(0, 0.8 * peak, but=areas)
+    if between > 10 * EDGES * clear or between > max(EDGES * clear, total / 10):
+        return f"{between} pixels are in between. {NO_MASK}"
+    lost = count(0, np.nextafter(reading.difference, np.inf), held=file.apart)
+    if lost > max(FEW, FAINT * total):
+        return f"{lost} pixels are neither background nor lesion, and at no lesion's edge. Export areas of one value."
+    noise = NOISE * areas[max(areas, key=areas.get)]
+    if peak <= reading.difference and count(0 if file.exact else noise, np.inf) > FAINT * total:
+        return (
+            f"in other masks lesion differs from the background by more than {reading.difference:g}. Export them alike."
+        )
+    if file.exact:  # without noise near the top there is none near the background
+        noisy = len(file.pixels) > LEVELS or any((1 - NOISE) * peak < d < peak for d in far.values())
+        faint = [level for level in file.areas if 0 < far[level] < NOISE * peak and not noisy]
+    else:
+        faint = [level for level in file.areas if NOISE * peak <= far[level] < CLEAR * peak and level not in areas]
+    spread = 0 if file.exact else max(clear / 30, CHROMA if any(len(level) > 1 for level in far) else 0)
+    if sum(file.areas[level] for level in faint) > max(FEW, spread):
+        return f"whether {_named(sorted(faint))} is lesion cannot be told. Name the lesion's with --mask-values."
+    return ""
+
+
+def _is_soft(file: Levels, reading: MaskReading, areas: dict) -> bool:
+    """Whether pixels at the edge of what a mask holds would be taken for a faint lesion of another mask."""
+    far = {level: _difference(level, reading.background) for level in file.pixels}
+    peak = max(far.values())
+    between = [level for level in far if reading.difference < far[level] < 0.4 * peak]
+    return any(level not in areas or far[level] < NOISE * peak for level in between)
+
+
+def _note_most(files: Sequence[Levels], reading: MaskReading) -> None:
+    """Says where most of the picture is lesion: such masks may be inverted."""
+    shares = {file.path: _lesion(file.pixels, reading) / sum(file.pixels.values()) for file in files}
+    filled = sum(share > 0 for share in shares.values())
+    most = [path for path, share in shares.items() if share > MOST]
+    if len(most) > filled / 2:
+        print(f"note: in {len(most)} of {filled} masks most of the picture is lesion. Are they inverted?")
+        return
+    if around := [f.path for f in files if _lesion(f.border, reading) > BORDERED * sum(f.border.values())]:
+        print(f"note: in {len(around)} of {filled} masks lesion fills the border ({shown(around)}). Are they inverted?")
+
+
+# ---------------------------------------------------------------- what one mask holds
+
+
+def _count(codes: np.ndarray) -> dict:
+    """Pixels of each value, from grey values (uint8, float32) or colours as one number (int32), in any shape."""
+    if codes.dtype == np.uint8:
+        counts = np.bincount(codes.ravel())
+        return {(float(level),): int(counts[level]) for level in np.flatnonzero(counts)}
+    found, counts = np.unique(codes, return_counts=True)
+    if codes.dtype == np.float32:
+        return {(float(level),): int(n) for level, n in zip(found, counts, strict=True)}
+    colours = [tuple(float(code >> shift & 255) for shift in (16, 8, 0)) for code in found.tolist()]
+    return {c[:1] if len(set(c)) == 1 else c: int(n) for c, n in zip(colours, counts, strict=True)}
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    """One number a pixel, (H, W): what it holds, or its colour; never far more than 32,768 different ones."""
+    if values.dtype == np.uint8 and values.ndim == 2:
+        return values
+    if values.ndim == 2:
+        values = values.astype(np.float32)
+        step = np.abs(values).max(initial=0) / 255
+        return values if len(np.unique(values)) <= 256 else (np.round(values / step) * step).astype(np.float32)
+    codes = values.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    if len(np.unique(codes)) <= 256:
+        return codes
+    return np.round(np.round(values / 255 * 31) / 31 * 255).astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
+def list_levels(path: Path) -> Levels:
+    """What a mask holds."""
+    values = read_values(path, as_mask=True)
+    codes = _codes(values)
+    border = _count(np.concatenate([codes[0], codes[-1], codes[:, 0], codes[:, -1]]))
+    ground = max(border, key=border.get)
+    differs = np.abs(values.reshape(*values.shape[:2], -1) - np.float32(ground)).max(axis=2)
+    exact = path.suffix.lower() not in (".jpg", ".jpeg")
+    if not differs.any():
+        return Levels(path, _count(codes), border, {}, {}, False, False, exact)
+    rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
+    part = slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
+    inside, peak = differs[part], differs.max()
+    alike = cv2.dilate(inside, np.ones((3, 3))) - cv2.erode(inside, np.ones((3, 3))) <= ALIKE * peak
+    strong = (inside > peak / 2).astype(np.uint8)
+    apart = (inside >= CLEAR * peak) & (cv2.dilate(strong, np.ones((9, 9))) == 0)
+    areas, far = _count(codes[part][alike & (inside > 0)]), _count(codes[part][apart])
+    curve = _curve((inside > CLEAR * peak).astype(np.uint8))
+    return Levels(path, _count(codes), border, areas, far, *curve, exact)
+
+
+def _curve(lesion: np.ndarray) -> tuple[bool, bool]:
+    """Whether a mask, (H, W) uint8 in {0, 1}, is a closed curve, and whether it is made of thin lines far apart."""
+    if lesion.sum() >= OUTLINE * lesion.size:
+        return False, False
+    outline, _ = cv2.findContours(lesion, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(lesion), outline, -1, 1, cv2.FILLED)
+    hull = cv2.contourArea(cv2.convexHull(np.concatenate(outline)))
+    thickness = cv2.distanceTransform(np.pad(lesion, 1), cv2.DIST_C, 3).max()
+    return lesion.sum() < OUTLINE * filled.sum(), thickness <= 2 and lesion.sum() < hull / 4

@@ -1,0 +1,1 @@
+"""A trained network at work: pictures of one's own, other programs that run it."""

@@ -1,0 +1,281 @@
+"""Predict on a user's own pictures: overlay, mask, probability, and a table."""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dataset import READERS, SUFFIXES, DataError, try_reading
+from segmentation.common.files import comparable, encode_picture, numbered, write_atomic
+from segmentation.data.appearance import unlike_training
+from segmentation.pictures.dicom import is_dicom
+from segmentation.pictures.picture_files import Picture, list_pages, read_picture
+from segmentation.pictures.pixel_depth import understand_depth
+from segmentation.reports.overlays import draw_overlay
+from segmentation.scoring.decision import Decision, doubtful_mask, to_mask
+from segmentation.scoring.measure import measure
+from segmentation.scoring.prediction import BATCH, Network, predict_pictures
+from segmentation.scoring.score_table import text_to_cell
+
+MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
+TABLE = "predictions.csv"
+ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture's results
+# Of the largest lesion its longest axis and the one across it; the area is of all. In mm where a pixel's size is given.
+SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
+COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
+COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score", "warning")
+
+
+class Wish(NamedTuple):
+    """What a user wants of the predictions."""
+
+    output: Path  # folder for the results
+    decision: Decision  # how a probability becomes a mask
+    spacing: float | None = None  # mm from pixel to pixel, of pictures whose file does not say
+
+
+class Found(NamedTuple):
+    """A picture and what the network says of it."""
+
+    image: np.ndarray  # (H, W) uint8
+    spacing: tuple[float, float] | None  # mm from row to row and from column to column, from the picture's file
+    probability: np.ndarray  # (S, S) float32, calibrated
+    score: float | None  # that there is a lesion at all; None of a network without one
+
+
+# ---------------------------------------------------------------- which pictures
+
+
+def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Files as named and the pictures in folders, each once, without the results of earlier predictions.
+
+    Returns:
+        The pictures, and one line for each file that cannot be one.
+
+    Raises:
+        DataError: there is neither.
+    """
+    found = {}
+    for path in paths:
+        inside = sorted(p for p in path.iterdir() if _looks_like_a_picture(p)) if path.is_dir() else [path]
+        found |= {os.path.abspath(p): p for p in inside}
+    pictures = [path for path in found.values() if not _is_result(path)]
+    earlier = len(found) - len(pictures)
+    if earlier:
+        print(f"{earlier} files are results of earlier predictions, and not taken for pictures")
+    if not pictures:
+        raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join((*SUFFIXES, *READERS))}).")
+    problems = {path: problem for path in pictures if (problem := _not_a_picture(path))}
+    return [path for path in pictures if path not in problems], list(problems.values())
+
+
+def _is_result(path: Path) -> bool:
+    return path.name.endswith(tuple(f"_{ending}" for ending in ENDINGS)) and (path.parent / TABLE).exists()
+
+
+def _looks_like_a_picture(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    return path.suffix.lower() in (*SUFFIXES, *READERS) or (not path.suffix and path.is_file() and is_dicom(path))
+
+
+def _not_a_picture(path: Path) -> str:
+    """Why a file is not even opened; "" if it can be. A pipe would be waited for, a device may never end."""
+    if not path.exists():
+        return f"{path}: {'is a link to nothing' if path.is_symlink() else 'no such file'}."
+    if not path.is_file():
+        return f"{path}: is a {'folder' if path.is_dir() else 'pipe or a device'}, and no picture."
+    too_large = path.stat().st_size > MAX_FILE_BYTES
+    return f"{path}: larger than {MAX_FILE_BYTES // 10**9} GB. Shrink it first." if too_large else ""
+
+
+# ---------------------------------------------------------------- predict
+
+
+def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wish) -> int:
+    """Overlay, mask and probability of each picture, and one CSV; a bad file is named and skipped.
+
+    Nothing that is there is replaced: where the output folder holds anything, output-2 is made.
+
+    Args:
+        model: the run's network.
+        stored: the run's config.json.
+        paths: files and folders.
+        wish: where the results go, and how a probability becomes a mask.
+
+    Returns:
+        1 if a file was skipped, else 0.
+
+    Raises:
+        DataError: there is no picture at all.
+    """
+    files, problems = list_images(paths)
+    white = range_of(files, stored.get("white"))
+    found = [try_reading(list_pages, path) for path in files]
+    problems += [line for line in found if isinstance(line, str)]
+    pictures = [picture for pages in found if not isinstance(pages, str) for picture in pages]
+    folder = next(path for path in numbered(wish.output) if not path.exists() or (path.is_dir() and _is_empty(path)))
+    folder.mkdir(parents=True, exist_ok=True)
+    names = _name_results(pictures)
+    write = partial(write_prediction, wish=wish, limits=stored.get("appearance"))
+    done: list[dict] = []
+    try:
+        rows = predict_each(model, pictures, wish.decision, partial(read_picture, white=white),
+                            lambda picture, found: write(folder / names[picture], found))  # fmt: skip
+        for picture, row in zip(pictures, rows, strict=True):
+            if isinstance(row, str):
+                problems.append(row)
+            else:
+                page = "" if picture.page is None else picture.page + 1
+                done.append({"file": str(picture.path), "page": page, "name": names[picture], **row})
+    finally:
+        _write_table(folder / TABLE, done)
+    _print_warnings(done, problems, wish.decision)
+    print(f"{len(done)} predictions in {folder}" + (f"; {len(problems)} files skipped" if problems else ""))
+    return 1 if problems else 0
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def _name_results(pictures: Sequence[Picture]) -> dict[Picture, str]:
+    """Names of the pictures' results, without endings: those of the files, numbered where two are alike."""
+    taken: set[str] = set()
+    names = {}
+    for picture in pictures:
+        # Bytes that are no text are left out, and what would be too long for a file name with an ending.
+        stem = os.fsencode(picture.path.stem)[:200].decode(errors="ignore") or "picture"
+        stem = stem if picture.page is None else f"{stem}_page{picture.page + 1}"
+        names[picture] = next(path.name for path in numbered(Path(stem)) if comparable(path.name) not in taken)
+        taken.add(comparable(names[picture]))
+    return names
+
+
+def _write_table(path: Path, rows: Sequence[Mapping]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, COLUMNS)
+    table.writeheader()
+    table.writerows({key: text_to_cell(v) if isinstance(v, str) else v for key, v in row.items()} for row in rows)
+    # backslashreplace: a file may be named by bytes that are no text.
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:
+    """The value that is white in pictures of more than 8 bits: as in training, unless these go beyond it."""
+    white = understand_depth(files, several_are_read=True)
+    if white and trained_on and white < trained_on:
+        print(f"{trained_on:g} is white, as in the pictures that the network was trained on")
+        return trained_on
+    return white
+
+
+def predict_each(
+    model: Network, pictures: Sequence[Picture], decision: Decision, read: Callable, write: Callable
+) -> Iterator[dict | str]:
+    """Read, predict and write picture by picture.
+
+    Args:
+        model: the network.
+        pictures: where each lies.
+        decision: how it is calibrated, and whether with the mirrored picture.
+        read: image and spacing of a picture, or a DataError.
+        write: called with a picture and its `Found`.
+
+    Yields:
+        In the order of the pictures, what `write` returns, or why one cannot be read or its results not written.
+    """
+    batch = max(min(BATCH, len(pictures)), 1)
+    chunks = [slice(start, start + batch) for start in range(0, len(pictures), batch)]
+    writing: list[Future | str] = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(pictures), desc="predicting", unit="image") as progress,
+    ):
+        reading = [pool.submit(try_reading, read, picture) for picture in pictures[:batch]]
+        for chunk, following in zip(chunks, [*chunks[1:], slice(0)], strict=True):
+            images = [job.result() for job in reading]
+            # While the network is busy, the next pictures are read and the last results drawn.
+            reading = [pool.submit(try_reading, read, picture) for picture in pictures[following]]
+            good = [item[0] for item in images if not isinstance(item, str)]
+            found = iter(predict_pictures(model, good, decision, batch).each() if good else ())
+            yield from _results(writing)  # no more than two batches are in memory
+            writing = [
+                item if isinstance(item, str) else pool.submit(write, picture, Found(*item, *next(found)))
+                for picture, item in zip(pictures[chunk], images, strict=True)
+            ]
+            progress.update(len(images))
+        yield from _results(writing)
+
+
+def _results(jobs: Sequence[Future | str]) -> list[dict | str]:
+    return [job if isinstance(job, str) else job.result() for job in jobs]
+
+
+def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) -> dict | str:
+    """Three files for one picture. Returns what predictions.csv says of them, or why they cannot be written.
+
+    Args:
+        base: path of the files, without their endings.
+        found: the picture and what the network says of it.
+        wish: how a probability becomes a mask.
+        limits: how the training images look.
+    """
+    image, own_spacing, probability, score = found
+    mask = to_mask(probability, image.shape, wish.decision, score)
+    doubtful = doubtful_mask(probability, image.shape, wish.decision, score)
+    full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    # The overlay is to be looked at and not measured: JPEG is 3 times faster to write and 8 times smaller.
+    pictures = {
+        "overlay.jpg": draw_overlay(image, mask, doubtful=doubtful)[..., ::-1],
+        "mask.png": mask.astype(np.uint8) * 255,
+        "probability.png": (full * 255).round().astype(np.uint8),
+    }
+    paths = [base.with_name(f"{base.name}_{ending}") for ending in ENDINGS]
+    try:
+        contents = [encode_picture(path, pictures[ending]) for path, ending in zip(paths, ENDINGS, strict=True)]
+    except DataError as error:
+        return str(error)
+    for path, content in zip(paths, contents, strict=True):
+        write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content), sync=False)
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    sizes = measure(mask, pixel := own_spacing or (wish.spacing and (wish.spacing, wish.spacing)))
+    if pixel:
+        sizes["area_mm2"] = int(mask.sum()) * pixel[0] * pixel[1]  # of all lesions, as area_px
+    return {
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "lesions": cv2.connectedComponents(mask.astype(np.uint8))[0] - 1,
+        "area_px": int(mask.sum()),
+        "area_percent": round(100 * float(mask.mean()), 3),
+        "box_x": x,
+        "box_y": y,
+        "box_width": width,
+        "box_height": height,
+        **{name: round(sizes[name], 2) for name in SIZES if name in sizes},
+        "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
+        "lesion_score": "" if score is None else round(score, 4),
+        "warning": " ".join(unlike_training(image, limits)) if limits else "",
+    }
+
+
+def _print_warnings(done: Sequence[Mapping], problems: Sequence[str], decision: Decision) -> None:
+    for row in done:
+        if row["warning"]:
+            print(f"warning: {row['file']} looks unlike the training data ({row['warning']}): do not trust its mask")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if decision.lesion_given:
+        print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
+    elif nothing := sum(not row["area_px"] for row in done):
+        print(f"no lesion in {nothing} of {len(done)} pictures; where you know that there is one: --lesion-given")

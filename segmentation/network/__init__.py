@@ -1,0 +1,1 @@
+"""What is trained: pretrained encoders, the loss, the optimizer."""

@@ -1,0 +1,154 @@
+"""Masks that are corrected by hand: to the browser's editor and back, and kept as training data.
+
+The folder of corrections has images/ and masks/, and two PNG files of one name for each picture.
+"""
+
+import base64
+import io
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dataset import DataError
+from segmentation.common.files import comparable, lock_folder, numbered, write_picture
+from segmentation.reports.report import data_uri, jpeg
+from segmentation.runs.finished import SHIPPED
+from segmentation.runs.schemas import read_config
+
+LESIONS_NEEDED = 20  # images of a lesion, for a training; segmentation/data/splits.py
+EDITOR_SIDE = 1600  # pixels; a larger picture is shown smaller, and its mask enlarged again
+MAX_MASK_TEXT = 20_000_000  # characters; the mask that comes back is a PNG
+
+# ---------------------------------------------------------------- to mask_editor.js and back
+
+
+def to_editor(image: np.ndarray, mask: np.ndarray) -> dict[str, str]:
+    """What the editor shows: a picture, and its mask as one that is opaque where there is lesion, both as data URIs.
+
+    Args:
+        image: (H, W) uint8.
+        mask: (H, W) bool.
+    """
+    scale = min(EDITOR_SIDE / max(mask.shape), 1)
+    size = max(round(mask.shape[1] * scale), 1), max(round(mask.shape[0] * scale), 1)
+    shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    orange = np.zeros((*size[::-1], 4), np.uint8)
+    orange[_resize(mask, size[::-1])] = 0, 159, 230, 255
+    drawn = data_uri(cv2.imencode(".png", orange)[1].tobytes(), "png")
+    return {"picture": jpeg(np.dstack([shown] * 3)), "mask": drawn}
+
+
+def from_editor(value: object, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask that a browser sends back; where nothing was painted or erased, it keeps each of its pixels.
+
+    Args:
+        value: what was sent, by whomever.
+        image, mask: what the editor was given.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: what was sent is no mask of this picture.
+    """
+    before = _read_mask(to_editor(image, mask)["mask"])
+    after = _read_mask(value.get("mask") if isinstance(value, dict) else None)
+    if after is None or after.shape != before.shape:
+        raise DataError("The mask did not arrive. Drop the picture again.")
+    return np.where(_resize(before != after, mask.shape), _resize(after, mask.shape), mask)
+
+
+def _read_mask(uri: object) -> np.ndarray | None:
+    """Where a picture is opaque, (h, w) bool; None if this is no picture that the editor may have."""
+    if not isinstance(uri, str) or len(uri) > MAX_MASK_TEXT:
+        return None
+    try:
+        content = base64.b64decode(uri.removeprefix("data:image/png;base64,"), validate=True)
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            return np.asarray(picture.convert("RGBA"))[..., 3] > 127 if max(picture.size) <= EDITOR_SIDE else None
+    except Exception:  # a damaged file makes Pillow raise many kinds
+        return None
+
+
+def _resize(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
+
+
+# ---------------------------------------------------------------- kept
+
+
+def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> str:
+    """Write a picture and its mask, losslessly and at the picture's own size, and never over an earlier one.
+
+    Args:
+        folder: gets images/ and masks/.
+        name: of the picture's file; what a file cannot be called is left out.
+        image: (H, W) uint8.
+        mask: (H, W), lesion where not zero; all zero for a picture without a lesion.
+
+    Returns:
+        The name of the two files, without ".png".
+
+    Raises:
+        RunError: another process writes there; OSError, DataError: the files cannot be written.
+    """
+    images, masks = folder / "images", folder / "masks"
+    for part in (images, masks):
+        part.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, "correction"):
+        name = _free_name(name, {comparable(Path(file).stem) for part in (images, masks) for file in os.listdir(part)})
+        # The mask first: an image without a mask would be taken for one without a lesion, should we be stopped between.
+        write_picture(masks / f"{name}.png", (mask != 0).astype(np.uint8) * 255)
+        try:
+            write_picture(images / f"{name}.png", image)
+        except BaseException:
+            (masks / f"{name}.png").unlink()
+            raise
+    return name
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    kept = "".join(c for c in Path(name.replace("\\", "/")).stem if c.isprintable() and c not in '<>:"|?*')
+    # Room for a number and an ending: a file name has at most 255 bytes.
+    stem = os.fsencode(kept)[:200].decode(errors="ignore").strip(". ") or "picture"
+    return next(path.name for path in numbered(Path(stem)) if comparable(path.name) not in taken)
+
+
+def count_corrections(folder: Path) -> int:
+    """How many corrected pictures lie in a folder; 0 where there is no such folder."""
+    return len(list((folder / "images").glob("*.png")))
+
+
+def training_commands(folder: Path, run: Path, stored: dict) -> Iterator[str]:
+    """Commands that train: on from a run with the corrections; and anew with the run's data too, where these are here.
+
+    The second does not start from the run: images that the run was trained on would be test images of the new one.
+
+    Args:
+        folder: of the corrections.
+        run: the run's folder.
+        stored: its config.json.
+    """
+    flags = _network_flags(stored["network"])
+    root = stored.get("root", ())
+    data = [root] if isinstance(root, Path) else list(root)
+    yield shlex.join(map(str, ["python", "train_model.py", "--data-dir", folder, "--start-from", run, *flags]))
+    if data and all(path.is_dir() for path in data):
+        yield shlex.join(map(str, ["python", "train_model.py", "--data-dir", folder, *data, *flags]))
+
+
+def _network_flags(network: dict) -> list[str]:
+    """What makes train_model.py build this network; nothing where it is the default one, which the repository has."""
+
+    def settings(network: dict) -> dict:
+        return {"--image-size": network["input_shape"][0]} | {
+            f"--{name.replace('_', '-')}": network[name] for name in ("encoder", "base_filters", "depth", "gates")
+        }
+
+    default = settings(read_config(SHIPPED)["network"]) if (SHIPPED / "config.json").exists() else {}
+    return [str(w) for name, value in settings(network).items() if value != default.get(name) for w in (name, value)]

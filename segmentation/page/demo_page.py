@@ -1,0 +1,315 @@
+"""The page of demo.py, made with Gradio: pictures in, outlines out, and masks that are corrected and kept.
+
+What a visitor dropped lies in the visitor's own session, and nothing of it in this process's variables. No file, font
+or script of the page comes from another machine, and none is asked.
+"""
+
+import html
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import jinja2
+import keras
+import numpy as np
+
+from dataset import MAX_PIXELS, DataError
+from segmentation.common.errors import RunError, hint
+from segmentation.inference.own_images import range_of
+from segmentation.page import corrections
+from segmentation.pictures.picture_files import Picture, list_pages, read_picture
+from segmentation.reports.overlays import draw_overlay
+from segmentation.reports.report import attention, attention_network, jpeg
+from segmentation.scoring.decision import Decision, doubtful_mask, override_decision, to_mask
+from segmentation.scoring.measure import measure
+from segmentation.scoring.prediction import predict_pictures, unlike_training
+
+for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+    del os.environ[name]  # such as GRADIO_SHARE: this page is for this machine alone
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own server whether it is up
+    os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+
+import gradio as gr  # noqa: E402  after its environment
+
+HERE = Path(__file__).parent
+MAX_PICTURES, MAX_UPLOAD = 20, "100mb"  # on the page at a time; of a file
+MAX_VISITORS, MAX_WAITING = 20, 20  # whose pictures are kept; whose pictures wait for the network
+FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+
+
+class Upload(NamedTuple):
+    """A file that a visitor dropped."""
+
+    path: Path  # where the server put it
+    name: str  # what the visitor's machine calls it
+
+
+class Seen(NamedTuple):
+    """A picture and what the network says of it."""
+
+    name: str
+    image: np.ndarray  # (H, W) uint8
+    spacing: tuple[float, float] | None  # mm from row to row and from column to column
+    probability: np.ndarray  # (S, S) float32, calibrated
+    score: float | None  # that there is a lesion at all; None of a network without one
+    alphas: dict[str, np.ndarray]  # of each gate, (h, w)
+
+
+Visit = tuple[list[Seen], list[str]]  # the pictures of a visitor, and what is wrong with the other files
+
+
+# ---------------------------------------------------------------- from files to what the network says
+
+
+class Outliner:
+    """Reads pictures and asks a run's network about them.
+
+    Args:
+        run: the run's folder.
+        model, stored: what `load_run` returns for it.
+        decision: how a probability becomes a mask.
+        spacing: mm from pixel to pixel, of pictures whose file does not say.
+    """
+
+    def __init__(self, run: Path, model: keras.Model, stored: dict, decision: Decision, spacing: float | None = None):
+        self.run, self.model, self.stored, self.decision = run, model, stored, decision
+        self.spacing = (spacing, spacing) if spacing else None
+        self.gates = attention_network(model)
+        self.see("", np.zeros((8, 8), np.uint8), None)  # traced now, so that the first visitor does not wait
+
+    def see(self, name: str, image: np.ndarray, spacing: tuple[float, float] | None) -> Seen:
+        """Predict on one picture, (H, W) uint8."""
+        ((probability, score),) = predict_pictures(self.model, [image], self.decision, batch_size=1).each()
+        alphas = {gate: maps[0] for gate, maps in attention(self.gates, [image]).items()}
+        return Seen(name, image, spacing or self.spacing, probability, score, alphas)
+
+    def masks(self, seen: Seen, given: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """What is outlined, and what would be if the lesion score were not so low; each (H, W) bool.
+
+        Args:
+            given: a lesion is known to be there.
+        """
+        parts = seen.probability, seen.image.shape, override_decision(self.decision, lesion_given=given), seen.score
+        return to_mask(*parts), doubtful_mask(*parts)
+
+    def look(self, uploads: Sequence[Upload]) -> Visit:
+        """Read files and predict. Returns the pictures, and a line for each file that cannot be used."""
+        seen, problems, pixels = [], [], 0
+        white = range_of([upload.path for upload in uploads], self.stored.get("white"))
+        for name, picture in _list_pictures(uploads, problems):
+            if len(seen) == MAX_PICTURES:
+                problems.append(f"The first {MAX_PICTURES} pictures are shown. For more: visualize_results.py --images")
+                break
+            try:
+                image, spacing = read_picture(picture, white)
+                if pixels + image.size > MAX_PIXELS:
+                    raise DataError(f"{name}: with it there are more than {MAX_PIXELS // 10**6} million pixels here.")
+                seen.append(self.see(name, image, spacing))
+                pixels += image.size
+            except (DataError, RunError) as error:
+                problems.append(str(error).replace(str(picture.path), name))
+        return seen, problems
+
+
+def _list_pictures(uploads: Sequence[Upload], problems: list[str]) -> Iterator[tuple[str, Picture]]:
+    """Name and place of each picture in the files; a line for each other file is added to `problems`."""
+    for path, name in uploads:
+        if Path(name.replace("\\", "/")).name != name:
+            problems.append(f"{name}: is a path, and no name of a file. Rename the file.")
+            continue
+        try:
+            pages = list_pages(path)
+        except DataError as error:
+            problems.append(str(error).replace(str(path), name))
+            continue
+        for picture in pages:
+            yield name if len(pages) == 1 else f"{Path(name).stem}_page{picture.page + 1}{Path(name).suffix}", picture
+
+
+# ---------------------------------------------------------------- from that to HTML
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+_JINJA = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+_RESULTS, _SAVED = (_JINJA.from_string(_read(f"demo_{name}.html.jinja")) for name in ("results", "saved"))
+
+
+def describe(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[str], chosen: int, given: bool) -> str:
+    """Problems, a table of all pictures, and the figures of the chosen one, as HTML."""
+    rows, figures, warning = [], [], ""
+    for picture in seen:
+        mask, _ = outliner.masks(picture, given)
+        score = "" if picture.score is None else f"{picture.score:.2f}"
+        rows.append({"name": picture.name, "score": score, "lesions": _count(mask)} | _sizes(mask, picture.spacing))
+    if seen:
+        figures = [(jpeg(rgb), caption) for rgb, caption in _figures(outliner, seen[chosen], given)]
+        warning = ", ".join(unlike_training(seen[chosen].image, outliner.stored.get("appearance") or {}))
+    pixels = any(picture.spacing is None for picture in seen)
+    return _RESULTS.render(
+        problems=problems, rows=rows, chosen=chosen, figures=figures, warning=warning, pixels=pixels, given=given
+    )
+
+
+def _count(mask: np.ndarray) -> int:
+    return cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
+
+
+def _sizes(mask: np.ndarray, spacing: tuple[float, float] | None) -> dict[str, str]:
+    """Area, and axes of the largest lesion, in mm where they are known."""
+    if not mask.any():
+        return dict.fromkeys(("area", "longest", "across"), "–")
+    unit, digits, pixel = ("mm", 1, spacing[0] * spacing[1]) if spacing else ("px", 0, 1)
+    sizes = measure(mask, spacing)
+    return {
+        "area": f"{mask.sum() * pixel:,.{digits}f} {unit}" + "²" * (spacing is not None),
+        "longest": f"{sizes[f'longest_{unit}']:.{digits}f} {unit}",
+        "across": f"{sizes[f'across_{unit}']:.{digits}f} {unit}",
+    }
+
+
+def _figures(outliner: Outliner, seen: Seen, given: bool) -> Iterator[tuple[np.ndarray, str]]:
+    """Pictures (h, w, 3) RGB and their captions."""
+    mask, doubtful = outliner.masks(seen, given)
+    caption = "outline" if doubtful is None else "dashed: what would be outlined if the lesion score were not so low"
+    yield draw_overlay(seen.image, mask, doubtful=doubtful), caption
+    yield _heat_map(seen.image, seen.probability, 0, 1), "probability of a lesion: dark blue 0, yellow 1"
+    for gate, alpha in seen.alphas.items():
+        low, high = float(alpha.min()), float(alpha.max())
+        level = gate.split("_")[1]
+        yield _heat_map(seen.image, alpha, low, high), f"attention at level {level}: {low:.2f} to {high:.2f}"
+
+
+def _heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values (h, w) over a picture (H, W) uint8: (h, w, 3) uint8 RGB."""
+    picture = draw_overlay(image, np.zeros_like(image))
+    scaled = ((values - low) / max(high - low, 1e-6) * 255).clip(0, 255).astype(np.uint8)
+    scaled = cv2.resize(scaled, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.addWeighted(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1], 0.65, picture, 0.35, 0)
+
+
+# ---------------------------------------------------------------- the page
+
+HEADER = """<h1>Lesion outlines in breast ultrasound</h1>
+<p class="notice"><b>For research and teaching only.</b> This is no medical device. Decide nothing about a patient with
+it. The network outlines lesions in many pictures that hold none.</p>
+<p class="quiet">Network: {run}. Your pictures stay on this computer.</p>"""
+CORRECT = """<h2>Correct it</h2>
+<p>Paint what belongs to the lesion, erase what does not, and save: picture and mask become training data. Erase
+everything where there is no lesion.</p>"""
+
+
+def read_payload(payload) -> list[Upload]:
+    """What Gradio's `File` hands over. Its own reading drops the name, and leaves an empty file behind for each."""
+    return [Upload(Path(file.path), file.orig_name or Path(file.path).name) for file in payload or []]
+
+
+class Page:
+    """What happens on the page.
+
+    Args:
+        outliner: the network.
+        folder: where corrected pictures are saved in.
+    """
+
+    def __init__(self, outliner: Outliner, folder: Path):
+        self.outliner, self.folder = outliner, folder
+
+    def drop(self, uploads: list[Upload], given: bool) -> tuple:
+        """Files were dropped or removed."""
+        visit = self.outliner.look(uploads)
+        names = [(f"{number}. {picture.name}", number - 1) for number, picture in enumerate(visit[0], start=1)]
+        chooser = gr.Dropdown(names, value=0 if names else None, visible=len(names) > 1)
+        return visit, chooser, gr.Column(visible=bool(names)), *self.show(visit, 0, given)
+
+    def show(self, visit: Visit, chosen: int | None, given: bool) -> tuple[str, dict | None, str]:
+        """Results, what the editor shows, and nothing saved yet."""
+        seen, problems = visit
+        chosen = chosen or 0
+        editor = None
+        if seen:
+            editor = corrections.to_editor(seen[chosen].image, self.outliner.masks(seen[chosen], given)[0])
+        return describe(self.outliner, seen, problems, chosen, given), editor, ""
+
+    def save(self, visit: Visit, chosen: int | None, given: bool, value: object) -> str:
+        """Keep the corrected mask. Returns what was done, as HTML."""
+        try:
+            if not visit[0]:
+                raise DataError("The picture is no longer here. Drop it again.")
+            picture = visit[0][chosen or 0]
+            predicted, _ = self.outliner.masks(picture, given)
+            mask = corrections.from_editor(value, picture.image, predicted)
+            name = corrections.save_correction(self.folder, picture.name, picture.image, mask)
+        except (DataError, RunError) as error:
+            return _SAVED.render(problem=str(error))
+        except OSError as error:
+            return _SAVED.render(problem=f"{error.filename}: {error.strerror}. {hint(error)}".strip())
+        return _SAVED.render(
+            problem="",
+            name=name,
+            folder=self.folder,
+            added=int((mask & ~predicted).sum()),
+            removed=int((predicted & ~mask).sum()),
+            count=corrections.count_corrections(self.folder),
+            needed=corrections.LESIONS_NEEDED,
+            commands=list(corrections.training_commands(self.folder, self.outliner.run, self.outliner.stored)),
+        )
+
+    def build(self) -> gr.Blocks:
+        """The page, ready to be served."""
+        with gr.Blocks(title="Lesion outlines", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+            gr.HTML(HEADER.format(run=html.escape(str(self.outliner.run))))
+            files = gr.File(label="Pictures: PNG, JPEG, BMP, TIFF, DICOM", file_count="multiple", elem_id="files")
+            files.preprocess = read_payload  # no subclass: Gradio writes a .pyi beside the module of one
+            given = gr.Checkbox(label="A lesion is known to be in each picture", elem_id="given")
+            visit = gr.State(([], []))
+            chosen = gr.Dropdown(label="Picture that is shown", visible=False, elem_id="chosen")
+            results = gr.HTML(elem_id="results", apply_default_css=False)
+            with gr.Column(visible=False) as correct:
+                gr.HTML(CORRECT)
+                editor = gr.HTML(
+                    html_template=_read("mask_editor.html"), js_on_load=_read("mask_editor.js"), elem_id="editor"
+                )
+                save = gr.Button("Save picture and mask", variant="primary", elem_id="save")
+                saved = gr.HTML(elem_id="saved", apply_default_css=False)
+            shown = [results, editor, saved]
+            private = {"api_visibility": "private"}
+            files.change(self.drop, [files, given], [visit, chosen, correct, *shown], **private)
+            for switch in (given, chosen):
+                switch.input(self.show, [visit, chosen, given], shown, **private)
+            save.click(self.save, [visit, chosen, given, editor], saved, **private)
+        return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+
+
+def serve(outliner: Outliner, folder: Path, port: int) -> None:
+    """Serve the page on this machine alone, until a signal comes; what was uploaded is removed then."""
+    with tempfile.TemporaryDirectory(prefix="pictures-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page = Page(outliner, folder).build()
+        page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_file_size=MAX_UPLOAD,
+            state_session_capacity=MAX_VISITORS,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            theme=gr.themes.Default(font=FONTS[0], font_mono=FONTS[1], primary_hue="amber"),
+            css_paths=HERE / "demo_page.css",
+        )
+        print(f"open http://127.0.0.1:{port} in your browser; Ctrl-C ends this page", flush=True)
+        try:
+            while True:
+                time.sleep(3600)
+        finally:
+            page.close()

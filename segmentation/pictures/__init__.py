@@ -1,0 +1,1 @@
+"""One file to grey pictures of 8 bits, and the millimetres of a pixel."""

@@ -1,0 +1,1 @@
+"""Figures, report.html and TensorBoard of a run."""

@@ -1,0 +1,251 @@
+"""What a run did on its test images: the figures, and report.html with everything in it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import jinja2
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
+from segmentation.common.errors import RunError
+from segmentation.common.files import write_text
+from segmentation.reports import figures
+from segmentation.runs.schemas import read_history, read_metrics
+from segmentation.runs.split_record import load_split
+from segmentation.scoring.calibration import collect_pixels
+from segmentation.scoring.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
+from segmentation.scoring.prediction import predict_pictures, score_samples
+from segmentation.scoring.scores import FLATTERED, further_scores, summarise
+
+COLUMNS = (
+    ("name", "image"),
+    ("label", "class"),
+    ("area", "lesion %"),
+    ("dice", "Dice"),
+    ("dice_lesion_given", "Dice, presence given"),
+    ("lesion_score", "lesion score"),
+    ("iou", "IoU"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("hd95", "HD95 px"),
+    ("assd", "ASSD px"),
+    ("fp", "FP px"),
+)
+
+
+class Drawn(NamedTuple):
+    """What the figures of a run show."""
+
+    cases: list[figures.Case]
+    background: float  # share of background in the masks that the epoch was chosen on
+    decision: Decision
+    metrics: dict  # metrics.json, with the summary of the cases' scores
+
+
+def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: Decision) -> Drawn:
+    """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision."""
+    metrics = read_metrics(run / "metrics.json")
+    parts, groups = load_split(run, samples)
+    test = [samples[i] for i in parts["test"]]
+    pictures = read_samples(test)
+    prediction = predict_pictures(model, [image for image, _ in pictures], decision)
+    if decision == load_decision(run / "decision.json"):
+        by_name = {score["name"]: score for score in metrics["images"]}
+        if set(by_name) != {sample.name for sample in test}:
+            raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
+        scores = [by_name[sample.name] for sample in test]
+    else:
+        scores = score_samples(prediction, test, pictures, [groups[s.name] for s in test], decision)
+        print(f"scored anew with {decision}: lesion Dice {summarise(scores)['lesions']['dice']:.3f}")
+    metrics["summary"] = summarise(scores)
+    cases = [
+        figures.Case(
+            row,
+            image,
+            reference,
+            to_mask(probability, image.shape, decision, score),
+            probability,
+            doubtful_mask(probability, image.shape, decision, score),
+        )
+        for row, (image, reference), (probability, score) in zip(scores, pictures, prediction.each(), strict=True)
+    ]
+    size = prediction.probability.shape[1:]
+    judged = [samples[i] for i in parts["val"] or parts["test"]]  # a run that chose on nothing has no validation
+    background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_samples(judged)]))
+    return Drawn(cases, background, decision, metrics)
+
+
+def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[str, Figure]]:
+    """Names and figures of a run."""
+    cases, background, decision, metrics = drawn
+    lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
+    middle = max(len(lesions) // 2 - 2, 0)
+    chosen = lesions[:4], lesions[middle : middle + 4], lesions[-4:]
+    source = "Simulated images: " if metrics["data"] == "phantom" else "Test images: "
+    yield (
+        "overlays",
+        figures.overlay_grid(
+            [c for row in chosen for c in row],
+            f"{source}best, median and worst of {len(lesions)} images with a lesion",
+            4,
+            ("best", "median", "worst"),
+        ),
+    )
+    missed = [c for c in lesions if c.score["tp"] == 0]
+    if missed:
+        yield "missed_lesions", figures.overlay_grid(missed, f"{source}all {len(missed)} missed lesions", 4)
+    alarms = sorted((c for c in cases if c.score["label"] == "normal" and c.score["fp"]), key=lambda c: -c.score["fp"])
+    if alarms:
+        yield (
+            "false_positives_on_normals",
+            figures.overlay_grid(alarms, f"{source}all {len(alarms)} normal images with a false positive", 4),
+        )
+    shown = [lesions[0], lesions[len(lesions) // 2], lesions[-1], *alarms[:1]]
+    if alphas := attention(attention_network(model), [case.image for case in shown]):
+        what = "best, median and worst lesion image" + (", and a normal one" if alarms else "")
+        yield "attention", figures.attention_grid(shown, alphas, f"{source}attention coefficients: {what}")
+    history = read_history(run / "history.csv")
+    if history:
+        judged = "the test images" if metrics.get("choose_on") == "test" else "validation"
+        yield "curves", figures.curves(history, metrics["best_epoch"], background, judged)
+    yield "distributions", figures.distributions([c.score for c in cases])
+    if "lesion_score" in metrics["summary"]:
+        yield (
+            "lesion_score",
+            figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
+        )
+    prediction = prediction_of(cases)
+    pixels = collect_pixels(prediction, [c.reference for c in cases], decision)
+    yield "calibration", figures.calibration(pixels, decision.threshold, of_highest=prediction.score is not None)
+
+
+def prediction_of(cases: Sequence[figures.Case]) -> Prediction:
+    """What the network says of all cases, with their lesion scores if it has any."""
+    scores = [case.score.get("lesion_score") for case in cases]
+    return Prediction(np.stack([c.probability for c in cases]), None if None in scores else np.array(scores))
+
+
+def attention_network(model: keras.Model) -> keras.Model | None:
+    """The network with the coefficients of its gates as outputs, finest last; None if it has no gates."""
+    names = [layer.name for layer in model.layers if layer.name.endswith("_alpha")]
+    return keras.Model(model.input, [model.get_layer(name).output for name in names]) if names else None
+
+
+def attention(network: keras.Model | None, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Coefficients of each gate, finest last: layer name -> (N, h, w); empty for a network without gates.
+
+    Args:
+        network: what `attention_network` returns.
+        images: (H, W) uint8 of any sizes.
+    """
+    if network is None:
+        return {}
+    small = np.stack([resize_image(image, network.input_shape[1:3]) for image in images])
+    maps = network.predict_on_batch(small[..., None].astype(np.float32))
+    maps = maps if isinstance(maps, list) else [maps]
+    return {name: alpha[..., 0] for name, alpha in zip(network.output_names, maps, strict=True)}
+
+
+def score_sentence(summary: dict) -> str:
+    """How well the lesion score tells normal images apart, for the headline; "" of a network without one."""
+    if "lesion_score" not in summary:
+        return ""
+    auc, (low, high) = (summary["lesion_score"][key] for key in ("auc", "auc_interval"))
+    return f" AUC of the lesion score {auc:.3f} (95 % interval {low:.3f} to {high:.3f})."
+
+
+def data_uri(content: bytes, image_format: str) -> str:
+    """The file as part of a page."""
+    return f"data:image/{image_format};base64,{base64.b64encode(content).decode()}"
+
+
+def jpeg(rgb: np.ndarray) -> str:
+    """A picture as part of a page."""
+    return data_uri(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
+
+
+def thumbnail(rgb: np.ndarray) -> np.ndarray:
+    """The picture at 112 pixels height, or less where it would be wider than 224."""
+    height, width = rgb.shape[:2]
+    scale = min(112 / height, 224 / width)
+    return cv2.resize(rgb, (max(round(width * scale), 1), max(round(height * scale), 1)), interpolation=cv2.INTER_AREA)
+
+
+def write_report(run: Path, drawn: Drawn, stored: dict, names: Sequence[str]) -> None:
+    """One HTML file with everything in it; opens from disk, asks no network.
+
+    Args:
+        run: the run's folder.
+        drawn: what `load_cases` returned.
+        stored: config.json.
+        names: of the figures in figures/.
+    """
+    cases, metrics = drawn.cases, drawn.metrics
+    further = further_scores([case.score for case in cases])
+    rows = []
+    for case in tqdm(cases, desc="overlays", unit="image", leave=False):
+        full = figures.overlay_of(case)
+        score = case.score
+        area = 100 * (score["tp"] + score["fn"]) / (score["height"] * score["width"])
+        rows.append(
+            {
+                "dice_lesion_given": None,
+                "lesion_score": None,
+                **dict.fromkeys(further),
+                **score,
+                "area": area,
+                "thumbnail": jpeg(thumbnail(full)),
+                "full": jpeg(full),
+            }
+        )
+    lesions, accuracy = metrics["summary"]["lesions"], metrics["summary"]["accuracy"]
+    given = ""
+    if "dice_lesion_given" in lesions:
+        given = f" Dice with lesion presence given: {lesions['dice_lesion_given']:.3f}."
+    headline = (
+        f"Lesion Dice {lesions['dice']:.3f} (95 % interval {lesions['dice_interval'][0]:.3f} to "
+        f"{lesions['dice_interval'][1]:.3f}), IoU {lesions['iou']:.3f}, {lesions['missed']} of {lesions['images']} "
+        f"lesion images missed.{given} Pixel accuracy {accuracy['pixels']:.3f}; predicting no lesion anywhere gets "
+        f"{accuracy['all_background']:.3f}."
+    )
+    headline += score_sentence(metrics["summary"])
+    if metrics.get("choose_on") == "test":
+        headline = f"{FLATTERED}. {headline}"
+    run_table = {
+        "data": metrics["data"],
+        "split": metrics["split"],
+        "test images with a near-copy in training": metrics["near_copies_in_training"],
+        "parameters": metrics["parameters"],
+        "multiply-adds of an image, billions": metrics.get("gmac"),
+        "minutes": "not known: resumed" if metrics.get("minutes") is None else metrics["minutes"],
+        **metrics["environment"],
+        **stored.get("config", {}),
+    }
+    pictures = [
+        (name.replace("_", " ").capitalize(), data_uri((run / "figures" / f"{name}.png").read_bytes(), "png"))
+        for name in names
+    ]
+    source = (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    # A browser runs this script and no other, should a name ever get past the escaping.
+    script = re.search("<script>(.*)</script>", source, re.DOTALL).group(1)
+    page = template.render(
+        title=f"Attention U-Net, run {run.name}",
+        source=metrics["data"],
+        headline=headline,
+        figures=pictures,
+        rows=rows,
+        columns=[*COLUMNS, *((name, name) for name in further)],
+        labels=[c for c in LABELS if any(r["label"] == c for r in rows)],
+        run_table=run_table.items(),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(run / "report.html", page)

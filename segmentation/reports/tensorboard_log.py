@@ -1,0 +1,68 @@
+"""What TensorBoard shows of a training while it runs; `--tensorboard` asks for it, and the package is optional."""
+
+import importlib.util
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from segmentation.common.errors import RunError
+from segmentation.common.files import try_writing
+from segmentation.reports.overlays import draw_overlay
+from segmentation.scoring.decision import Decision, to_mask
+from segmentation.scoring.prediction import predict_raw
+
+PICTURES, EVERY, SIDE = 4, 5, 320  # overlays of so many pictures, after every fifth epoch, of so many pixels
+EVEN = Decision(threshold=0.5, min_score=0.5)  # while none is chosen
+
+
+class TensorBoardLog(keras.callbacks.TensorBoard):
+    """Losses, scores and learning rate of each epoch, and overlays of the same few pictures every few epochs.
+
+    All in `tensorboard/` in the run's folder. A training that goes on adds a file there, and TensorBoard joins the two.
+    Put it behind SwapEMAWeights, as the `RunRecorder`: it then shows the weights that are kept.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        RunError: the package is not installed, or the folder cannot be written.
+    """
+
+    def __init__(self, run: Path):
+        if not importlib.util.find_spec("tensorboard"):
+            raise RunError("--tensorboard needs one more package: pip install -r requirements-tensorboard.txt")
+        try_writing(run / "tensorboard" / "events")
+        super().__init__(run / "tensorboard", write_graph=False)
+        self.images = self.references = np.zeros((0, 1, 1), np.uint8)
+
+    def show(self, judged: tf.data.Dataset | None) -> "TensorBoardLog":
+        """Choose the pictures for the overlays, evenly spaced among those that `make_dataset` gives. Returns itself."""
+        if judged is not None:
+            pairs = list(judged.unbatch().as_numpy_iterator())
+            chosen = np.unique(np.linspace(0, len(pairs) - 1, PICTURES).round().astype(int))
+            self.images, self.references = (np.stack(x)[..., 0] for x in zip(*(pairs[i] for i in chosen), strict=True))
+        return self
+
+    def on_test_end(self, logs=None):
+        """Nothing: Keras would draw each validation score once more, against the training steps."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Write the scores of this epoch, and overlays if it is one that has them."""
+        try:
+            super().on_epoch_end(epoch, logs)
+            if len(self.images) and (epoch % EVERY == 0 or epoch + 1 == self.params["epochs"]):
+                with self._val_writer.as_default():
+                    self.summary.image("overlays", self.draw(), step=epoch, max_outputs=PICTURES)
+        except tf.errors.OpError as error:
+            raise RunError(f"{self.log_dir}: cannot be written ({error.message}).") from error
+
+    def draw(self) -> np.ndarray:
+        """The chosen pictures with both outlines at a threshold of one half: (n, h, w, 3) uint8, RGB."""
+        prediction = predict_raw(self.model, self.images, batch_size=len(self.images))
+        drawn = []
+        for image, reference, (probability, score) in zip(self.images, self.references, prediction.each(), strict=True):
+            mask = to_mask(probability, probability.shape, EVEN, score)
+            drawn.append(draw_overlay(image.astype(np.uint8), mask, reference, SIDE))
+        return np.stack(drawn)

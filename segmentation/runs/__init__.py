@@ -1,0 +1,1 @@
+"""The folder of a run: begun, written, resumed, loaded, trained in a process of its own."""

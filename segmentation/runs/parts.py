@@ -1,0 +1,80 @@
+"""From folders to what a training needs: everything read, divided into parts, near-copies together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dataset import Sample, read_samples, resize_samples
+from segmentation.data.appearance import appearance_limits
+from segmentation.data.collection import Collection, collect
+from segmentation.data.splits import Division, group_samples, near_copies_in_training, split_samples
+from segmentation.runs.split_record import check_same_split, load_split, seen_before, split_record
+
+
+class Data(NamedTuple):
+    """What `load_data` found."""
+
+    found: Collection
+    pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each sample, (H, W) uint8
+
+
+class Parts(NamedTuple):
+    """What `split_data` makes of it: small arrays to train and to choose on, and full pictures to be tested on."""
+
+    found: Collection
+    record: dict  # for split.json
+    appearance: dict  # how the training images look, so that a strange picture can be warned of
+    train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
+    val: tuple[np.ndarray, np.ndarray] | None  # the same; None where nothing is chosen
+    val_folders: list[str]  # of each of them
+    test: list[Sample]
+    pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each test sample, (H, W) uint8
+    groups: np.ndarray  # near-copy group of each test sample
+    leaked: int  # test samples with a near-copy in training or validation
+
+
+def load_data(folders: Sequence[Path], mask_values: Sequence[float], seed: int) -> Data:
+    """Find and read everything, so that a damaged file is named now. Returns samples and pictures."""
+    found = collect(folders, mask_values, seed)
+    return Data(found, read_samples(found.samples))
+
+
+def split_data(
+    data: Data, division: Division, image_size: int, earlier: Sequence[Path], stopped: Path | None = None
+) -> Parts:
+    """Divide the samples, near-copies together. Returns what each part needs.
+
+    Args:
+        data: everything that was read.
+        division: how it is divided.
+        image_size: side of the network's input in pixels.
+        earlier: runs whose weights or decision are to be used; no test sample may have been seen by one.
+        stopped: the folder of a run that goes on, with its split.json.
+    """
+    samples, pictures = data.found.samples, data.pictures
+    if stopped:
+        parts, group_of = load_split(stopped, samples)
+        groups = np.array([group_of.get(s.name, -1 - i) for i, s in enumerate(samples)])
+    else:
+        groups = group_samples(samples, [image for image, _ in pictures])
+        parts = split_samples(samples, groups, division)
+    seen = [code for run in earlier for code in seen_before(run, samples, groups, parts["test"])]
+    record = split_record(samples, groups, parts, division, seen)
+    if stopped:
+        check_same_split(stopped, record)
+    print(f"split {division.split}: " + ", ".join(f"{len(members)} {part} images" for part, members in parts.items()))
+    judged = parts["test"] if division.choose_on == "test" else parts["val"]
+    return Parts(
+        found=data.found,
+        record=record,
+        appearance=appearance_limits([pictures[i][0] for i in parts["train"]]),
+        train=resize_samples([pictures[i] for i in parts["train"]], image_size),
+        val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,
+        val_folders=[samples[i].folder for i in judged],
+        test=[samples[i] for i in parts["test"]],
+        pictures=[pictures[i] for i in parts["test"]],
+        groups=groups[parts["test"]],
+        leaked=len(near_copies_in_training(parts, groups)),
+    )

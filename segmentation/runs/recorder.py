@@ -1,0 +1,181 @@
+"""What a training writes after each epoch, and what a stopped one goes on from."""
+
+import csv
+import io
+import math
+import re
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from attention_unet import in_plain_keras
+from segmentation.common.errors import RunError
+from segmentation.common.files import check_file, write_atomic, write_text
+from segmentation.runs.schemas import read_history
+
+LOGGED = {  # what is printed of an epoch: the history's column, and its heading
+    "loss": "loss",
+    "dice": "Dice",
+    "val_loss": "val loss",
+    "val_dice": "val Dice",
+    "val_iou": "val IoU",
+    "val_lesion_score_auc": "val AUC",
+}
+
+
+class RunRecorder(keras.callbacks.Callback):
+    """Writes history.csv, best.keras and backup.npz, prints a line an epoch, and can go on where a run was killed.
+
+    Stands for CSVLogger, ModelCheckpoint and BackupAndRestore, which (Keras 3.15) overwrite good files in place, keep a
+    NaN epoch as best, and forget the best score on resume. All that is remembered is in two files: the history says
+    what was best, the backup's iteration count says how many of its rows count.
+
+    Put it behind SwapEMAWeights(swap_on_epoch=True): at the end of an epoch it then sees the averaged
+    weights (best.keras), at the start of the next the raw ones (backup.npz).
+
+    Args:
+        run: the run's folder.
+        monitor: history column whose maximum is best.
+        epochs: how many there will be.
+        steps_per_epoch: training steps in an epoch.
+    """
+
+    def __init__(self, run: Path, monitor: str, epochs: int, steps_per_epoch: int):
+        super().__init__()
+        self.run, self.monitor, self.epochs, self.steps_per_epoch = run, monitor, epochs, steps_per_epoch
+        self.history: list[dict[str, float]] = []
+        self.first_epoch = 0  # to be trained; later in a run that goes on
+        self.plain: keras.Model | None = None  # what is saved; made once, since it takes a second
+
+    def _state(self) -> list:
+        # Random states (dropout) are variables of their layers, and not among model.variables.
+        seeds = [v for layer in self.model.layers for v in layer.variables if "seed_generator" in v.path]
+        return list({id(v): v for v in (*self.model.variables, *seeds, *self.model.optimizer.variables)}.values())
+
+    def restore(self, model: keras.Model) -> None:
+        """Load backup.npz into a compiled model, if there is one; `first_epoch` is the one to go on with.
+
+        Raises:
+            RunError: the backup does not fit the model, or the history does not fit the backup.
+        """
+        path = self.run / "backup.npz"
+        if not path.exists():
+            return
+        self.set_model(model)
+        state = self._state()
+        for variable, values in zip(state, read_backup(path, state), strict=True):
+            variable.assign(values)
+        epoch = int(model.optimizer.iterations) // self.steps_per_epoch
+        history = self.run / "history.csv"
+        self.history = read_history(history)[:epoch]
+        if len(self.history) < epoch or not epoch:
+            raise RunError(f"{history}: has {len(self.history)} rows, the backup {epoch} epochs. Start another --run.")
+        if self.monitor not in self.history[0]:
+            raise RunError(f"{history}: has no column {self.monitor}, which chooses the epoch. Start another --run.")
+        self.first_epoch = epoch
+
+    def best_epoch(self) -> int:
+        """Epoch (from 0) of the best score so far."""
+        return int(np.argmax([row[self.monitor] for row in self.history]))
+
+    def _stop_unless_finite(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{self.run}: the {name} became {value} in epoch {len(self.history) + 1}. The best network so far "
+                    "is kept. Start a new --run with a lower --learning-rate."
+                )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stop at the first loss that is NaN or infinite, before anything is saved."""
+        self.progress.update()
+        self._stop_unless_finite({"loss": (logs or {}).get("loss", 0.0)})
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Back up the state after the epoch before, raw weights and optimizer."""
+        self.began = time.monotonic()
+        self.progress = tqdm(total=self.steps_per_epoch, desc=f"epoch {epoch + 1}", unit="step", leave=False)
+        if self.history:
+            buffer = io.BytesIO()  # in memory first: a full disk then fails on one plain write
+            np.savez(buffer, **{f"v{n}": np.asarray(v) for n, v in enumerate(self._state())})
+            write_atomic(self.run / "backup.npz", lambda path: path.write_bytes(buffer.getbuffer()))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Add a history row; save the network if it is the best. Stop if a score or a weight is no number."""
+        self.progress.close()
+        row = {"epoch": epoch, "learning_rate": float(self.model.optimizer.learning_rate)} | {
+            # Keras puts the output's name in front where there are two; the lesion map's metrics go without it.
+            re.sub("^(val_)?lesion_(?!loss$|score_)", r"\1", key): float(value)
+            for key, value in (logs or {}).items()
+        }
+        whole = all(np.isfinite(values).all() for values in self.model.get_weights())
+        self._stop_unless_finite(row | {"largest weight": 0.0 if whole else math.nan})
+        self.history.append(row)
+        text = io.StringIO()
+        columns = [column for column in row if column in self.history[0]]
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_text(self.run / "history.csv", text.getvalue())
+        if self.best_epoch() == len(self.history) - 1:
+            # Without the optimizer, which would make the file four times as large.
+            self.plain = self.plain or in_plain_keras(self.model)
+            self.plain.set_weights(self.model.get_weights())
+            write_atomic(self.run / "best.keras", lambda path: _save_checked(self.plain, path))
+        if epoch == self.first_epoch:
+            print(f"{'epoch':>9}{'time':>8}" + "".join(f"{heading:>10}" for heading in LOGGED.values()))
+        print(self._line(row, time.monotonic() - self.began))
+
+    def _line(self, row: dict[str, float], seconds: float) -> str:
+        """An epoch as it is printed, in less than 100 columns; everything else is in history.csv."""
+        cells = [f"{row[key]:10.4f}" if key in row else f"{'-':>10}" for key in LOGGED]
+        best = "  best" if self.best_epoch() == len(self.history) - 1 else ""
+        return f"{row['epoch'] + 1:>4}/{self.epochs:<4}{seconds:6.0f} s" + "".join(cells) + best
+
+
+def bytes_to_write(parameters: int, averaged: bool) -> int:
+    """The most that a run's files take at one time: the network, its backup, and a backup that is being replaced."""
+    # The optimizer keeps two numbers a parameter, and its average; 20 MB are room for tables, figures and the report.
+    backup = 4 * parameters * (4 if averaged else 3)
+    return 2 * backup + 4 * parameters + 20_000_000
+
+
+def read_backup(path: Path, variables: Sequence) -> list[np.ndarray]:
+    """Values of the variables in backup.npz, checked before any memory is taken for them.
+
+    Raises:
+        RunError: the file is damaged, or holds arrays of other shapes or types.
+    """
+    expected = [(variable.shape, np.dtype(variable.dtype)) for variable in variables]
+    values = []
+    check_file(path, 2 * sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected) + 1_000_000)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for number, (shape, dtype) in enumerate(expected):
+                with archive.open(f"v{number}.npy") as member:
+                    if np.lib.format.read_magic(member) != (1, 0):
+                        raise ValueError("written by another version of NumPy")
+                    found = np.lib.format.read_array_header_1_0(member)
+                    if found != (shape, False, dtype):
+                        raise ValueError(f"array {number} is {found[0]} of {found[2]}, not {shape} of {dtype}")
+                    size = math.prod(shape) * dtype.itemsize
+                    content = member.read(size + 1)  # one more, so that the end is reached and the checksum compared
+                    if len(content) != size:
+                        raise ValueError(f"array {number} is not whole")
+                    values.append(np.frombuffer(content, dtype).reshape(shape))
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise RunError(f"{path}: does not fit this run ({reason}). Start it under another --run name.") from None
+    return values
+
+
+def _save_checked(network: keras.Model, path: Path) -> None:
+    network.save(path)
+    with zipfile.ZipFile(path) as written:
+        if damaged := written.testzip():
+            raise OSError(f"{damaged} was not written whole")

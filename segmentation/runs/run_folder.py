@@ -1,0 +1,265 @@
+"""The files of a run, `models/<run>/`: written so that a kill or a full disk never loses a good one.
+
+config.json   how the run was made, and how to rebuild its network; written first, and once
+split.json    which image is in which part, with hashes; config.json holds its own hash
+history.csv   one row an epoch
+best.keras    the network of the best validation epoch
+backup.npz    everything needed to go on training; deleted when the run is finished
+decision.json from probability to mask
+metrics.json  scores of the held-out test images; a run that has it is finished
+
+This is also the order in which they are written. Without metrics.json, a run goes on from backup.npz; without that, no
+more than one epoch is done, and it begins anew. Any other set of files is none that a stop can leave, and is refused.
+What --tensorboard writes is in tensorboard/, and nothing here reads it.
+"""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from attention_unet import build_attention_unet
+from segmentation.common.checks import check
+from segmentation.common.environment import REPOSITORY
+from segmentation.common.errors import RunError
+from segmentation.common.files import (
+    MAX_BYTES,
+    check_file,
+    content_hash,
+    lock_folder,
+    numbered,
+    read_json,
+    to_json,
+    try_writing,
+    write_text,
+)
+from segmentation.network.encoders import check_channels, choose_encoder
+from segmentation.runs.schemas import read_config, read_history, read_split
+
+FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
+MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # of 4 bytes each, and room for their names
+SCORE_BYTES = 600  # of an image in metrics.json, beside its name
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
+
+
+def environment() -> dict[str, str]:
+    """Versions and, in a git checkout, the commit: what else a figure depends on. Whatever is not there is said so."""
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    return {
+        "commit": commit(REPOSITORY),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        **{package: installed(package) for package in PACKAGES},
+    }
+
+
+def commit(folder: Path) -> str:
+    """Commit of the checkout whose top `folder` is; "unknown" without git, and where another repository is around."""
+
+    def git(*arguments: str) -> str:
+        elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(
+            command, env=elsewhere, capture_output=True, text=True, errors="replace", timeout=20, check=True
+        ).stdout.strip()
+
+    try:
+        if git("rev-parse", "--show-prefix") or not git("ls-files", "segmentation/runs/run_folder.py"):
+            return "unknown"  # the folder, or this file, was copied into somebody's repository
+        return git("describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+# ---------------------------------------------------------------- open
+
+
+@contextmanager
+def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, object, bool]]:
+    """Decide where a training writes, a new folder or that of an unfinished run, and hold that folder.
+
+    Args:
+        config: an object of a class decorated with `checked`.
+        folder: the run's folder; a finished one is kept, and -2, -3, ... tried.
+        resume: a folder whose own settings are to be used instead of `config`.
+
+    Yields:
+        The folder, the settings to train with, and whether the training goes on with what is in the folder. If it does
+        not, nothing in the folder counts, and `begin` is to be called.
+
+    Raises:
+        RunError: there is nothing to resume, another training holds the folder, or what it holds is not what a stopped
+            training of these settings leaves.
+    """
+    run = resume or next(path for path in numbered(folder) if not (path / "metrics.json").exists())
+    if resume:
+        config = settings_of(run, type(config))
+    with lock(run):
+        if (run / "metrics.json").exists():
+            raise RunError(f"{run}: this run is finished; see its metrics.json.")
+        for name in FILES:
+            try_writing(run / name)
+        yield run, config, goes_on(run, config)
+
+
+@contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """Make a run's folder and hold it.
+
+    Raises:
+        RunError: another training holds it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with lock_folder(run, "training"):
+        for left_by_a_kill in run.glob(".writing-*"):
+            left_by_a_kill.unlink()
+        yield
+
+
+def settings_of(run: Path, settings: type):
+    """The settings in a run's config.json, as an object of that class.
+
+    Raises:
+        RunError: the file is missing, or a setting is unknown or has the wrong type or range.
+    """
+    path = run / "config.json"
+    return check(settings, read_json(path).get("config"), path, "config")
+
+
+def goes_on(run: Path, config) -> bool:
+    """Whether an unfinished run is one of these settings that is to go on from its backup; False: it begins anew.
+
+    Raises:
+        RunError: an epoch or more was trained with other settings, or a file is missing that no stop takes away.
+    """
+    there = [name for name in FILES if os.path.lexists(run / name)]
+    if not there:
+        return False
+    if "config.json" not in there:
+        raise RunError(f"{run}: holds {there[0]} but no config.json. Choose another --run, or remove the folder.")
+    stored = settings_of(run, type(config))
+    different = [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]
+    if set(there) <= {"config.json", "split.json"}:
+        print(f"{run} holds a run that was stopped before its first epoch: beginning anew")
+        return False
+    if different:
+        raise RunError(
+            f"{run}: holds an unfinished run with another {different[0]} ({getattr(stored, different[0])}). Go on with "
+            f"it: --resume {run}; or choose another --run."
+        )
+    epochs = len(read_history(run / "history.csv"))
+    needed = FILES[:5] if "backup.npz" in there or epochs > 1 else FILES[:1] + FILES[2:3]
+    if missing := [name for name in needed if name not in there]:
+        raise RunError(f"{run}: {missing[0]} is missing, so this run cannot go on. Choose another --run.")
+    if "backup.npz" in there:
+        read_split(run)
+        print(f"{run} holds an unfinished run of this command: going on with it")
+        return True
+    print(f"{run} holds a run that was stopped in its first epochs: beginning anew")
+    return False
+
+
+def begin(run: Path, config: dict, split: dict) -> None:
+    """Write config.json, then split.json, of a run that begins; what an earlier one left is removed first.
+
+    Args:
+        config: what `schemas.RunConfig` describes, but for the hash.
+        split: what `schemas.SplitRecord` describes.
+
+    Raises:
+        RunError: the run could not be read again: it has too many images, or a name is no text.
+    """
+    text = to_json(split)
+    if len(text) + SCORE_BYTES * len(split["images"]) > MAX_BYTES:
+        raise RunError(f"{run}: the scores of {len(split['images'])} images are too many for one file.")
+    for name in ("decision.json", "best.keras", "history.csv", "split.json"):  # config.json is replaced
+        (run / name).unlink(missing_ok=True)
+    write_text(run / "config.json", to_json(config | {"split_sha256": content_hash(text.encode())}))
+    write_text(run / "split.json", text)
+    read_split(run)
+
+
+# ---------------------------------------------------------------- the network
+
+
+def build_network(encoder: str, **arguments) -> keras.Model:
+    """`build_attention_unet` with the encoder of that name; what else config.json keeps under "network" goes to it.
+
+    Raises:
+        ValueError: there is no such network; RunError: it is larger than what is loaded again.
+    """
+    check_channels(encoder, arguments["base_filters"], arguments["depth"])
+    model = build_attention_unet(encoder=choose_encoder(encoder), **arguments)
+    if (parameters := model.count_params()) > MAX_PARAMETERS:
+        raise RunError(
+            f"a network of {parameters / 1e6:.0f} million parameters is larger than {MAX_PARAMETERS // 10**6} million. "
+            "Take fewer --base-filters or a smaller --depth."
+        )
+    return model
+
+
+def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
+    """Rebuild a run's network and load its weights. No code from any file is run.
+
+    Args:
+        run: the run's folder.
+        weights: the file in it.
+
+    Returns:
+        The network, and config.json.
+
+    Raises:
+        RunError: a file is missing, damaged, or does not fit the network.
+    """
+    config = read_config(run)
+    path = run / weights
+    if not path.exists():
+        raise RunError(f"{path}: no such file. Has the run finished its first epoch?")
+    check_file(path, MAX_WEIGHTS_BYTES)
+    try:
+        model = build_network(**config["network"])
+        model.load_weights(path)
+    except RunError as error:
+        raise RunError(f"{run / 'config.json'}: {error}") from None
+    except Exception as error:  # zipfile, h5py and Keras each raise their own for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise RunError(f"{path}: cannot be loaded into the network of config.json ({reason}).") from error
+    if not all(np.isfinite(values).all() for values in model.get_weights()):
+        raise RunError(
+            f"{path}: contains NaN or infinite weights, which would find no lesion anywhere. Train it again."
+        )
+    return model, config
+
+
+def take_weights(model: keras.Model, run: Path) -> None:
+    """Give a network the weights of a run's best epoch; the image size may be another.
+
+    Only one of the two may have a lesion score: without one to take, that of `model` stays as it is.
+
+    Raises:
+        RunError: the run's network cannot be loaded or has other layers.
+    """
+    other, _ = load_run(run)
+    own, theirs = ({layer.name: layer for layer in m.layers if layer.weights} for m in (model, other))
+    both = own.keys() & theirs.keys()
+    alike = own.keys() ^ theirs.keys() <= {"lesion_score"}
+    if not alike or any([w.shape for w in own[n].weights] != [w.shape for w in theirs[n].weights] for n in both):
+        raise RunError(
+            f"{run}: is another network than this one. Give --encoder, --base-filters, --depth and the other "
+            "settings of a network as in its config.json, or --start-from imagenet."
+        )
+    for name in both:
+        own[name].set_weights(theirs[name].get_weights())

@@ -1,0 +1,187 @@
+"""What the files of a run may hold. Everything that reads one goes through here, whoever made the run.
+
+What a program needs is checked. Further keys and columns, as of a metric or a score that somebody added, are kept.
+"""
+
+import csv
+from pathlib import Path
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import AfterValidator, Field, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from segmentation.common.checks import STRICT, AnyPath, Folders, Number, Plain, Real, Seed, Text, Whole, check
+from segmentation.common.errors import RunError
+from segmentation.common.files import check_file, file_hash, read_json
+from segmentation.scoring.score_table import MAX_IMAGES, Count, Group, ImageScore
+
+MAX_EPOCHS = 100_000
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Limits = Annotated[tuple[Number, Number], Field(strict=False)]  # JSON has no tuples
+Table = Annotated[dict[Text, Plain], Field(max_length=200)]
+
+
+# ---------------------------------------------------------------- config.json
+
+
+@with_config(STRICT | {"extra": "forbid"})
+class Arguments(TypedDict):
+    """The arguments of `build_network`, which checks the names: nothing else can reach it."""
+
+    input_shape: Annotated[tuple[Whole[1, 4096], Whole[1, 4096], Literal[1]], Field(strict=False)]
+    base_filters: Whole[1, 256]
+    depth: Whole[1, 8]
+    gates: Text
+    encoder: Text
+    lesion_score: NotRequired[bool]
+
+
+@with_config(STRICT | {"extra": "allow"})
+class RunConfig(TypedDict):
+    """config.json."""
+
+    network: Arguments
+    data: NotRequired[Text]
+    root: NotRequired[AnyPath | Folders]  # several where several were trained on
+    white: NotRequired[Real[1e-6, 1e10]]  # in pictures of more than 8 bits, if there were any
+    config: NotRequired[Table]  # the settings of the training
+    convolutions: NotRequired[Text]
+    appearance: NotRequired[Annotated[dict[Text, Limits], Field(max_length=20)]]
+    split_sha256: NotRequired[Hash]  # of split.json
+
+
+def read_config(run: Path) -> dict:
+    """config.json of a run.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    path = run / "config.json"
+    return check(RunConfig, read_json(path), path)
+
+
+def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
+    """Refuse a minimum lesion score for a network that gives none, `stored` being its config.json.
+
+    Raises:
+        RunError: it would be ignored.
+    """
+    if min_score is not None and not stored["network"].get("lesion_score"):
+        raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")
+
+
+# ---------------------------------------------------------------- split.json
+
+
+@with_config(STRICT | {"extra": "allow"})
+class SplitImage(TypedDict):
+    """One image of split.json."""
+
+    part: Literal["train", "val", "test"]
+    group: Group  # of near-copies and of one patient's pictures
+    sha256: Hash  # of image and masks together
+    image_sha256: Hash
+
+
+def _tests_and_trains(images: dict[str, dict]) -> dict[str, dict]:
+    if missing := {"train", "test"} - {image["part"] for image in images.values()}:
+        raise ValueError(f"has no image in the part {min(missing)!r}")
+    return images
+
+
+@with_config(STRICT | {"extra": "allow"})
+class SplitRecord(TypedDict):
+    """split.json."""
+
+    images: Annotated[dict[Text, SplitImage], Field(max_length=MAX_IMAGES), AfterValidator(_tests_and_trains)]
+    split: NotRequired[Text]
+    fold: NotRequired[Count]
+    seed: NotRequired[Seed]
+    normals: NotRequired[Text]
+    choose_on: NotRequired[Literal["validation", "decision", "nothing", "test"]]
+    seen_before: NotRequired[Annotated[list[Hash], Field(max_length=10 * MAX_IMAGES)]]
+
+
+def read_split(run: Path) -> dict:
+    """split.json of a run.
+
+    Raises:
+        RunError: the file is missing or damaged, or not the one that the run's config.json belongs to.
+    """
+    path = run / "split.json"
+    split = check(SplitRecord, read_json(path), path)
+    if read_config(run).get("split_sha256", ...) not in (..., file_hash(path)):
+        raise RunError(f"{path}: belongs to another config.json than the one beside it. Copy the run again.")
+    return split
+
+
+# ---------------------------------------------------------------- history.csv
+
+
+@with_config(STRICT | {"strict": False})
+class HistoryRow(TypedDict, extra_items=Number):
+    """One epoch of history.csv, where everything is text.
+
+    Further columns are the training metrics of `network/losses.py`, and what Keras adds for a lesion score.
+    """
+
+    epoch: Whole[0, MAX_EPOCHS]
+    learning_rate: Number
+    loss: Number
+    val_loss: NotRequired[Number]  # none in a run that chooses on nothing
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Rows of history.csv, one an epoch; none if there is no file yet.
+
+    Raises:
+        RunError: it holds anything but what training writes.
+    """
+    if not path.exists():
+        return []
+    check_file(path)
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines, restkey="a column without a name"))
+    except (csv.Error, OSError, ValueError) as error:
+        raise RunError(f"{path}: is damaged ({error}).") from None
+    rows = check(Annotated[list[HistoryRow], Field(max_length=MAX_EPOCHS)], rows, path)
+    if wrong := next((number for number, row in enumerate(rows) if row["epoch"] != number), None):
+        raise RunError(f"{path}: row {wrong + 1} is of epoch {rows[wrong]['epoch']} in place of {wrong}.")
+    return rows
+
+
+# ---------------------------------------------------------------- metrics.json
+
+
+def _can_be_summarised(images: list[dict]) -> list[dict]:
+    if not any(score["label"] != "normal" for score in images):
+        raise ValueError("holds no scored image with a lesion")
+    if len({score["name"] for score in images}) < len(images):
+        raise ValueError("holds two images of one name")
+    return images
+
+
+@with_config(STRICT | {"extra": "allow"})
+class Metrics(TypedDict):
+    """metrics.json; the summary in it is not read, since it follows from the images."""
+
+    data: Text
+    split: Text
+    near_copies_in_training: Count
+    parameters: Count
+    best_epoch: Whole[0, MAX_EPOCHS]
+    minutes: NotRequired[Real[0, 10**9] | None]  # not known of a run that was resumed
+    environment: Table
+    images: Annotated[list[ImageScore], Field(max_length=MAX_IMAGES), AfterValidator(_can_be_summarised)]
+    choose_on: NotRequired[Text]
+    gmac: NotRequired[Number | None]
+
+
+def read_metrics(path: Path) -> dict:
+    """metrics.json with everything that a report reads of it.
+
+    Raises:
+        RunError: the file is missing or damaged, or a score in it cannot come from training.
+    """
+    return check(Metrics, read_json(path), path)

@@ -1,0 +1,1 @@
+"""The network's probabilities to masks, scores, intervals and tables."""

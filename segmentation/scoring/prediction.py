@@ -1,0 +1,118 @@
+"""From a network and pictures of any size to lesion probabilities and scores."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset import Sample, resize_image
+from segmentation.common.errors import RunError
+from segmentation.scoring.calibration import calibrated, calibrated_score
+from segmentation.scoring.decision import Decision, Prediction, to_mask
+from segmentation.scoring.scores import LESION_GIVEN, overlap, score_image
+
+BATCH = 16
+
+
+class Network(Protocol):
+    """A Keras model, or one of `segmentation.inference.engines`: nothing here imports Keras, which takes seconds."""
+
+    input_shape: tuple  # (None, S, S, 1)
+
+    def predict_on_batch(self, batch: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        """What `build_attention_unet` says that its network returns, for (B, S, S, 1) float32, 0 to 255."""
+
+
+def predict_raw(model: Network, images: np.ndarray, tta: bool = False, batch_size: int = BATCH) -> Prediction:
+    """Lesion probability and lesion score of each picture, as the network gives them.
+
+    Args:
+        model: takes (B, S, S, 1), grey values 0 to 255; see `build_attention_unet`.
+        images: (N, S, S) uint8.
+        tta: average with the prediction of the mirrored picture.
+
+    Raises:
+        RunError: a probability is no number; as a mask, it would be "no lesion" without a word.
+    """
+    # Full batches only: a last one of another size would be traced anew, which takes longer than to compute it.
+    x = np.zeros((-(-len(images) // batch_size) * batch_size, *images.shape[1:], 1), np.float32)
+    x[: len(images), ..., 0] = images
+    maps, scores = [], []
+    for start in range(0, len(x), batch_size):
+        batch = x[start : start + batch_size]
+        probability, score = _outputs(model, batch)
+        if tta:
+            mirrored, other = _outputs(model, batch[:, :, ::-1])
+            probability, score = (probability + mirrored[:, :, ::-1]) / 2, (score + other) / 2
+        maps.append(probability[..., 0])
+        scores.append(score)
+    probability, score = (np.concatenate(parts)[: len(images)] for parts in (maps, scores))
+    if not (np.isfinite(probability).all() and np.isfinite(score).all()):
+        raise RunError("the network's probabilities are no numbers. Train it again with a lower --learning-rate.")
+    return Prediction(probability, score[:, 0] if score.shape[1] else None)
+
+
+def _outputs(model: Network, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probability (B, S, S, 1) and lesion score (B, 1), or (B, 0) without one."""
+    found = model.predict_on_batch(batch)  # `predict` takes longer to begin than a batch to compute
+    return (found["lesion"], found["lesion_score"]) if isinstance(found, dict) else (found, np.empty((len(found), 0)))
+
+
+def predict_pictures(
+    model: Network, images: Sequence[np.ndarray], decision: Decision, batch_size: int = BATCH
+) -> Prediction:
+    """Calibrated lesion probability, at the network's size, and lesion score of pictures of any size."""
+    size = model.input_shape[1:3]
+    small = np.stack([resize_image(image, size) for image in images])
+    probability, score = predict_raw(model, small, decision.tta, batch_size)
+    return Prediction(calibrated(probability, decision), None if score is None else calibrated_score(score, decision))
+
+
+def score_samples(
+    prediction: Prediction,
+    samples: Sequence[Sample],
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+    groups: Sequence[int],
+    decision: Decision,
+) -> list[dict]:
+    """Score predictions image by image, each at its original resolution.
+
+    Args:
+        prediction: what `predict_pictures` returns for the images.
+        samples: BUSI images.
+        pictures: image and mask of each, as `read_sample` returns them.
+        groups: near-copy group of each.
+        decision: how a probability becomes a mask.
+
+    Returns:
+        One dict an image: name, label, group, height, width, diagonal, the scores of `score_image`, Dice and IoU of the
+        mask that is drawn with lesion presence given, None for a normal image (`scores.LESION_GIVEN`), and of a network
+        with a lesion score "lesion_score".
+    """
+    scores = []
+    with_presence = replace(decision, lesion_given=True)
+    progress = tqdm(samples, desc="scoring", unit="image", leave=False)
+    for sample, (image, reference), group, (probability, score) in zip(
+        progress, pictures, groups, prediction.each(), strict=True
+    ):
+        given = None, None
+        if sample.label != "normal":
+            drawn = overlap(reference, to_mask(probability, image.shape, with_presence, score))
+            given = drawn["dice"], drawn["iou"]
+        scores.append(
+            {
+                "name": sample.name,
+                "label": sample.label,
+                **({"folder": sample.folder} if sample.folder else {}),
+                "group": int(group),
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "diagonal": float(np.hypot(*image.shape)),
+                **score_image(reference, to_mask(probability, image.shape, decision, score)),
+                **dict(zip(LESION_GIVEN, given, strict=True)),
+                **({} if score is None else {"lesion_score": score}),
+            }
+        )
+    return scores

@@ -1,0 +1,200 @@
+"""The scores of every image as a table: a CSV file that a spreadsheet opens and that comes back as it was.
+
+What follows from the counts of pixels and is seldom looked at (tn, precision, recall, the diagonal of the image) is not
+in the file, which keeps it small; it is there again after reading. A score that somebody added is a further column.
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from dataset import LABELS, MAX_PIXELS
+from segmentation.common.checks import STRICT, Plain, Real, Text, Whole, explain
+from segmentation.common.errors import RunError
+from segmentation.common.files import check_file, read_json, write_atomic
+from segmentation.scoring.scores import overlap_scores
+
+MAX_CSV_BYTES, MAX_IMAGES = 20_000_000, 50_000
+Pixels, Count, Group = Whole[0, MAX_PIXELS], Whole[0, 10**9], Whole[0, MAX_IMAGES]
+Share, Length = Real[0, 1], Real[0, MAX_PIXELS]
+
+TEXT_COLUMNS = ("run", "name", "label", "folder")
+FIRST_COLUMNS = ("run", "name", "label", "group", "height", "width", "tp", "fp", "fn")
+FIRST_COLUMNS += ("dice", "iou", "hd95", "assd", "dice_lesion_given", "iou_lesion_given")
+DERIVED = ("tn", "precision", "recall", "diagonal")
+
+
+def _adds_up(score: dict) -> dict:
+    pixels, counted = (score["height"] * score["width"], sum(score[key] for key in ("tp", "fp", "fn", "tn")))
+    if counted != pixels or not pixels:
+        raise ValueError(f"tp, fp, fn and tn are {counted} pixels, but the image has {pixels}")
+    return score
+
+
+@with_config(STRICT)
+class Scores(TypedDict, extra_items=Plain):
+    """The scores of one test image, by the rule for empty masks in `segmentation.scoring.scores`; None is undefined."""
+
+    name: Text
+    label: Literal[LABELS]
+    run: NotRequired[Text | None]  # of several that are in one table
+    folder: NotRequired[Text | None]  # of several that were used together
+    group: Group
+    height: Pixels
+    width: Pixels
+    diagonal: Real[1, MAX_PIXELS]
+    tp: Pixels
+    fp: Pixels
+    fn: Pixels
+    tn: Pixels
+    dice: Share
+    iou: Share
+    precision: Share | None
+    recall: Share | None
+    hd95: Length | None
+    assd: Length | None
+    dice_lesion_given: NotRequired[Share | None]
+    iou_lesion_given: NotRequired[Share | None]
+    lesion_score: NotRequired[Share | None]
+
+
+ImageScore = Annotated[Scores, AfterValidator(_adds_up)]
+
+
+# ---------------------------------------------------------------- write
+
+
+def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
+    """Write the scores of images as CSV, whole or not at all, real numbers with 5 significant digits.
+
+    Args:
+        path: the file.
+        scores: one mapping an image, as `segmentation.scoring.prediction.score_samples` returns them, `run` beside them
+            where there are several. None, or a key left out, is an empty cell.
+
+    Raises:
+        ValueError: a score is no finite number. OSError: the file cannot be written.
+    """
+    keys = dict.fromkeys(key for score in scores for key, value in score.items() if value not in (None, ""))
+    columns = [*FIRST_COLUMNS, *(key for key in keys if key not in (*FIRST_COLUMNS, *DERIVED))]
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(columns)
+    table.writerows([_cell(score.get(column)) for column in columns] for score in scores)
+    # A file may be named by bytes that are no text; they are written as they are.
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return text_to_cell(value or "")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no score")
+    return f"{value:d}" if isinstance(value, int) else f"{value:.5g}"
+
+
+def text_to_cell(text: str) -> str:
+    """The text as a spreadsheet shows it, and never runs it: behind an apostrophe where it begins like a formula."""
+    return f"'{text}" if re.match(r"'*[=+\-@\t\r\n]", text) else text
+
+
+def cell_to_text(cell: str) -> str:
+    """The text that `text_to_cell` was given."""
+    return cell[1:] if re.match(r"''*[=+\-@\t\r\n]", cell) else cell
+
+
+def is_score_table(path: Path) -> bool:
+    """Whether a file begins as one that `write_scores` wrote."""
+    first = ",".join(FIRST_COLUMNS).encode()
+    try:
+        check_file(path, MAX_CSV_BYTES)
+        with path.open("rb") as content:
+            return content.read(len(first)) == first
+    except (OSError, RunError):
+        return False
+
+
+# ---------------------------------------------------------------- read
+
+
+def read_scores(path: Path) -> list[dict]:
+    """Read what `write_scores` wrote.
+
+    Returns:
+        One dict an image with all columns, None where a cell is empty, and with tn and diagonal (of the image) in
+        pixels, precision and recall (0 to 1, or None where undefined). What follows from the counts of pixels is as
+        exact as before it was written.
+
+    Raises:
+        RunError: the file is missing, too large, or holds anything but a table of scores.
+    """
+    check_file(path, MAX_CSV_BYTES)
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+            table = csv.DictReader(lines, restkey="more cells than columns", strict=True)
+            rows = [_read_row(row) for row in table]
+        if tuple(table.fieldnames or ())[: len(FIRST_COLUMNS)] != FIRST_COLUMNS or not rows:
+            raise ValueError(f"the columns must begin with {','.join(FIRST_COLUMNS)}, and scores follow")
+        scores = TypeAdapter(list[ImageScore]).validate_python(rows, strict=False)
+    except ValidationError as error:
+        raise RunError(f"{path}, line {error.errors()[0]['loc'][0] + 2}: {explain(error)}.") from None
+    except (csv.Error, OSError, ValueError) as error:
+        raise RunError(f"{path}: is no table of scores ({error}).") from None
+    for number, (row, score) in enumerate(zip(rows, scores, strict=True), start=2):
+        exact = overlap_scores(score["tp"], score["fp"], score["fn"])
+        if any(not math.isclose(float(row[key]), exact[key], rel_tol=1e-4) for key in ("dice", "iou")):
+            raise RunError(f"{path}, line {number}: dice and iou do not follow from tp, fp and fn.")
+        score |= exact
+    return scores
+
+
+def _read_row(row: dict[str | None, str | None]) -> dict:
+    """A row with the columns that follow from others; numbers are still text where the schema knows the column."""
+    score = {key: _value(key, cell) for key, cell in row.items()}
+    try:
+        height, width, *counts = (int(row[key]) for key in ("height", "width", "tp", "fp", "fn"))
+    except (KeyError, TypeError, ValueError):
+        return score  # the schema says what is wrong
+    diagonal = {"tn": height * width - sum(counts), "diagonal": math.hypot(height, width)}
+    return score | diagonal | {"precision": None, "recall": None}
+
+
+def _value(key: str | None, cell: str | None) -> str | float | None:
+    if not cell:
+        return None
+    if key in Scores.__annotations__ and key not in TEXT_COLUMNS:
+        return cell
+    if key not in TEXT_COLUMNS and re.fullmatch(r"-?\d{1,15}(\.\d{1,20})?([eE][+-]?\d{1,3})?", cell):
+        return float(cell)
+    return cell_to_text(cell)
+
+
+def find_scores(path: Path) -> list[dict]:
+    """The scores of every image, wherever they were left.
+
+    Args:
+        path: folder of a run or of cross_validate.py, or a file: CSV as above, or JSON with "images".
+
+    Returns:
+        One dict an image; of JSON as it is in the file, unchecked.
+
+    Raises:
+        RunError: there is no such file, or it holds no scores of images.
+    """
+    if path.is_dir() or path.suffix not in (".csv", ".json"):
+        files = [path / name for name in ("cross_validation.csv", "cross_validation.json", "metrics.json")]
+        path = next((file for file in files if file.exists()), files[-1])
+    if path.suffix == ".csv":
+        return read_scores(path)
+    images = read_json(path).get("images")
+    if not isinstance(images, list) or not all(isinstance(score, dict) for score in images):
+        table = path.with_suffix(".csv")
+        raise RunError(f"{path}: holds no scores of images.{f' They are in {table}.' if table.exists() else ''}")
+    return images
