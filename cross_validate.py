@@ -92,7 +92,7 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
         if failed := train_all(missing, folder, trainer, config.jobs if config.ray is None else len(missing)):
             reasons = (f"{folder / name}.log: the run failed: {reason}" for name, reason in failed.items())
             raise RunError("\n".join(reasons))
-        result = collect(folder, list(plan))
+        result = collect_scores(folder, list(plan))
         images = result.pop("images")
         write_scores(folder / "cross_validation.csv", images)
         write_json(folder / "cross_validation.json", {"flags": list(flags)} | result)
@@ -148,7 +148,7 @@ def train_all(
 # ---------------------------------------------------------------- collect
 
 
-def collect(folder: Path, names: list[str]) -> dict:
+def collect_scores(folder: Path, names: list[str]) -> dict:
     """Scores of every run, their means and standard deviations, and all images that were tested, together.
 
     Raises:

@@ -24,7 +24,7 @@ from segmentation.common.files import check_output, json_holds, lock_folder, wri
 from segmentation.data.collection import collect, find_folders
 from segmentation.data.phantoms import make_phantom
 from segmentation.inference.engines import (
-    FILES,
+    EXPORT_FILES,
     RUNNERS,
     RUNS_AS,
     ExportedNetwork,
@@ -39,7 +39,7 @@ from segmentation.inference.export import (
     WRITERS,
     Agreement,
     compare,
-    describe,
+    describe_export,
     with_calibration,
     write_network,
 )
@@ -51,7 +51,7 @@ from segmentation.scoring.prediction import predict_pictures
 
 MOST_PICTURES = 200  # that a file is compared on
 PHANTOMS = 24  # what a file is compared on where the run's data is not here
-HEADER = f"{'format':18}{'MiB':>6}{'largest difference':>20}{'changed mask pixels':>21}{'Dice':>8}{'Keras':>8}"
+TABLE_HEADER = f"{'format':18}{'MiB':>6}{'largest difference':>20}{'changed mask pixels':>21}{'Dice':>8}{'Keras':>8}"
 
 
 @checked
@@ -90,13 +90,13 @@ def main(config: ExportConfig) -> None:
     folder = config.run / "export"
     record = prepare_folder(config.run, folder)
     exported = with_calibration(model, decision)
-    record |= describe(stored, decision, list(exported.output)) | {"compared_on": f"{len(pictures)} {where}"}
+    record |= describe_export(stored, decision, list(exported.output)) | {"compared_on": f"{len(pictures)} {where}"}
     expected = predict_pictures(model, [image for image, _ in pictures], decision)
-    print(f"compared with Keras on {len(pictures)} {where}\n{HEADER}")
+    print(f"compared with Keras on {len(pictures)} {where}\n{TABLE_HEADER}")
     problems = []
     with lock_folder(folder, "export"), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         for kind in config.to:
-            files = [Path(temporary) / name for name in FILES[kind]]
+            files = [Path(temporary) / name for name in EXPORT_FILES[kind]]
             write_network(exported, kind, files[0], training)
             found = {}
             for runner in RUNS_AS.get(kind, (kind,)):
@@ -164,10 +164,10 @@ def prepare_folder(run: Path, folder: Path) -> dict:
         earlier = read_export(folder)
         if made_from(run).items() <= earlier.items():
             return record | {key: earlier[key] for key in ("files", "agreement")}
-        for name in set(earlier["files"]) & {name for names in FILES.values() for name in names}:
+        for name in set(earlier["files"]) & {name for names in EXPORT_FILES.values() for name in names}:
             (folder / name).unlink(missing_ok=True)
         listed.unlink()
-    for name in (name for names in FILES.values() for name in names):
+    for name in (name for names in EXPORT_FILES.values() for name in names):
         check_output(folder / name, lambda path: False)
     return record
 
@@ -182,7 +182,7 @@ def put_in_place(kind: Format, files: list[Path], folder: Path, record: dict, fo
 
 
 def row(runner: str, files: list[Path], found: Agreement) -> str:
-    """A line of the table below `HEADER`."""
+    """A line of the table below `TABLE_HEADER`."""
     size = sum(path.stat().st_size for path in files) / 2**20
     changed = f"{100 * found.changed_pixels:.4f} %"
     return (

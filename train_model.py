@@ -153,7 +153,7 @@ def main(config: TrainingConfig) -> float:
         decision = decide(run, model, data, decision, config)
         scores = score(model, data, decision)
         minutes = None if recorder.first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's: not known
-        made = describe(model, data, recorder, config)
+        made = describe_training(model, data, recorder, config)
         return save(run, made | {"minutes": minutes, "environment": machine, "decision": asdict(decision)}, scores)
 
 
@@ -272,7 +272,7 @@ def score(model: keras.Model, data: Parts, decision: Decision) -> list[dict]:
     return score_samples(prediction, data.test, data.pictures, data.groups, decision)
 
 
-def describe(model: keras.Model, data: Parts, recorder: RunRecorder, config: TrainingConfig) -> dict:
+def describe_training(model: keras.Model, data: Parts, recorder: RunRecorder, config: TrainingConfig) -> dict:
     """What metrics.json says of the training, beside its scores."""
     settings = ("split", "fold", "split_seed", "normals", "choose_on", "seed")
     return {

@@ -20,7 +20,7 @@ from segmentation.common.files import check_file
 from segmentation.data.near_copies import group_pairs, near_copies
 from segmentation.importing.data_table import key
 
-FILES = Path(__file__).parents[2] / "data" / "splits"
+SPLIT_FILES = Path(__file__).parents[2] / "data" / "splits"
 PARTS = ("train", "val", "test")
 # What is computed, and how many folds each has; "table" and "by-hospital" have as many as the data name.
 COMPUTED = {
@@ -175,9 +175,9 @@ def read_split_file(split: str) -> dict[str, dict[str, str]]:
     Raises:
         DataError: there is no such split, or its file has other columns, an image twice, or a part that is none.
     """
-    path = Path(split) if split.endswith(".csv") else FILES / f"{split}.csv"
+    path = Path(split) if split.endswith(".csv") else SPLIT_FILES / f"{split}.csv"
     if not path.is_file():
-        published = (file.stem for file in sorted(FILES.glob("*.csv")))
+        published = (file.stem for file in sorted(SPLIT_FILES.glob("*.csv")))
         raise DataError(
             f"--split {split}: no such split; there are {', '.join([*COMPUTED, *published])}, or give a CSV file."
         )

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from dataset import CLASSES, DataError, Sample
 
 TABLES = ("meta.csv", "metadata.csv", "bus_data.csv", "info.csv")  # in any capitals
-COLUMNS = {  # ours, and what published tables call it
+COLUMN_NAMES = {  # ours, and what published tables call it
     "image": ("image", "id", "image_filename", "filename", "file", "name"),
     "patient": ("patient", "case", "patient_id", "patientid", "caseid", "case_id"),
     "class": ("class", "pathology", "classification", "label", "diagnosis"),
     "fold": ("fold", "fold5", "kfold"),
 }
 SHORT = {"b": "benign", "m": "malignant", "n": "normal"}  # as some tables write the classes
-MAX_ROWS, MAX_BYTES = 1_000_000, 100_000_000
+MAX_ROWS, MAX_TABLE_BYTES = 1_000_000, 100_000_000
 
 
 class Row(NamedTuple):
@@ -49,20 +49,20 @@ def read_table(path: Path) -> dict[str, Row]:
         DataError: no table, no column of images, an image twice, or a class that is none; the line is named.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES // 10**6} MB. Refused.")
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise DataError(f"{path}: larger than {MAX_TABLE_BYTES // 10**6} MB. Refused.")
         text = path.read_text(encoding="utf-8-sig")
         lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.partition("\n")[0].count))
         header, *rows = list(lines) or [[]]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__}).") from None
     places = {}
-    for ours, theirs in COLUMNS.items():
+    for ours, theirs in COLUMN_NAMES.items():
         names = [cell.strip().casefold() for cell in header]
         places[ours] = next((names.index(name) for name in theirs if name in names), None)
     if places["image"] is None:
         raise DataError(
-            f"{path}: has no column image (or {', '.join(COLUMNS['image'][1:])}); it has {', '.join(header)}."
+            f"{path}: has no column image (or {', '.join(COLUMN_NAMES['image'][1:])}); it has {', '.join(header)}."
         )
     table = {}
     for number, row in enumerate(rows[:MAX_ROWS], start=2):

@@ -14,7 +14,7 @@ from segmentation.importing.pairing import class_of, place_of, said_by, understa
 
 KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
 BUSI_FOLDER = "Dataset_BUSI_with_GT"
-MAX_BYTES, MAX_FILES = 2_000_000_000, 20_000  # of an archive; BUSI: 0.3 GB, 1578 files
+MAX_ARCHIVE_BYTES, MAX_FILES = 2_000_000_000, 20_000  # of an archive; BUSI: 0.3 GB, 1578 files
 MAX_RATIO, SMALL = 100, 20_000_000  # how far a file may be compressed, but for an empty mask of so many bytes
 
 
@@ -146,7 +146,7 @@ def unpack_archive(archive: Path, folder: Path) -> None:
 
 
 def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
-    if len(members) > MAX_FILES or sum(m.file_size for m in members) > MAX_BYTES:
+    if len(members) > MAX_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
         raise DataError(f"{archive}: unpacks to far more than BUSI. Refused; unpack it yourself if you trust it.")
     for member in members:
         parts = re.split(r"[\\/]", member.filename)

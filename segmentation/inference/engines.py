@@ -24,7 +24,7 @@ from segmentation.scoring.prediction import Network
 Format = Literal["onnx", "litert", "litert-int8", "openvino"]
 Engine = Literal["keras", "onnx", "openvino", "openvino-bfloat16"]
 # The files of each format, first the one that is opened, and the package that runs it.
-FILES = {
+EXPORT_FILES = {
     "onnx": ("network.onnx",),
     "litert": ("network.tflite",),
     "litert-int8": ("network_int8.tflite",),
@@ -98,12 +98,12 @@ def find_export(run: Path, kind: Format) -> tuple[Path, ExportRecord]:
     for key, value in made_from(run).items():
         if record[key] != value:
             raise RunError(f"{folder}: made from another {key.split('_')[0]} than the run has now. Again: {command}")
-    for name in FILES[kind]:
+    for name in EXPORT_FILES[kind]:
         if record["files"].get(name, {}).get("format") != kind:
             raise RunError(f"{folder}: holds no {kind} file. First: {command}")
         if sha256(folder / name) != record["files"][name]["sha256"]:
             raise RunError(f"{folder / name}: is not the file that export.json describes. Again: {command}")
-    return folder / FILES[kind][0], record
+    return folder / EXPORT_FILES[kind][0], record
 
 
 # ---------------------------------------------------------------- open

@@ -78,7 +78,7 @@ def write_network(model: keras.Model, kind: Format, path: Path, pictures: np.nda
     Args:
         model: what `with_calibration` returns.
         kind: the format.
-        path: the first of its `FILES`; another lies beside it.
+        path: the first of its `EXPORT_FILES`; another lies beside it.
         pictures: (N, S, S) uint8, for litert-int8 alone: the layers' ranges are measured on them.
     """
     options = {"input_signature": [keras.InputSpec(shape=model.input_shape, dtype="float32", name="image")]}
@@ -170,7 +170,7 @@ def _calibration_differences(network: ExportedNetwork, model: Network, decision:
 # ---------------------------------------------------------------- export.json
 
 
-def describe(stored: dict, decision: Decision, outputs: Sequence[str]) -> dict:
+def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) -> dict:
     """What export.json says to people and other programs, but for the hashes.
 
     Args:

@@ -28,11 +28,11 @@ from segmentation.scoring.score_table import text_to_cell
 
 MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
 TABLE = "predictions.csv"
-ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture's results
+RESULT_ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture's results
 # Of the largest lesion its longest axis and the one across it; the area is of all. In mm where a pixel's size is given.
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
-COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
-COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score", "warning")
+TABLE_COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
+TABLE_COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score", "warning")
 
 
 class Wish(NamedTuple):
@@ -79,7 +79,7 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _is_result(path: Path) -> bool:
-    return path.name.endswith(tuple(f"_{ending}" for ending in ENDINGS)) and (path.parent / TABLE).exists()
+    return path.name.endswith(tuple(f"_{ending}" for ending in RESULT_ENDINGS)) and (path.parent / TABLE).exists()
 
 
 def _looks_like_a_picture(path: Path) -> bool:
@@ -163,7 +163,7 @@ def _name_results(pictures: Sequence[Picture]) -> dict[Picture, str]:
 
 def _write_table(path: Path, rows: Sequence[Mapping]) -> None:
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, COLUMNS)
+    table = csv.DictWriter(text, TABLE_COLUMNS)
     table.writeheader()
     table.writerows({key: text_to_cell(v) if isinstance(v, str) else v for key, v in row.items()} for row in rows)
     # backslashreplace: a file may be named by bytes that are no text.
@@ -241,9 +241,9 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
         "mask.png": mask.astype(np.uint8) * 255,
         "probability.png": (full * 255).round().astype(np.uint8),
     }
-    paths = [base.with_name(f"{base.name}_{ending}") for ending in ENDINGS]
+    paths = [base.with_name(f"{base.name}_{ending}") for ending in RESULT_ENDINGS]
     try:
-        contents = [encode_picture(path, pictures[ending]) for path, ending in zip(paths, ENDINGS, strict=True)]
+        contents = [encode_picture(path, pictures[ending]) for path, ending in zip(paths, RESULT_ENDINGS, strict=True)]
     except DataError as error:
         return str(error)
     for path, content in zip(paths, contents, strict=True):

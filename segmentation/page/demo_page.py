@@ -142,7 +142,7 @@ _JINJA = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
 _RESULTS, _SAVED = (_JINJA.from_string(_read(f"demo_{name}.html.jinja")) for name in ("results", "saved"))
 
 
-def describe(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[str], chosen: int, given: bool) -> str:
+def describe_visit(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[str], chosen: int, given: bool) -> str:
     """Problems, a table of all pictures, and the figures of the chosen one, as HTML."""
     rows, figures, warning = [], [], ""
     for picture in seen:
@@ -197,7 +197,7 @@ def _heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) ->
 
 # ---------------------------------------------------------------- the page
 
-HEADER = """<h1>Lesion outlines in breast ultrasound</h1>
+PAGE_HEADER = """<h1>Lesion outlines in breast ultrasound</h1>
 <p class="notice"><b>For research and teaching only.</b> This is no medical device. Decide nothing about a patient with
 it. The network outlines lesions in many pictures that hold none.</p>
 <p class="quiet">Network: {run}. Your pictures stay on this computer.</p>"""
@@ -236,7 +236,7 @@ class Page:
         editor = None
         if seen:
             editor = corrections.to_editor(seen[chosen].image, self.outliner.masks(seen[chosen], given)[0])
-        return describe(self.outliner, seen, problems, chosen, given), editor, ""
+        return describe_visit(self.outliner, seen, problems, chosen, given), editor, ""
 
     def save(self, visit: Visit, chosen: int | None, given: bool, value: object) -> str:
         """Keep the corrected mask. Returns what was done, as HTML."""
@@ -265,7 +265,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """The page, ready to be served."""
         with gr.Blocks(title="Lesion outlines", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-            gr.HTML(HEADER.format(run=html.escape(str(self.outliner.run))))
+            gr.HTML(PAGE_HEADER.format(run=html.escape(str(self.outliner.run))))
             files = gr.File(label="Pictures: PNG, JPEG, BMP, TIFF, DICOM", file_count="multiple", elem_id="files")
             files.preprocess = read_payload  # no subclass: Gradio writes a .pyi beside the module of one
             given = gr.Checkbox(label="A lesion is known to be in each picture", elem_id="given")

@@ -2,7 +2,7 @@
 
 Of a file only the elements named in `FORMAT`, `_SPACING` and dicom_pixels.py are taken, and what pydicom and the
 decoders say of it is never repeated: every failure is one `DataError` in words of our own. Importing this module adds
-`ENDINGS` to `dataset.READERS`.
+`DICOM_ENDINGS` to `dataset.READERS`.
 """
 
 import logging
@@ -20,9 +20,9 @@ import numpy as np
 from dataset import READERS, DataError
 from segmentation.pictures.dicom_pixels import DEFLATED, FORMAT, Format, check_format, read_pictures
 
-ENDINGS = (".dcm", ".dicom")
+DICOM_ENDINGS = (".dcm", ".dicom")
 MAX_ALL_PIXELS = 500_000_000  # of all frames of a file
-MAX_BYTES = 2_000_000_000  # of a file, and of what a deflated one holds
+MAX_DICOM_BYTES = 2_000_000_000  # of a file, and of what a deflated one holds
 
 _SPACING = ["SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PixelSpacing", "ImagerPixelSpacing"]
 _ONE_AT_A_TIME = threading.Lock()  # Python has one filter of warnings for all threads
@@ -114,8 +114,8 @@ def _read_header(path: Path):
 
     if not _is_marked(path):
         raise DataError(f"{path}: is no DICOM file. Replace it, or give it the ending of what it is.")
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path}: is larger than {MAX_BYTES // 10**9} GB. Cut it into shorter files.")
+    if path.stat().st_size > MAX_DICOM_BYTES:
+        raise DataError(f"{path}: is larger than {MAX_DICOM_BYTES // 10**9} GB. Cut it into shorter files.")
     meta = pydicom.filereader.read_file_meta_info(path)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DEFLATED:
@@ -131,8 +131,8 @@ def _check_inflated(path: Path, start: int) -> None:
         file.seek(start)
         while block := file.read(1 << 16):
             size += len(inflate.decompress(block))
-            if size > MAX_BYTES:
-                raise DataError(f"{path}: inflates to more than {MAX_BYTES // 10**9} GB. Refused.")
+            if size > MAX_DICOM_BYTES:
+                raise DataError(f"{path}: inflates to more than {MAX_DICOM_BYTES // 10**9} GB. Refused.")
 
 
 def _read_spacing(header, form: Format) -> tuple[tuple[float, float] | None, str]:
@@ -166,4 +166,4 @@ def _spacing_of_regions(regions: list, form: Format) -> tuple[tuple[float, float
     return (float(sizes[0, 0]), float(sizes[0, 1])), ""
 
 
-READERS.update(dict.fromkeys(ENDINGS, read_dicom))
+READERS.update(dict.fromkeys(DICOM_ENDINGS, read_dicom))

@@ -25,7 +25,7 @@ from segmentation.scoring.decision import Decision, Prediction, doubtful_mask, l
 from segmentation.scoring.prediction import predict_pictures, score_samples
 from segmentation.scoring.scores import FLATTERED, further_scores, summarise
 
-COLUMNS = (
+REPORT_COLUMNS = (
     ("name", "image"),
     ("label", "class"),
     ("area", "lesion %"),
@@ -243,7 +243,7 @@ def write_report(run: Path, drawn: Drawn, stored: dict, names: Sequence[str]) ->
         headline=headline,
         figures=pictures,
         rows=rows,
-        columns=[*COLUMNS, *((name, name) for name in further)],
+        columns=[*REPORT_COLUMNS, *((name, name) for name in further)],
         labels=[c for c in LABELS if any(r["label"] == c for r in rows)],
         run_table=run_table.items(),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

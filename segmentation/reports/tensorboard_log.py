@@ -14,7 +14,7 @@ from segmentation.scoring.decision import Decision, to_mask
 from segmentation.scoring.prediction import predict_raw
 
 PICTURES, EVERY, SIDE = 4, 5, 320  # overlays of so many pictures, after every fifth epoch, of so many pixels
-EVEN = Decision(threshold=0.5, min_score=0.5)  # while none is chosen
+PLAIN_DECISION = Decision(threshold=0.5, min_score=0.5)  # while none is chosen
 
 
 class TensorBoardLog(keras.callbacks.TensorBoard):
@@ -63,6 +63,6 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
         prediction = predict_raw(self.model, self.images, batch_size=len(self.images))
         drawn = []
         for image, reference, (probability, score) in zip(self.images, self.references, prediction.each(), strict=True):
-            mask = to_mask(probability, probability.shape, EVEN, score)
+            mask = to_mask(probability, probability.shape, PLAIN_DECISION, score)
             drawn.append(draw_overlay(image.astype(np.uint8), mask, reference, SIDE))
         return np.stack(drawn)

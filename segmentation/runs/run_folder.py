@@ -43,7 +43,7 @@ from segmentation.common.files import (
 from segmentation.network.encoders import check_channels, choose_encoder
 from segmentation.runs.schemas import read_config, read_history, read_split
 
-FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
+RUN_FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
 MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # of 4 bytes each, and room for their names
 SCORE_BYTES = 600  # of an image in metrics.json, beside its name
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
@@ -110,7 +110,7 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
     with lock(run):
         if (run / "metrics.json").exists():
             raise RunError(f"{run}: this run is finished; see its metrics.json.")
-        for name in FILES:
+        for name in RUN_FILES:
             try_writing(run / name)
         yield run, config, goes_on(run, config)
 
@@ -145,7 +145,7 @@ def goes_on(run: Path, config) -> bool:
     Raises:
         RunError: an epoch or more was trained with other settings, or a file is missing that no stop takes away.
     """
-    there = [name for name in FILES if os.path.lexists(run / name)]
+    there = [name for name in RUN_FILES if os.path.lexists(run / name)]
     if not there:
         return False
     if "config.json" not in there:
@@ -161,7 +161,7 @@ def goes_on(run: Path, config) -> bool:
             f"it: --resume {run}; or choose another --run."
         )
     epochs = len(read_history(run / "history.csv"))
-    needed = FILES[:5] if "backup.npz" in there or epochs > 1 else FILES[:1] + FILES[2:3]
+    needed = RUN_FILES[:5] if "backup.npz" in there or epochs > 1 else RUN_FILES[:1] + RUN_FILES[2:3]
     if missing := [name for name in needed if name not in there]:
         raise RunError(f"{run}: {missing[0]} is missing, so this run cannot go on. Choose another --run.")
     if "backup.npz" in there:

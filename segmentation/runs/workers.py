@@ -14,7 +14,7 @@ from pathlib import Path
 from segmentation.common.environment import REPOSITORY, STOP_WITH
 from segmentation.common.errors import RunError
 from segmentation.common.files import write_atomic
-from segmentation.runs.run_folder import FILES
+from segmentation.runs.run_folder import RUN_FILES
 
 PATIENCE = 60  # seconds for a training to stop by itself; what it saved is whole, however it ends
 PROGRESS = re.compile(r"\d+%\||\d(\.\d+)?(it|image|run|figure|batch)/s|\d[mu]?s/(it|step|image)|[━█]")
@@ -127,7 +127,7 @@ class RayTrainer:
             with tempfile.TemporaryDirectory() as temporary:
                 run = Path(temporary) / name
                 problem = LocalTrainer().train(run, arguments)
-                files = {file: (run / file).read_bytes() for file in FILES if (run / file).exists()}
+                files = {file: (run / file).read_bytes() for file in RUN_FILES if (run / file).exists()}
                 return problem, run.with_name(f"{name}.log").read_text(errors="replace"), files
 
         self._train_there = train_there
@@ -144,9 +144,9 @@ class RayTrainer:
             return problem  # an unfinished run that is here already is kept
         run.mkdir(exist_ok=True)
         # Removed and written in the order of a training: stopped anywhere, what is here is never of two runs.
-        for name in reversed(FILES):
+        for name in reversed(RUN_FILES):
             (run / name).unlink(missing_ok=True)
-        for name in filter(files.__contains__, FILES):
+        for name in filter(files.__contains__, RUN_FILES):
             write_atomic(run / name, lambda temporary, content=files[name]: temporary.write_bytes(content))
         return problem
 
