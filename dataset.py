@@ -283,7 +283,13 @@ class Stream(NamedTuple):
     first_epoch: int = 0  # of a run that goes on: as if it had never stopped
 
 
-def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, training: Stream | None = None):
+def make_dataset(
+    images: np.ndarray,
+    masks: np.ndarray,
+    batch_size: int,
+    training: Stream | None = None,
+    weights: np.ndarray | None = None,
+):
     """Batches for `fit`, `evaluate` and `predict`: (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
 
     With `training`: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and changed anew
@@ -295,15 +301,19 @@ def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, trainin
         masks: (N, H, W) uint8 in {0, 1}.
         batch_size: images in a batch; the last one of an epoch may be smaller.
         training: how a training draws them.
+        weights: (N,) float32, of each image; batches are then (image, mask, weight), the weight (B,).
     """
     import tensorflow as tf
 
     def to_batch(image, mask):
         return tf.cast(image, tf.float32)[..., None], tf.cast(mask, tf.float32)[..., None]
 
+    def weigh(batch, indices):
+        return batch if weights is None else (*batch, tf.gather(weights, indices))
+
     if training is None:
-        data = tf.data.Dataset.from_tensor_slices((images, masks))
-        return data.batch(batch_size).map(to_batch).prefetch(tf.data.AUTOTUNE)
+        data = tf.data.Dataset.from_tensor_slices((images, masks, np.arange(len(images)))).batch(batch_size)
+        return data.map(lambda image, mask, i: weigh(to_batch(image, mask), i)).prefetch(tf.data.AUTOTUNE)
 
     cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
 
@@ -320,7 +330,7 @@ def make_dataset(images: np.ndarray, masks: np.ndarray, batch_size: int, trainin
     def load(epoch, indices):
         image, mask = tf.numpy_function(make_batch, (epoch, indices), (tf.uint8, tf.uint8), stateful=False)
         shape = (None, *images.shape[1:])
-        return to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape))
+        return weigh(to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape)), indices)
 
     epochs = tf.data.Dataset.range(training.first_epoch, 2**31)
     return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)

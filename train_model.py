@@ -219,9 +219,11 @@ def fit(
     recorder.restore(model)
 
     change = augmenter(config.augmentation, config.scanners)
-    batches = make_dataset(*data.train, config.batch_size, Stream(config.seed, change, recorder.first_epoch))
-    judged = make_dataset(*data.val, config.batch_size) if data.val else None
-    watching = [board.show(judged)] if board else []
+    watching = [board.show(data.val)] if board else []
+    weights = data.weights if has_lesion_score(model) else (None, None)
+    stream = Stream(config.seed, change, recorder.first_epoch)
+    batches = make_dataset(*data.train, config.batch_size, stream, weights[0])
+    judged = make_dataset(*data.val, config.batch_size, weights=weights[1]) if data.val else None
     if has_lesion_score(model):
         batches, judged = (stream and stream.map(add_presence) for stream in (batches, judged))
     # In front of the recorder, so that best.keras gets the averaged weights.
@@ -244,14 +246,15 @@ def fit(
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, config: TrainingConfig) -> None:
     """Tie the network to its optimizer, losses and metrics."""
-    loss, metrics, weights = training_loss(config.dice_weight), training_metrics(), None
+    loss, metrics, weights, weighted = training_loss(config.dice_weight), training_metrics(), None, None
     if has_lesion_score(model):
         loss, weights = (
             {"lesion": loss, "lesion_score": score_loss()},
             {"lesion": 1.0, "lesion_score": config.lesion_score},
         )
-        metrics = {"lesion": metrics, "lesion_score": [keras.metrics.AUC(name="auc")]}
-    model.compile(optimizer, loss, loss_weights=weights, metrics=metrics, jit_compile=False)  # XLA: slower on a CPU
+        metrics, weighted = {"lesion": metrics}, {"lesion_score": [keras.metrics.AUC(name="auc")]}
+    # XLA is slower on a CPU.
+    model.compile(optimizer, loss, weights, metrics, weighted, jit_compile=False)
     model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
 
 

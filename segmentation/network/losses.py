@@ -77,13 +77,17 @@ def score_loss() -> keras.losses.Loss:
     return keras.losses.BinaryCrossentropy(label_smoothing=0.05)
 
 
-def add_presence(image, mask):
-    """A batch for a network with a lesion score, to be mapped over batches of image and mask, both (B, H, W, 1).
+def add_presence(image, mask, weight=None):
+    """A batch for a network with a lesion score, to be mapped over the batches of `make_dataset`.
+
+    Args:
+        image, mask: (B, H, W, 1).
+        weight: of each picture in the lesion score's loss, (B,); without it all count alike.
 
     Returns:
         The image, the target of each output, and the weight of each picture in each output's loss: the outline is
-        learned from pictures with a lesion alone, the score from all.
+        learned from pictures with a lesion alone.
     """
     present = ops.max(mask, axis=(1, 2, 3))
     targets = {"lesion": mask, "lesion_score": present[:, None]}
-    return image, targets, {"lesion": present, "lesion_score": ops.ones_like(present)}
+    return image, targets, {"lesion": present, "lesion_score": ops.ones_like(present) if weight is None else weight}

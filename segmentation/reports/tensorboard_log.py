@@ -37,12 +37,11 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
         super().__init__(run / "tensorboard", write_graph=False)
         self.images = self.references = np.zeros((0, 1, 1), np.uint8)
 
-    def show(self, judged: tf.data.Dataset | None) -> "TensorBoardLog":
-        """Choose the pictures for the overlays, evenly spaced among those that `make_dataset` gives. Returns itself."""
-        if judged is not None:
-            pairs = list(judged.unbatch().as_numpy_iterator())
-            chosen = np.unique(np.linspace(0, len(pairs) - 1, PICTURES).round().astype(int))
-            self.images, self.references = (np.stack(x)[..., 0] for x in zip(*(pairs[i] for i in chosen), strict=True))
+    def show(self, judged: tuple[np.ndarray, np.ndarray] | None) -> "TensorBoardLog":
+        """Choose the pictures for the overlays, evenly spaced among images and masks, (N, S, S). Returns itself."""
+        if judged:
+            chosen = np.unique(np.linspace(0, len(judged[0]) - 1, PICTURES).round().astype(int))
+            self.images, self.references = (part[chosen] for part in judged)
         return self
 
     def on_test_end(self, logs=None):
@@ -64,5 +63,5 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
         drawn = []
         for image, reference, (probability, score) in zip(self.images, self.references, prediction.each(), strict=True):
             mask = to_mask(probability, probability.shape, PLAIN_DECISION, score)
-            drawn.append(draw_overlay(image.astype(np.uint8), mask, reference, SIDE))
+            drawn.append(draw_overlay(image, mask, reference, SIDE))
         return np.stack(drawn)

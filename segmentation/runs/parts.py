@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
     val: tuple[np.ndarray, np.ndarray] | None  # the same; None where nothing is chosen
     val_folders: list[str]  # of each of them
+    weights: tuple[np.ndarray | None, np.ndarray | None]  # of each training and validation image, for the lesion score
     test: list[Sample]
     pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each test sample, (H, W) uint8
     groups: np.ndarray  # near-copy group of each test sample
@@ -73,8 +74,24 @@ def split_data(
         train=resize_samples([pictures[i] for i in parts["train"]], image_size),
         val=resize_samples([pictures[i] for i in judged], image_size) if judged else None,
         val_folders=[samples[i].folder for i in judged],
+        weights=weigh_scores(samples, parts["train"], judged),
         test=[samples[i] for i in parts["test"]],
         pictures=[pictures[i] for i in parts["test"]],
         groups=groups[parts["test"]],
         leaked=len(near_copies_in_training(parts, groups)),
     )
+
+
+def weigh_scores(
+    samples: Sequence[Sample], train: Sequence[int], judged: Sequence[int]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Weight of each training and validation image in the lesion score's loss; None, None where all count alike.
+
+    The score is learned where both kinds of images are: of several folders, those without a normal training image have
+    weight 0. Otherwise a hospital that has no normal images would itself become a sign of a lesion.
+    """
+    both = {samples[i].folder for i in train if samples[i].label == "normal"}
+    if not both or both == {samples[i].folder for i in train}:
+        return None, None
+    print(f"the lesion score is learned in {', '.join(sorted(both))} alone: the other folders hold no normal image")
+    return tuple(np.array([samples[i].folder in both for i in part], np.float32) for part in (train, judged))

@@ -76,9 +76,11 @@ def choose_min_score(
     """
     if not there.all():
         # Platt's own targets (1999, section 2.2): a few normals, all told apart, must not make the score certain.
-        lesions, normals = there.sum(), (~there).sum()
+        where = np.asarray(folders or [""] * len(there))
+        both = np.isin(where, where[~there])  # folders without a normal image do not say what a score means
+        lesions, normals = there[both].sum(), (~there).sum()
         target = np.where(there, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
-        scale, offset = fit_calibration(score, target)
+        scale, offset = fit_calibration(score[both], target[both])
         given = replace(given, score_scale=scale, score_offset=offset)
     return replace(given, min_score=_score_that_keeps(LESIONS_KEPT, calibrated_score(score, given), there, folders))
 
