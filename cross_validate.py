@@ -16,7 +16,6 @@ from pathlib import Path
 
 from segmentation.common import environment  # noqa: F401  # isort: skip
 
-import numpy as np
 import tyro
 from pydantic import model_validator
 from tqdm import tqdm
@@ -25,10 +24,9 @@ from segmentation.common.checks import AnyPath, FolderName, Seed, Text, Whole, c
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, json_holds, lock_folder, read_json, write_json
 from segmentation.data.splits import count_folds
-from segmentation.runs.schemas import read_metrics
+from segmentation.runs.run_table import collect_scores, format_table
 from segmentation.runs.workers import LocalTrainer, RayTrainer
 from segmentation.scoring.score_table import is_score_table, write_scores
-from segmentation.scoring.scores import FLATTERED, LESION_GIVEN, further_scores, summarise
 
 
 @checked
@@ -96,7 +94,7 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
         images = result.pop("images")
         write_scores(folder / "cross_validation.csv", images)
         write_json(folder / "cross_validation.json", {"flags": list(flags)} | result)
-    print(table(result))
+    print(format_table(result))
     return result
 
 
@@ -143,100 +141,6 @@ def train_all(
     finally:
         pool.shutdown(cancel_futures=True)
     return failed
-
-
-# ---------------------------------------------------------------- collect
-
-
-def collect_scores(folder: Path, names: list[str]) -> dict:
-    """Scores of every run, their means and standard deviations, and all images that were tested, together.
-
-    Raises:
-        RunError: a run's metrics.json is damaged.
-    """
-    runs, images = {}, []
-    for name in names:
-        metrics = read_metrics(folder / name / "metrics.json")
-        summary = summarise(metrics["images"])
-        row = {key: summary["lesions"][key] for key in ("dice", "iou", "hd95", "hd95_or_diagonal", "missed")}
-        row |= {key: summary["lesions"].get(key) for key in (*LESION_GIVEN, *further_scores(metrics["images"]))}
-        row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
-        row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
-        row |= {key: metrics[key] for key in ("data", "parameters", "near_copies_in_training")}
-        row |= {key: metrics.get(key) for key in ("minutes", "gmac", "choose_on")}  # no minutes of a resumed run
-        images += [score | {"run": name} for score in metrics["images"]]
-        runs[name] = row
-    not_scores = ("data", "parameters", "gmac", "near_copies_in_training", "choose_on")
-    scores = [key for key in row if key not in not_scores]
-    values = {key: [row[key] for row in runs.values() if row[key] is not None] for key in scores}
-    spread = {
-        key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
-        for key, v in values.items()
-        if v  # a score may be undefined in every run, but not in the last alone
-    }
-    luck = seed_luck(images)
-    result = {"mean": spread, "seed_luck": luck, "runs": runs, "further": further_scores(images)}
-    return result | {"together": summarise(images), "images": images}
-
-
-def seed_luck(images: Sequence[dict]) -> float | None:
-    """Standard deviation of lesion Dice between runs with the same test images, pooled; None without such runs."""
-    runs: dict[str, list[dict]] = {}
-    for score in images:
-        runs.setdefault(score["run"], []).append(score)
-    same: dict[frozenset, list[float]] = {}
-    for scores in runs.values():
-        lesions = [score["dice"] for score in scores if score["label"] != "normal"]
-        same.setdefault(frozenset(score["name"] for score in scores), []).append(float(np.mean(lesions)))
-    spread = [(len(dice) - 1, np.var(dice, ddof=1)) for dice in same.values() if len(dice) > 1]
-    return float(np.average([v for _, v in spread], weights=[n for n, _ in spread]) ** 0.5) if spread else None
-
-
-def table(result: dict) -> str:
-    """Markdown: one row a run, then mean and standard deviation, then all images together."""
-    columns = {"dice": "Dice", "dice_lesion_given": "presence given", "iou": "IoU", "hd95": "HD95 px"}
-    columns |= {"missed": "missed", "normals_with_false_positive": "normals with FP", "minutes": "minutes"}
-    columns |= {key: key for key in result["further"]}
-    lines = [f"| run | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
-
-    def cells(row: dict) -> str:
-        return " | ".join("" if row.get(key) is None else f"{row[key]:.3g}" for key in columns)
-
-    lines += [f"| {name} | {cells(row)} |" for name, row in result["runs"].items()]
-    for statistic in ("mean", "sd"):
-        lines.append(f"| {statistic} | {cells({k: v[statistic] for k, v in result['mean'].items()})} |")
-    lesions = result["together"]["lesions"]
-    low, high = lesions["dice_interval"]
-    lines.append(
-        f"\n{lesions['images']} lesion images together: Dice {lesions['dice']:.3f} (95 % {low:.3f} to {high:.3f})"
-    )
-    if "dice_lesion_given" in lesions:
-        low, high = lesions["dice_lesion_given_interval"]
-        lines.append(
-            f"with lesion presence given: Dice {lesions['dice_lesion_given']:.3f} (95 % {low:.3f} to {high:.3f})"
-        )
-    if judged := result["together"].get("lesion_score"):
-        low, high = judged["auc_interval"]
-        lines.append(
-            f"lesion score: AUC {judged['auc']:.3f} (95 % {low:.3f} to {high:.3f}); of the normal images, "
-            f"{judged['specificity_at_95']:.0%} are below what 95 % of the lesion images reach, and "
-            f"{judged['specificity_at_90']:.0%} below what 90 % reach"
-        )
-    if result["seed_luck"] is not None:
-        lines.append(f"runs with the same test images, so seeds alone: Dice differs with sd {result['seed_luck']:.3f}")
-    everything = result["together"]["all"]
-    lines.append(
-        f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "
-        f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (an empty mask on a lesion: 100 %)"
-    )
-    network = next(iter(result["runs"].values()))
-    gmac = "" if network["gmac"] is None else f", {network['gmac']:.2f} GMAC an image"
-    lines.append(f"the network: {network['parameters'] / 1e6:.2f} M parameters{gmac}")
-    if near_copies := sum(row["near_copies_in_training"] for row in result["runs"].values()):
-        lines.append(f"LEAKY: {near_copies} test images have a near-copy in training or validation")
-    if any(row["choose_on"] == "test" for row in result["runs"].values()):
-        lines.append(FLATTERED)
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

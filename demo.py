@@ -15,9 +15,8 @@ import tyro
 
 from segmentation.common.checks import AnyPath, Real, Whole, checked
 from segmentation.common.errors import RunError, one_clear_line
-from segmentation.runs.finished import newest_run
+from segmentation.runs.finished import newest_run, open_decision
 from segmentation.runs.run_folder import load_run
-from segmentation.scoring.decision import load_decision
 
 
 @checked
@@ -56,7 +55,7 @@ def main(config: DemoConfig) -> None:
         raise RunError("demo.py needs Gradio: pip install -r requirements-demo.txt") from None
     run, here = config.run or newest_run(config.models_dir), Path.cwd()
     run = run.relative_to(here) if run.is_relative_to(here) else run
-    outliner = Outliner(run, *load_run(run), load_decision(run / "decision.json"), config.spacing)
+    outliner = Outliner(run, *load_run(run), open_decision(run), config.spacing)
     serve(outliner, config.corrections, config.port)
 
 

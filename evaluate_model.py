@@ -22,12 +22,12 @@ from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, file_hash, json_holds, write_json
 from segmentation.data.collection import collect
 from segmentation.data.splits import group_samples
-from segmentation.runs.finished import check_finished
+from segmentation.runs.finished import open_decision
 from segmentation.runs.run_folder import environment, load_run
 from segmentation.runs.schemas import check_min_score
 from segmentation.runs.split_record import hashes_seen
 from segmentation.scoring.calibration import collect_pixels, judge_calibration
-from segmentation.scoring.decision import Decision, Prediction, load_decision, override_decision
+from segmentation.scoring.decision import Decision, Prediction, override_decision
 from segmentation.scoring.prediction import predict_pictures, score_samples
 from segmentation.scoring.score_table import is_score_table, write_scores
 from segmentation.scoring.scores import result_line, summarise
@@ -69,8 +69,7 @@ def main(config: EvaluationConfig) -> float:
     table = config.output.with_suffix(".csv")
     check_output(config.output, json_holds("data", "decision", "runs", "summary"))
     check_output(table, is_score_table)
-    for run in config.run:
-        check_finished(run, "decision.json")
+    decisions = [open_decision(run) for run in config.run]
     machine = environment()
     found = collect(config.data_dir, config.mask_values)
     samples, where = found.samples, ", ".join(map(str, config.data_dir))
@@ -88,7 +87,7 @@ def main(config: EvaluationConfig) -> float:
         raise DataError(f"{where}: no unseen image with a lesion is left.")
     leaked = sum(groups[i] in seen_groups for i in chosen)
 
-    prediction, decision = predict_mean(config, [pictures[i][0] for i in chosen])
+    prediction, decision = predict_mean(config, decisions, [pictures[i][0] for i in chosen])
     scores = score_samples(
         prediction, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
@@ -110,7 +109,9 @@ def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
     return [file_hash(sample.image) in used for sample in samples]
 
 
-def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Prediction, Decision]:
+def predict_mean(
+    config: EvaluationConfig, own: list[Decision], images: list[np.ndarray]
+) -> tuple[Prediction, Decision]:
     """Mean of the runs' calibrated probabilities, at the largest network's size, and of their lesion scores; and the
     decision to cut them with.
 
@@ -118,11 +119,11 @@ def predict_mean(config: EvaluationConfig, images: list[np.ndarray]) -> tuple[Pr
         RunError: a run cannot be loaded, or only some have a lesion score.
     """
     found, decisions = [], []
-    for run in config.run:
+    asked = {name: getattr(config, name) for name in ("threshold", "tta", "min_score")}
+    for run, decision in zip(config.run, own, strict=True):
         model, stored = load_run(run)
         check_min_score(run, stored, config.min_score)
-        own = load_decision(run / "decision.json")
-        decisions.append(override_decision(own, threshold=config.threshold, tta=config.tta, min_score=config.min_score))
+        decisions.append(override_decision(decision, **asked))
         found.append(predict_pictures(model, images, decisions[-1]))
     maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
     if len({score is None for score in scores}) > 1:

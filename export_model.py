@@ -43,10 +43,9 @@ from segmentation.inference.export import (
     with_calibration,
     write_network,
 )
-from segmentation.runs.finished import check_finished
+from segmentation.runs.finished import open_decision
 from segmentation.runs.run_folder import load_run
 from segmentation.runs.split_record import load_split
-from segmentation.scoring.decision import load_decision
 from segmentation.scoring.prediction import predict_pictures
 
 MOST_PICTURES = 200  # that a file is compared on
@@ -76,11 +75,10 @@ def main(config: ExportConfig) -> None:
     Raises:
         DataError, RunError: the run or its data cannot be used, a package is missing, or a file does not agree.
     """
-    check_finished(config.run, "decision.json")
+    decision = open_decision(config.run)
     for kind in config.to:
         check_packages(kind, RUNNERS[kind], *WRITERS.get(kind, ()))
     model, stored = load_run(config.run)
-    decision = load_decision(config.run / "decision.json")
     pictures, training, where = find_pictures(config, stored, model.input_shape[1:3])
     if training is None and "litert-int8" in config.to:
         raise RunError(

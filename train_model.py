@@ -83,10 +83,13 @@ class TrainingConfig:
     models_dir: AnyPath = Path("models")  # where run folders are made
     run: FolderName = "attention_unet"  # the run's folder there; a finished one is kept, and -2, -3, ... is added
     resume: AnyPath | None = None  # folder of a stopped run; all other settings then come from it
+    finish: bool = False  # with resume: train no further; choose the decision and score with the best epoch so far
 
     @model_validator(mode="after")
     def fit_together(self):
         """Refuse values that cannot work with each other, before anything is loaded."""
+        if self.finish and not self.resume:
+            raise ValueError("--finish scores a stopped run: name its folder with --resume")
         count_folds(self.split)
         depth = check_channels(self.encoder, self.base_filters, self.depth)
         if self.image_size % 2**depth or self.image_size < 2 ** (depth + 1):
@@ -216,6 +219,9 @@ def fit(
     steps = -(-len(data.train[0]) // config.batch_size)
     compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
     recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)
+    if config.finish:
+        recorder.take_history()
+        return recorder
     recorder.restore(model)
 
     change = augmenter(config.augmentation, config.scanners)

@@ -22,9 +22,9 @@ from segmentation.common.files import try_writing, write_atomic
 from segmentation.data.collection import collect, find_folders
 from segmentation.inference.engines import Engine, open_network
 from segmentation.inference.own_images import Wish, predict_images
-from segmentation.runs.finished import newest_run
+from segmentation.runs.finished import newest_run, open_decision
 from segmentation.runs.schemas import check_min_score
-from segmentation.scoring.decision import Decision, load_decision, override_decision
+from segmentation.scoring.decision import Decision, override_decision
 from segmentation.scoring.prediction import Network
 
 
@@ -57,7 +57,7 @@ class VisualizationConfig:
 
 def decision_for(config: VisualizationConfig, run: Path) -> Decision:
     """The run's own decision, with what the command line changes."""
-    own = load_decision(run / "decision.json")
+    own = open_decision(run)
     asked = ("threshold", "tta", "largest_component", "lesion_given", "min_score")
     return override_decision(own, **{name: getattr(config, name) for name in asked})
 

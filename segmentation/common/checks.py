@@ -1,6 +1,6 @@
-"""Checked values: pydantic knows what a setting or a file may hold, and one line names what is wrong.
+"""Validation of settings and file contents with pydantic; an error is one line that names the wrong value.
 
-Numbers are finite and bounded, text is text, sizes are capped: what a stranger's file holds can fill no memory.
+Numbers are finite and bounded, and texts and lists have a maximum length: no file can fill the memory.
 """
 
 import re
@@ -17,12 +17,12 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from segmentation.common.errors import RunError
 
 MAX_TEXT, MAX_LIST, MAX_NUMBER = 4096, 100, 3.5e38  # the largest float32 is 3.4e38
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)  # "3" is no number, True is not 1
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)  # neither "3" nor True is accepted as a number
 
 
 def _without_null(path: Path) -> Path:
     if "\0" in str(path) or len(str(path)) > MAX_TEXT:
-        raise ValueError("is no path of a file")
+        raise ValueError("is not a valid path")
     return path
 
 
@@ -42,38 +42,38 @@ def _plain(value: object) -> object:
     return value
 
 
-# ---------------------------------------------------------------- what a value may be
+# ---------------------------------------------------------------- types of values
 
 
 class Whole:
-    """`Whole[1, 8]` is an int from 1 to 8, both included."""
+    """`Whole[1, 8]` is an int from 1 to 8, inclusive."""
 
     def __class_getitem__(cls, bounds: tuple[int, int]):
         return Annotated[int, Field(ge=bounds[0], le=bounds[1])]
 
 
 class Real:
-    """`Real[0, 1]` is a float from 0 to 1, both included; never NaN."""
+    """`Real[0, 1]` is a float from 0 to 1, inclusive; never NaN."""
 
     def __class_getitem__(cls, bounds: tuple[float, float]):
         return Annotated[float, Field(ge=bounds[0], le=bounds[1])]
 
 
-Seed = Whole[0, 2**32 - 1]  # what NumPy's generators take
+Seed = Whole[0, 2**32 - 1]  # the seeds that NumPy accepts
 Number = Real[-MAX_NUMBER, MAX_NUMBER]
-AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_without_null)]  # a file holds it as text
+AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_without_null)]  # JSON stores it as text
 Folders = Annotated[tuple[AnyPath, ...], Field(strict=False, max_length=MAX_LIST)]  # JSON has no tuples
 GreyValues = Annotated[tuple[Number, ...], Field(strict=False, max_length=MAX_LIST)]
 FolderName = Annotated[str, Field(max_length=200), AfterValidator(_folder_name)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Plain = Annotated[Any, AfterValidator(_plain)]  # what a table can show
+Plain = Annotated[Any, AfterValidator(_plain)]  # a value that fits a table cell
 
 
 @dataclass_transform(frozen_default=True)
 def checked(settings: type) -> type:
-    """Decorate a class of settings: a frozen dataclass that refuses wrong values, by the name of their flag.
+    """Class decorator for settings: a frozen dataclass that validates its values, and that tyro can read.
 
-    tyro reads such a class as any dataclass; a wrong value is a ValueError of one line.
+    A wrong value raises a ValueError of one line, which names the setting's flag.
     """
     config = STRICT | ConfigDict(extra="forbid")
     settings = pydantic.dataclasses.dataclass(settings, frozen=True, config=config)
@@ -90,7 +90,7 @@ def checked(settings: type) -> type:
     return settings
 
 
-# ---------------------------------------------------------------- check and explain
+# ---------------------------------------------------------------- validate and explain
 
 
 @cache
@@ -99,19 +99,19 @@ def _adapter(schema: object) -> TypeAdapter:
 
 
 def check(schema: Any, values: object, path: Path, *inside: str) -> Any:
-    """Check what a file holds.
+    """Validate the content of a file.
 
     Args:
         schema: a class decorated with `checked`, or any type that pydantic understands.
-        values: what was read from the file.
+        values: the content, as read from the file.
         path: the file, for the message.
-        inside: keys of the file's object under which the values stand, for the message.
+        inside: keys that lead to the values in the file's JSON object, for the message.
 
     Returns:
-        An object of the class, or the values without keys that the schema does not have.
+        An object of the class, or the validated values.
 
     Raises:
-        RunError: one line that names the file, the key and what is wrong with it.
+        RunError: the content is not valid; the message names the file, the key and the problem.
     """
     place = f'{path}: "{".".join(inside)}"' if inside else f"{path}:"
     if is_dataclass(schema) and not isinstance(values, Mapping):
@@ -120,20 +120,20 @@ def check(schema: Any, values: object, path: Path, *inside: str) -> Any:
         return schema(**values) if is_dataclass(schema) else _adapter(schema).validate_python(values)
     except ValidationError as error:
         raise RunError(f"{path}: {explain(error, inside)}.") from None
-    except ValueError as error:  # of a class decorated with `checked`
+    except ValueError as error:  # raised by a class decorated with `checked`
         raise RunError(f"{path}: {explain(error.__cause__, inside)}.") from None
 
 
 def explain(error: ValidationError, inside: tuple[str, ...] = (), flags: bool = False) -> str:
-    """The first thing that is wrong, in one line.
+    """The first problem of a ValidationError, in one line.
 
     Args:
-        error: what pydantic raised.
-        inside: keys that stand in front of those of the error.
-        flags: name a setting as the command line does, `--batch-size`, and not as a file does, "batch_size".
+        error: the error.
+        inside: keys to put in front of those of the error.
+        flags: write a name as a flag, `--batch-size`, instead of as a key, "batch_size".
     """
     first = error.errors(include_url=False)[0]
-    branch = re.compile(r"(literal|function-\w+|tuple|union|lax-or-strict)\[")  # of what may be one thing or another
+    branch = re.compile(r"(literal|function-\w+|tuple|union|lax-or-strict)\[")  # a member of a union
     keys = [str(key)[:200] for key in (*inside, *first["loc"]) if not branch.match(str(key))]
     name = f"--{keys[0].replace('_', '-')}" if flags and keys else f'"{".".join(keys)}"' if keys else ""
     match first["type"]:

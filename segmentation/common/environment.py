@@ -1,6 +1,6 @@
-"""Import this first: normalises the environment before Keras, matplotlib and tqdm read it. It imports nothing heavy.
+"""Import this first: it sets the environment before Keras, matplotlib and tqdm read it, and is quick to import.
 
-It acts only where one of our own scripts was started, not in a notebook or a program that imports the package.
+It acts only in this project's own scripts, not in a notebook or a program that imports the package.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STOP_WITH = "STOP_WITH_PROCESS"  # a training ends when the process of this number, which started it, is gone
+STOP_WITH = "STOP_WITH_PROCESS"  # variable with the id of the parent process; a training ends when its parent has ended
 
 
 def is_our_script() -> bool:
@@ -21,19 +21,19 @@ def is_our_script() -> bool:
 
 
 def set_environment() -> None:
-    """Set what Keras, matplotlib and tqdm read from the environment when they are imported."""
+    """Set the environment variables that Keras, matplotlib and tqdm read when they are imported."""
     if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
-        print(f"note: KERAS_BACKEND={backend} is set aside: this project runs on TensorFlow", file=sys.stderr)
+        print(f"note: KERAS_BACKEND={backend} is ignored: this project runs on TensorFlow", file=sys.stderr)
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # TensorFlow leaves oneDNN off on x86 CPUs without AVX-512 VNNI, where a training step takes 1.7 times as long.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's shell names one that may not be installed here
+    os.environ["MPLBACKEND"] = "agg"  # a notebook sets a backend that may not be installed here
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a log file keeps every state of a progress bar
+        os.environ.setdefault("TQDM_DISABLE", "1")  # in a log file, every update of a progress bar would be a line
 
 
 def stop_with(parent: int) -> None:
-    """End this process, as SIGTERM does, when the one that started it is gone; it may have been killed."""
+    """Send SIGTERM to this process as soon as its parent process has ended, also if that was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -44,7 +44,7 @@ def stop_with(parent: int) -> None:
 
 
 if is_our_script():
-    # Until `one_clear_line` takes over: Ctrl-C while TensorFlow is imported would end in a traceback from deep inside.
+    # Until `one_clear_line` takes over: without this, Ctrl-C while TensorFlow is imported prints a long traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     set_environment()

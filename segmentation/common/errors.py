@@ -1,4 +1,4 @@
-"""How a script ends when something is wrong, or stops it: one line that names the file, never a traceback."""
+"""How a script ends after an error or a signal: with one line that names the file, and without a traceback."""
 
 import errno
 import io
@@ -14,19 +14,19 @@ from dataset import DataError
 
 HINTS = {
     "Free some space, or choose a folder on another disk.": (errno.ENOSPC, errno.EDQUOT),
-    "The system allows no larger file here: see ulimit -f.": (errno.EFBIG,),
+    "The system does not allow a file of this size: see ulimit -f.": (errno.EFBIG,),
     "You have no permission for it: choose another folder, or have the permission changed.": (
         errno.EACCES,
         errno.EPERM,
     ),
-    "The disk can only be read: choose a folder on another one.": (errno.EROFS,),
+    "The disk is read-only: choose a folder on another disk.": (errno.EROFS,),
     "There is a file where a folder should be: choose a folder.": (errno.EEXIST, errno.ENOTDIR),
-    "There is a folder where a file should be: choose a name that is free.": (errno.EISDIR, errno.ENOTEMPTY),
+    "There is a folder where a file should be: choose another name.": (errno.EISDIR, errno.ENOTEMPTY),
     "It is a link where a file should be, or links lead in a circle: remove it.": (errno.ELOOP,),
     "Choose a shorter name.": (errno.ENAMETOOLONG,),
     "Too many files are open: see ulimit -n.": (errno.EMFILE, errno.ENFILE),
 }
-LATE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # these come in the middle of the work
+LATE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors that occur in the middle of the work
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
@@ -35,18 +35,18 @@ class RunError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM, which a cluster sends before it kills, or SIGHUP, a terminal that was closed: as Ctrl-C."""
+    """Raised on SIGTERM (a cluster sends it before SIGKILL) and SIGHUP (the terminal was closed), as for Ctrl-C."""
 
 
 @contextmanager
 def one_clear_line(to_go_on: str = "") -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1, and a signal into 128 and its number, as a shell does.
+    """End with one line and exit code 1 after an error that the user can mend, and with 128 + number after a signal.
 
     Args:
-        to_go_on: a sentence about what was saved, said after a signal and where the disk is full or fails.
+        to_go_on: a sentence about what was saved and how to go on, for signals and for a full or failing disk.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file may be named by bytes that are no text; and whoever follows a log file wants to see each line at once.
+        # A file name may contain bytes that are not UTF-8; and each line should reach a log file at once.
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         with _signals_as_exceptions():
@@ -56,25 +56,25 @@ def one_clear_line(to_go_on: str = "") -> Iterator[None]:
         sys.exit(f"error: {error}")
     except MemoryError:
         sys.exit("error: out of memory. Close other programs, or use a larger machine.")
-    except BrokenPipeError:  # `| head -1` has read enough: end as any program does
+    except BrokenPipeError:  # `| head -1` has read enough: end with the exit code of SIGPIPE, as other programs do
         sys.exit(128 + 13)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         late = to_go_on if error.errno in LATE else ""
         sys.exit(f"error: {named}{error.strerror or error}. {hint(error)} {late}".rstrip())
     except KeyboardInterrupt as stop:
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):  # the terminal may be closed
             print(f"\nstopped. {to_go_on}".rstrip(), file=sys.stderr, flush=True)
         sys.exit(128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
     finally:
         try:
             sys.stdout.flush()
-        except OSError:  # nobody reads what is left, which Python would try to write once more
+        except OSError:  # the reader has gone; otherwise Python would try to write the rest once more
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def hint(error: OSError) -> str:
-    """What a user can do about an error of the operating system; "" where that is not known."""
+    """What a user can do about an OSError; "" if that is not known."""
     if isinstance(error.filename, str | Path) and os.path.islink(error.filename) and not os.path.exists(error.filename):
         return "It is a link to nothing: mend or remove it."
     return next((text for text, numbers in HINTS.items() if error.errno in numbers), "")
@@ -82,7 +82,7 @@ def hint(error: OSError) -> str:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP `Stopped`; what was ignored, as by nohup, stays ignored."""
+    """Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP raise `Stopped`; ignored signals (nohup) stay ignored."""
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read within limits, never over somebody else's, by one process at a time."""
+"""Reading and writing files: atomically, with size limits, without replacing foreign files, and with a folder lock."""
 
 import errno
 import hashlib
@@ -20,16 +20,16 @@ from filelock import lock_descriptor
 from dataset import DataError
 from segmentation.common.errors import RunError
 
-MAX_BYTES = 40_000_000  # of a table or a JSON file
+MAX_BYTES = 40_000_000  # largest table or JSON file that is read
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
-    """Let `write` fill a file beside `path`, then put it in place: `path` is never half-written.
+    """Let `write` fill a temporary file beside `path`, then rename it: `path` is never half-written.
 
-    A link at `path` is replaced, and what it leads to left alone.
+    A symbolic link at `path` is replaced; its target is not changed.
 
     Args:
-        sync: wait until the disk has it, so that a power cut cannot take it; False where many files are written.
+        sync: wait until the file is on the disk (fsync), so that it survives a power cut; False for many files.
     """
     temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")  # two processes may write at once
     try:
@@ -39,7 +39,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
                 os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        # A full disk names no file, and the temporary one is nobody's business.
+        # The error of a full disk names no file, and other errors name the temporary one.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -48,31 +48,31 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
 def _path_as_text(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{value!r} is no JSON")
+    raise TypeError(f"{value!r} cannot be written as JSON")
 
 
 def to_json(content: dict) -> str:
-    """The text of a JSON file; NaN is refused, since it is no JSON."""
+    """The text of a JSON file; NaN raises a ValueError, since JSON has none."""
     return json.dumps(content, indent=1, allow_nan=False, default=_path_as_text) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8 atomically."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, to_json(content))
 
 
 def encode_picture(path: Path, pixels: np.ndarray) -> bytes:
-    """What `path` is to hold: an (H, W) or (H, W, 3) BGR uint8 picture, in the format of the path's ending.
+    """Encode an (H, W) or (H, W, 3) BGR uint8 picture in the format of the path's ending.
 
-    Not `cv2.imwrite`, which says nothing of a full disk, and cannot open a non-ASCII path on Windows.
+    `cv2.imwrite` is not used: it does not report a full disk, and cannot open a non-ASCII path on Windows.
 
     Raises:
-        DataError: the format holds no picture of this size.
+        DataError: the format does not allow a picture of this size.
     """
     encoded, content = cv2.imencode(path.suffix, pixels)
     if not encoded:
@@ -81,7 +81,7 @@ def encode_picture(path: Path, pixels: np.ndarray) -> bytes:
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write a picture as `encode_picture` makes it, whole or not at all."""
+    """Write a picture in the format of the path's ending, atomically."""
     content = encode_picture(path, pixels)
     write_atomic(path, lambda temporary: temporary.write_bytes(content), sync=False)
 
@@ -90,10 +90,10 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
 
 
 def check_file(path: Path, limit: int = MAX_BYTES) -> None:
-    """Refuse what would fill the memory or never end.
+    """Refuse a path that is not safe to read whole.
 
     Raises:
-        RunError: the path is missing, no regular file (but a folder, a pipe or a device), or larger than `limit` bytes.
+        RunError: the file is missing, larger than `limit` bytes, or not a regular file but a folder, pipe or device.
     """
     try:
         status = path.stat()
@@ -102,24 +102,24 @@ def check_file(path: Path, limit: int = MAX_BYTES) -> None:
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     if not stat.S_ISREG(status.st_mode):
-        raise RunError(f"{path}: is no file.")
+        raise RunError(f"{path}: is not a regular file.")
     if status.st_size > limit:
-        raise RunError(f"{path}: larger than {limit // 10**6} MB. Refused.")
+        raise RunError(f"{path}: larger than {limit // 10**6} MB, which is the limit.")
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a finite number")
 
 
 def read_json(path: Path) -> dict:
     """Read a JSON object.
 
     Raises:
-        RunError: the file is missing, too large, or no JSON object.
+        RunError: the file is missing, too large, or does not hold a JSON object.
     """
     check_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read as JSON ({error}).") from None
     if not isinstance(content, dict):
@@ -128,27 +128,27 @@ def read_json(path: Path) -> dict:
 
 
 def file_hash(*paths: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of what the files hold; their names do not matter."""
+    """First 16 hexadecimal digits of the SHA-256 of the files' contents, without their names."""
     return content_hash(*(path.read_bytes() for path in paths))
 
 
 def content_hash(*contents: bytes) -> str:
-    """`file_hash` of files that are not written yet."""
+    """As `file_hash`, for contents that are in memory."""
     return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------- before hours of work
+# ---------------------------------------------------------------- checks before a long computation
 
 
 def try_writing(path: Path) -> None:
-    """Make the folder of a file that is to be written later, and a file in it.
+    """Check that a file can be written later: make its folder, and write and remove a temporary file there.
 
     Raises:
-        RunError: the path is a folder; OSError: nothing can be written there.
+        RunError: the path is a folder; OSError: a file cannot be written there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        raise RunError(f"{path}: is a folder, and a file of this name is to be written.")
+        raise RunError(f"{path}: is a folder, but a file of this name is to be written.")
     temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         temporary.write_bytes(b"")
@@ -159,14 +159,14 @@ def try_writing(path: Path) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what would end on a full disk.
+    """Check that the disk has enough free space.
 
     Args:
-        folder: where files are to be written; those that are there are replaced.
-        needed: how many bytes they will have.
+        folder: where files are to be written; the files that it holds are going to be replaced.
+        needed: total size of the new files in bytes.
 
     Raises:
-        RunError: that many bytes are not free there.
+        RunError: there is less free space.
     """
     needed -= sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     free = shutil.disk_usage(folder).free
@@ -177,39 +177,39 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-# ---------------------------------------------------------------- whose files these are
+# ---------------------------------------------------------------- names, owners and locks
 
 
 def numbered(path: Path) -> Iterator[Path]:
-    """The path, then with -2, -3, ... behind its name: places to try until one is free."""
-    path = path if path.name.strip(".") else path.resolve()  # "." and ".." have no name
+    """The path itself, then the path with -2, -3, ... appended: candidates until one is free."""
+    path = path if path.name.strip(".") else path.resolve()  # "." and ".." have no name of their own
     yield path
     for number in count(2):
         yield path.with_name(f"{path.name}-{number}")
 
 
 def comparable(name: str) -> str:
-    """A name as disks compare it: to some, A and a are one, and so are two ways of writing an umlaut."""
+    """A normalised name: some file systems ignore case, and the Unicode form of accented letters."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def check_output(path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """As `try_writing`, and nothing of somebody else's lies there.
+    """As `try_writing`; an existing file must also be one that the same script wrote earlier.
 
     Args:
         path: the file.
-        is_ours: whether an earlier call of the same script wrote the file that is there.
+        is_ours: tells whether the existing file is such a file.
 
     Raises:
-        RunError, OSError: it cannot be written, or there is a file that we did not write.
+        RunError, OSError: the file cannot be written, or would replace a foreign file.
     """
     try_writing(path)
     if os.path.lexists(path) and not is_ours(path):
-        raise RunError(f"{path}: is there already, and not by this script. Move it, or choose another place.")
+        raise RunError(f"{path}: exists already, and was not written by this script. Move it, or choose another place.")
 
 
 def json_holds(*keys: str) -> Callable[[Path], bool]:
-    """For `check_output`: whether a file is a JSON object with all of these keys."""
+    """Make an `is_ours` for `check_output`: the file is a JSON object with all of these keys."""
 
     def holds(path: Path) -> bool:
         try:
@@ -222,17 +222,17 @@ def json_holds(*keys: str) -> Callable[[Path], bool]:
 
 @contextmanager
 def lock_folder(folder: Path, holder: str) -> Iterator[int]:
-    """Hold a folder; the operating system lets go of it when the process dies, however it dies.
+    """Lock a folder; the operating system releases the lock when the process ends, even if it is killed.
 
     Args:
-        folder: it must exist.
-        holder: what this process is, for the message.
+        folder: an existing folder.
+        holder: what locks it, such as "training", for the message.
 
     Yields:
-        The lock's descriptor: the folder is held as long as any process has it open.
+        The descriptor of the lock file: the folder stays locked as long as any process has it open.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process has locked it.
     """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
@@ -247,6 +247,6 @@ def _lock(descriptor: int) -> bool:
     try:
         return lock_descriptor(descriptor, blocking=False)
     except OSError as error:
-        if error.errno != errno.ENOSYS:  # some clusters' disks have no locks
+        if error.errno != errno.ENOSYS:  # some network file systems have no locks
             raise
         return True

@@ -1,8 +1,8 @@
-"""Import this first: it imports TensorFlow without its start-up notes, and Keras as this project needs it.
+"""Import this first: it imports TensorFlow without its start-up messages, and sets up Keras for this project.
 
-TensorFlow 2.21 writes a dozen lines about oneDNN and missing CUDA drivers to stderr whatever
-TF_CPP_MIN_LOG_LEVEL says; among them our own messages would be lost. What went wrong with a GPU is
-shown with TF_CPP_MIN_LOG_LEVEL=0.
+TensorFlow 2.21 writes a dozen lines about oneDNN and missing CUDA drivers to stderr, whatever
+TF_CPP_MIN_LOG_LEVEL is; this project's own messages would be lost among them. To find out why a GPU
+is not used, set TF_CPP_MIN_LOG_LEVEL=0, which shows them.
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from segmentation.common import environment  # noqa: F401  # isort: skip
 
-# Otherwise TensorFlow takes all of a GPU's memory, also from the others on a shared server.
+# By default TensorFlow reserves all of a GPU's memory, which others on a shared server may need.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 @contextmanager
 def without_notes() -> Iterator[None]:
-    """Close stderr to what TensorFlow writes there; TF_CPP_MIN_LOG_LEVEL=0 leaves it open."""
+    """Discard what is written to stderr, also by TensorFlow's C++ code, unless TF_CPP_MIN_LOG_LEVEL=0."""
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
@@ -35,11 +35,11 @@ def without_notes() -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, without its notes."""
+    """Import TensorFlow without its start-up messages."""
     with without_notes():
         import tensorflow
 
-        tensorflow.config.list_physical_devices()  # looks for a GPU, and complains where there is none
+        tensorflow.config.list_physical_devices()  # this prints the messages about GPUs
 
 
 try:
@@ -53,7 +53,7 @@ except (AssertionError, AttributeError, ValueError) as error:
 if keras.config.backend() != "tensorflow":
     raise ImportError("this project runs on TensorFlow: set KERAS_BACKEND=tensorflow before Keras is imported")
 
-# The user's keras.json may ask for other ones, for other programs.
+# The user's keras.json may have other values, for other programs.
 keras.config.set_floatx("float32")
 keras.config.set_dtype_policy("float32")
 keras.config.set_epsilon(1e-7)

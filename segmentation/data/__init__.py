@@ -1,1 +1,1 @@
-"""Those pairs to near-copies, a split, and augmented training images; simulated pictures where there are none."""
+"""From those pairs to a data set: near-copies, splits, augmentation; simulated images where there are no data."""

@@ -1,4 +1,4 @@
-"""Whether a picture looks like the training images: five numbers of it, and their range in training."""
+"""Recognise pictures unlike the training images, by the range of five image statistics over the training set."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def appearance(image: np.ndarray) -> dict[str, float]:
-    """Five numbers that say what kind of picture this is; (H, W) uint8."""
+    """Five statistics of a picture, (H, W) uint8."""
     small = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
     fine = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA).astype(np.float32)
     grain = fine - cv2.GaussianBlur(fine, (0, 0), 2)
@@ -15,14 +15,14 @@ def appearance(image: np.ndarray) -> dict[str, float]:
     return {
         "brightness": float(small.mean()),
         "contrast": float(small.std()),
-        "grain": float(grain.std() / max(fine.std(), 1.0)),  # speckle against structure
-        "depth": float(small[:21].mean() - small[-21:].mean()),  # ultrasound fades downwards
+        "grain": float(grain.std() / max(fine.std(), 1.0)),  # speckle relative to all fine structure
+        "depth": float(small[:21].mean() - small[-21:].mean()),  # brightness decreases with depth
         "layering": float(np.log((rows + 0.1) / (columns + 0.1))),  # tissue lies in layers
     }
 
 
 def appearance_limits(images: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    """Range of each of `appearance`'s numbers over training images, widened by a tenth at both ends."""
+    """Range of each statistic over the training images, widened by a tenth at both ends."""
     rows = [appearance(image) for image in images]
     limits = {}
     for key in rows[0]:
@@ -32,6 +32,6 @@ def appearance_limits(images: Sequence[np.ndarray]) -> dict[str, list[float]]:
 
 
 def unlike_training(image: np.ndarray, limits: dict[str, list[float]]) -> list[str]:
-    """Names of the numbers that lie outside the training images' range; none for a familiar picture."""
+    """Names of the statistics that lie outside the training images' range."""
     values = appearance(image)
     return [key for key, (low, high) in limits.items() if key in values and not low <= values[key] <= high]

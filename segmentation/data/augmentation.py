@@ -1,10 +1,10 @@
-"""What differs from one ultrasound machine to another, imitated on training images.
+"""Augmentations that imitate other ultrasound machines.
 
-A network that sees pictures of one machine alone learns its habits. These changes are made after `dataset.augment`;
-what they are worth in another hospital is in docs/experiments.md.
+A network that is trained on the images of one machine generalises badly to others. These augmentations follow
+`dataset.augment`; docs/experiments.md has their effect on another hospital's images.
 
-Each takes an image (H, W) uint8, its mask (H, W) uint8 in {0, 1} and a source of chance, may write into both, and
-returns a pair of the same shapes.
+Each takes an image (H, W) uint8, its mask (H, W) uint8 in {0, 1} and a random generator, may write into both arrays,
+and returns a pair of the same shapes.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from dataset import augment
 
 
 def augmenter(strength: float, scanners: float) -> Callable:
-    """The change that training images go through: `dataset.augment` of that strength, then `imitate_scanner`."""
+    """The augmentation of training images: `dataset.augment` of that strength, then `imitate_scanner`."""
 
     def change(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator):
         return imitate_scanner(*augment(image, mask, rng, strength), rng, scanners)
@@ -32,8 +32,8 @@ def imitate_scanner(
     Args:
         image: (H, W) uint8.
         mask: (H, W) uint8 in {0, 1}.
-        rng: the only source of chance.
-        strength: factor of how often each change is made; 0 is never.
+        rng: the only source of randomness.
+        strength: multiplies the probability of each augmentation; 0 turns all off.
     """
     for share, change in CHANGES:
         if rng.random() < share * strength:
@@ -42,14 +42,14 @@ def imitate_scanner(
 
 
 def change_gain(image, mask, rng):
-    """Gain that follows the depth, as the sliders for time-gain compensation set it, and a little the width."""
+    """Random gain along the depth, as the time-gain compensation sliders set it, and weakly across the width."""
     gain = np.exp(rng.normal(0, 0.25, (5, 1)) + rng.normal(0, 0.08, (5, 3))).astype(np.float32)
     gain = cv2.resize(gain, image.shape[::-1], interpolation=cv2.INTER_CUBIC)
     return (image * gain).clip(0, 255).astype(np.uint8), mask
 
 
 def change_dynamic_range(image, mask, rng):
-    """Another rising curve from echo to grey value; what is darker than a floor is black."""
+    """A random monotonic curve of grey values; everything below a random floor is black."""
     knots = np.r_[0, np.cumsum(np.exp(rng.normal(0, 0.5, 6)))]
     curve = np.interp(np.linspace(0, 6, 256), np.arange(7), knots / knots[-1])
     floor = rng.uniform(0, 0.12)
@@ -57,20 +57,20 @@ def change_dynamic_range(image, mask, rng):
 
 
 def lower_resolution(image, mask, rng):
-    """Fewer pixels along the beam and across it, each by a factor of its own up to 2.5."""
+    """Lower the axial and the lateral resolution, each by a random factor up to 2.5."""
     small = tuple(int(side / np.exp(rng.uniform(0, 0.9))) for side in image.shape[::-1])
     return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), image.shape[::-1]), mask
 
 
 def enhance_edges(image, mask, rng):
-    """What machines call edge enhancement: an unsharp mask."""
+    """Unsharp masking, which ultrasound machines call edge enhancement."""
     soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(1, 3))
     amount = rng.uniform(0.3, 1.2)
     return cv2.addWeighted(image, 1 + amount, soft, -amount, 0), mask
 
 
 def add_speckle(image, mask, rng):
-    """Multiplied speckle of another size, wider than it is deep, as away from the focus."""
+    """Multiplicative speckle of a random grain, wider than deep, as it is away from the focus."""
     height, width = image.shape
     deep = rng.uniform(1, 3)
     grid = max(1, int(width / (deep * rng.uniform(1, 2.5)))), max(1, int(height / deep))
@@ -80,7 +80,7 @@ def add_speckle(image, mask, rng):
 
 
 def add_frame(image, mask, rng):
-    """A dark frame, as around the sector of a curved probe or in a screenshot; no lesion is marked under it."""
+    """A dark frame, as around the sector of a curved probe or in a screenshot; the mask is 0 under it."""
     shade = int(rng.integers(0, 40)) if rng.random() < 0.3 else 0
     for turn in range(4):
         rows = int(rng.uniform(0, 0.12) * image.shape[0]) if rng.random() < 0.4 else 0
@@ -89,7 +89,7 @@ def add_frame(image, mask, rng):
 
 
 def add_text(image, mask, rng):
-    """One to three words in bright letters, mostly near the upper border."""
+    """One to three words in bright letters, mostly near the top."""
     height, width = image.shape
     for _ in range(rng.integers(1, 4)):
         word = "".join(chr(letter) for letter in rng.integers(43, 91, rng.integers(1, 8)))
@@ -100,7 +100,7 @@ def add_text(image, mask, rng):
     return image, mask
 
 
-# How many of the images each change is made to, in this order.
+# Probability of each augmentation, in the order in which they are applied.
 CHANGES = (
     (0.5, change_gain),
     (0.5, change_dynamic_range),

@@ -1,4 +1,4 @@
-"""Everything below one folder of data or several, as one list of samples."""
+"""The samples of one or several data folders as one list."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from segmentation.importing.find_data import find_data
 from segmentation.importing.layouts import PHANTOM_MARKER
 
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
-PHANTOM_IMAGES = 160  # how many pictures are simulated where BUSI cannot be had
+PHANTOM_IMAGES = 160  # number of simulated images where there are no data
 
 
 class Collection(NamedTuple):
     """The samples of one folder or of several that are used together."""
 
     roots: list[Path]
-    source: str  # "busi", "custom" or "phantom"; of several folders, each in turn
-    drawn: bool  # phantoms, because no data could be had
+    source: str  # "busi", "custom" or "phantom"; of several folders joined by " + "
+    drawn: bool  # whether these are phantoms, drawn because no data were found
     samples: list[Sample]
 
     def describe(self) -> dict:
-        """What config.json and evaluation.json say of it.
+        """Entries of config.json and evaluation.json.
 
-        "data"; "root", a list where there are several; "white", where there are pictures of more than 8 bits.
+        "data"; "root", a list if there are several folders; "white", if there are images of more than 8 bits.
         """
         roots = [root.resolve() for root in self.roots]
         white = {sample.white for sample in self.samples} - {None}
@@ -34,14 +34,16 @@ class Collection(NamedTuple):
 
 
 def collect(folders: Sequence[Path], mask_values: Sequence[float] = (), seed: int = 0) -> Collection:
-    """Samples of every folder; patients of one number in two folders are two, and a name in two folders says which.
+    """Find the samples of every folder.
+
+    With several folders, patients get their folder's name as a prefix, and so do image names that occur twice.
 
     Args:
-        folders: as the user named them; none at all stands for `data/`, a download, or phantoms of this `seed`.
-        mask_values: grey values that are lesion; without them each folder's masks are understood from what they hold.
+        folders: as the user named them; if there are none: `data/`, a download, or phantoms of this `seed`.
+        mask_values: grey values of lesion pixels; without them they are inferred from each folder's masks.
 
     Raises:
-        DataError: a folder holds no data or cannot be used, or two are the same.
+        DataError: a folder holds no data or cannot be used, or is named twice.
     """
     if not folders:
         root, drawn = find_or_draw(None, seed)
@@ -73,14 +75,14 @@ def find_folders(stored: dict, given: Sequence[Path] = ()) -> tuple[Path, ...]:
 
     Args:
         stored: the run's config.json.
-        given: where the user says that they are, if they have moved.
+        given: the folders from the command line, which take precedence, as the data may have moved.
     """
     root = stored.get("root", Path("data"))
     return tuple(given) or (root if isinstance(root, tuple) else (root,))
 
 
 def _folder_names(roots: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """Short names of the folders: as many of the last parts of their paths as make them distinct."""
     paths = [root.resolve().parts for root in roots]
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]
@@ -90,10 +92,10 @@ def _folder_names(roots: Sequence[Path]) -> list[str]:
 
 
 def find_or_draw(data_dir: Path | None, seed: int) -> tuple[Path, bool]:
-    """As `find_data`, but where no data can be had, phantoms are drawn in `data/` with that seed, and a banner says so.
+    """As `find_data`, but if there are no data, draw phantoms in `data/` with that seed, and print a banner.
 
     Returns:
-        The folder, and whether it holds such phantoms.
+        The folder, and whether it holds phantoms drawn here.
     """
     root = find_data(data_dir)
     if root is not None:
@@ -106,13 +108,13 @@ def find_or_draw(data_dir: Path | None, seed: int) -> tuple[Path, bool]:
         flush=True,
     )
     root = Path("data") / f"phantoms-{PHANTOM_IMAGES}-seed{seed}"
-    if not (root / PHANTOM_MARKER).exists():  # written last: the folder is whole
+    if not (root / PHANTOM_MARKER).exists():  # written last: the folder is complete
         write_phantoms(root, PHANTOM_IMAGES, seed)
     return root, True
 
 
 def data_source(root: Path, samples: Sequence[Sample]) -> str:
-    """ "phantom", "busi" (the published counts) or "custom": stands in every file of a run."""
+    """Name of the data in a run's files: "phantom", "busi" (if the published counts agree) or "custom"."""
     if any((folder / PHANTOM_MARKER).exists() for folder in {root, *(s.image.parent.parent for s in samples)}):
         return "phantom"
     counts = {label: [len(s.masks) for s in samples if s.label == label] for label in CLASSES}

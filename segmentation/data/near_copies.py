@@ -1,9 +1,9 @@
-"""Near-copies: pictures of one frame, or of one lesion a moment later, that must not lie in two parts of a split.
+"""Near-copies: images of the same frame, or of the same lesion a moment later, which must stay in one part of a split.
 
-Three correlations tie two pictures. Two of them compare thumbnails and are computed for all pairs, as products of
-matrices. The third, the best over all shifts, costs a Fourier transform a pair, so each picture is slid over its
-nearest neighbours only: those with the most similar magnitudes in their spectra, which a shift leaves as they are and
-a crop changes little.
+Two images are near-copies if one of three correlations is high. Two of them compare thumbnails and are computed for
+all pairs, as matrix products. The third is the maximum of the cross-correlation over all shifts. It costs a Fourier
+transform a pair, so it is computed only for each image's nearest neighbours: the images with the most similar
+magnitude spectra, which a shift does not change and a crop changes little.
 """
 
 import os
@@ -18,19 +18,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-# Thresholds chosen by eye on the pairs around them: data/README.md shows the error cases.
+# Thresholds of the correlations, chosen by looking at pairs close to them: data/README.md shows the errors.
 WHOLE, FINE, SLIDING = 0.95, 0.36, 0.43
-EVEN = 0.28  # sliding again, with even magnitudes: many strangers share the layers along the skin, and those alone
-ENOUGH = 1500  # pixels at an eighth of the scale; fewer agree better by chance, so both thresholds of sliding rise
-NEIGHBOURS = 50  # pictures that each is slid over; ten find all that sliding finds in BUSI
-_FRAME = (96, 144)  # height and width of the sliding search's canvas, in eighths of a pixel
-_LOW = 0.7  # share of the frequencies, from the lowest, by which neighbours are found
-_ROWS = 512  # pictures that are compared with all others at once: bounds the memory
-_FLAT = 0.1  # grey levels: contrast below which a picture is constant but for rounding, and correlates with nothing
+EVEN = 0.28  # of the sliding correlation with flattened spectra: unrelated images may share the layers near the skin
+ENOUGH = 1500  # pixels at 1/8 scale; smaller images correlate more by chance, so SLIDING and EVEN are raised for them
+NEIGHBOURS = 50  # nearest neighbours that each image is compared with over all shifts; 10 are enough for BUSI
+_FRAME = (96, 144)  # height and width of the canvas for the shifts, in pixels at 1/8 scale
+_LOW = 0.7  # neighbours are found by the frequencies below this share of the highest
+_ROWS = 512  # images that are compared with all others at once: limits the memory
+_FLAT = 0.1  # grey levels; an image of less contrast is constant but for rounding, and correlates with nothing
 
 
 class Pair(NamedTuple):
-    """Two near-copies (indices into the pictures, a < b) and what tied them."""
+    """Two near-copies (indices of the images, a < b) and their three correlations."""
 
     a: int
     b: int
@@ -40,13 +40,13 @@ class Pair(NamedTuple):
 
 
 class _Features(NamedTuple):
-    """What is kept of N pictures, about 90 kB each."""
+    """Features of N images, about 90 kB each."""
 
     whole: np.ndarray  # (N, 1024) float32, unit rows: thumbnails
     fine: np.ndarray  # (N, 4096) float32, unit rows: thumbnails without their coarse shading
-    magnitudes: np.ndarray  # (N, frequencies) float32, unit rows: what neighbours are alike in
-    spectra: list[np.ndarray]  # N times (height, width // 2 + 1) complex64: fine structure at the picture's own scale
-    pixels: list[int]  # N times how many pixels that structure has
+    magnitudes: np.ndarray  # (N, frequencies) float32, unit rows: magnitude spectra, to find the neighbours
+    spectra: list[np.ndarray]  # N times (height, width // 2 + 1) complex64: of the fine structure at 1/8 scale
+    pixels: list[int]  # N times the number of pixels at 1/8 scale
 
 
 def _unit_rows(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -66,7 +66,7 @@ def _shrink(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _spectrum(picture: np.ndarray) -> tuple[np.ndarray, int]:
-    """Spectrum of the fine structure at an eighth of the picture's own scale, on a common canvas, and its pixels."""
+    """Spectrum of an image's fine structure at 1/8 scale, on a canvas of `_FRAME`, and its number of pixels."""
     small = _shrink(picture, max(picture.shape[1] // 8, 8), max(picture.shape[0] // 8, 8))
     small = _high_pass(small, 3)
     small = ((small - small.mean()) / max(small.std(), _FLAT)).clip(-3, 3)[: _FRAME[0], : _FRAME[1]]
@@ -76,7 +76,7 @@ def _spectrum(picture: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _describe(pictures: Iterable[np.ndarray]) -> _Features:
-    """Look at each picture once, so that they may come from a generator that reads one at a time."""
+    """Compute the features; each image is used once, so `pictures` may be a generator."""
     down, across = np.abs(fft.fftfreq(_FRAME[0])), fft.rfftfreq(_FRAME[1])
     low = np.hypot(down[:, None], across) < _LOW / 2  # the highest frequency is half a cycle a pixel
     whole, fine, magnitudes, spectra, pixels = [], [], [], [], []
@@ -87,43 +87,43 @@ def _describe(pictures: Iterable[np.ndarray]) -> _Features:
         spectrum, size = _spectrum(picture)
         spectra.append(spectrum)
         pixels.append(size)
-        magnitudes.append(np.sqrt(np.abs(spectrum[low])))  # the root, or a few strong frequencies decide alone
+        magnitudes.append(np.sqrt(np.abs(spectrum[low])))  # without the root, a few strong frequencies would dominate
     if not spectra:
         return _Features(*(np.empty((0, 1), np.float32) for _ in range(3)), [], [])
     return _Features(_unit_rows(whole), _unit_rows(fine), _unit_rows(magnitudes), spectra, pixels)
 
 
 def _select(features: _Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs that thumbnails tie or that are neighbours, (K, 2), a < b, in ascending order; their whole and fine."""
+    """Candidates: pairs with similar thumbnails or spectra, (K, 2), a < b, ascending; their whole and fine, (K,)."""
     count = len(features.spectra)
     codes, whole, fine = [], [], []
     for start in tqdm(range(0, count, _ROWS), desc="looking for neighbours", leave=False):
         rows = slice(start, start + _ROWS)
         alike_whole, alike_fine, alike = (part[rows] @ part.T for part in features[:3])
         chosen = (alike_whole > WHOLE) | (alike_fine > FINE)
-        last = max(count - 1 - NEIGHBOURS, 0)  # in ascending order; the most alike is the picture itself
+        last = max(count - 1 - NEIGHBOURS, 0)  # ascending order; the most similar is the image itself
         np.put_along_axis(chosen, np.argpartition(alike, last, axis=1)[:, last:], True, axis=1)
         chosen[np.arange(len(chosen)), start + np.arange(len(chosen))] = False
         a, b = np.nonzero(chosen)
         codes.append(np.minimum(start + a, b) * count + np.maximum(start + a, b))
         whole.append(alike_whole[chosen])
         fine.append(alike_fine[chosen])
-    codes, first = np.unique(np.concatenate(codes), return_index=True)  # a may be near b, and b near a
+    codes, first = np.unique(np.concatenate(codes), return_index=True)  # a pair may be found from both sides
     pairs = np.stack(np.divmod(codes, count), axis=1)
     return pairs, np.concatenate(whole)[first], np.concatenate(fine)[first]
 
 
 def _flatten(spectrum: np.ndarray) -> np.ndarray:
-    """Square root of each magnitude, phases as they are, unit norm."""
+    """Flatten a spectrum: the square root of each magnitude, the same phases, unit norm."""
     flat = spectrum / np.sqrt(np.maximum(np.abs(spectrum), 1e-6))
     return flat / max(np.linalg.norm(fft.irfft2(flat, s=_FRAME)), 1e-6)
 
 
 def _slide(spectra: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
-    """Best correlation of each of K pairs over all shifts, (K,) float32."""
+    """Maximum cross-correlation of each of K pairs over all shifts, (K,) float32."""
 
     def slide(part: np.ndarray) -> list[float]:
-        # One pair at a time: larger arrays leave the processor's cache, and cost five times as much.
+        # One pair at a time: larger arrays do not fit the processor's cache, and take five times as long.
         return [fft.irfft2(spectra[a] * spectra[b].conj(), s=_FRAME).max() for a, b in part]
 
     parts = np.array_split(pairs, len(pairs) // 1000 + 1)
@@ -132,20 +132,20 @@ def _slide(spectra: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
         progress = tqdm(pool.map(slide, parts), total=len(parts), desc="searching near-copies", leave=False)
         return np.array([best for part in progress for best in part], np.float32)
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the parts to come
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for all parts
 
 
 def near_copies(pictures: Iterable[np.ndarray]) -> list[Pair]:
-    """Pairs of near-copies among grey pictures, (H, W) uint8 each, of any size, in ascending order.
+    """Find the pairs of near-copies among grey images, (H, W) uint8 each, of any size; in ascending order.
 
-    A pair is tied by any of three correlations:
+    One of three correlations must be above its threshold:
     - whole: 32x32 thumbnails (same frame, other gain, caliper or size);
     - fine: 64x64 thumbnails without their coarse shading (same frame, other overlay);
-    - sliding: fine structure at the pictures' own scale, best over all shifts (another crop); without the whole and
-      fine ones it ties only what still agrees when weak frequencies count as much as strong ones.
+    - sliding: fine structure at 1/8 scale, maximum over all shifts (another crop); the correlation of the flattened
+      spectra, in which weak frequencies count more, must then be high too.
 
     Args:
-        pictures: each is looked at once, so a generator keeps no more than one in memory.
+        pictures: each is used once, so with a generator only one is in memory.
     """
     features = _describe(pictures)
     if len(features.spectra) < 2:
@@ -154,7 +154,7 @@ def near_copies(pictures: Iterable[np.ndarray]) -> list[Pair]:
     sliding = _slide(features.spectra, pairs)
     tied = (whole > WHOLE) | (fine > FINE)
     for i in np.flatnonzero(~tied & (sliding > SLIDING)):
-        # By chance, n values correlate as 1 / sqrt(n).
+        # The correlation of n random values has a standard deviation of 1 / sqrt(n).
         stricter = max(1, ENOUGH / min(features.pixels[k] for k in pairs[i])) ** 0.5
         a, b = (_flatten(features.spectra[k]) for k in pairs[i])
         even = fft.irfft2(a * b.conj(), s=_FRAME).max()
@@ -166,7 +166,7 @@ def near_copies(pictures: Iterable[np.ndarray]) -> list[Pair]:
 
 
 def group_pairs(count: int, pairs: Sequence[tuple]) -> np.ndarray:
-    """Group number of each of `count` images, (count,) int: pairs, and pairs of pairs, share one."""
+    """Group number of each of `count` images, (count,) int: the connected components of the pairs."""
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
     graph = coo_array((np.ones(len(pairs)), (a, b)), shape=(count, count))
     return connected_components(graph, directed=False)[1]

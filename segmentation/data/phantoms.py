@@ -1,15 +1,15 @@
-"""Simulated breast ultrasound in BUSI's folder layout, for runs without the real data.
+"""Simulated breast ultrasound in BUSI's folder layout, for runs without real data.
 
 The model is the classic convolution model of B-mode ultrasound (Bamber and Dickinson 1980, Phys. Med.
-Biol. 25:463; Meunier and Bertrand 1995, IEEE Trans. Med. Imaging 14:293): many random scatterers a
+Biol. 25:463; Meunier and Bertrand 1995, IEEE Trans. Med. Imaging 14:293): many random scatterers per
 resolution cell, each a complex normal number scaled by the tissue's echogenicity, are filtered by a
 point-spread function that widens with depth. The envelope is then Rayleigh-distributed (Wagner et al.
 1983, IEEE Trans. Sonics Ultrason. 30:156): fully developed speckle. Attenuation is summed along each
 vertical line, which gives shadows below dense tissue and enhancement below fluid; logarithmic
 compression to 60 dB gives the picture. The anatomy follows what a radiologist looks for (BI-RADS):
 skin, fat with septa, fibroglandular tissue, muscle; benign masses oval and smooth, malignant ones
-irregular, spiculated, taller than wide and shadowing. Fat lobules and rib shadows look a little
-like lesions, so the task is not trivial. It is a stand-in, not medical evidence.
+irregular, spiculated, taller than wide and shadowing. Fat lobules and narrow shadows look a little
+like lesions, so the task is not trivial. Results on phantoms say nothing about patients.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from segmentation.importing.layouts import PHANTOM_MARKER
 
 CLASS_SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # as in BUSI
 DYNAMIC_RANGE_DB = 60.0
-_RNG_STREAM = 20180411  # keeps the phantoms' draws apart from anything else that uses the same seed
+_RNG_STREAM = 20180411  # a random stream of their own: independent of other uses of the same seed
 
 
 @dataclass
 class Tissue:
-    """What the beam meets, one value a pixel, (H, W) float32."""
+    """Acoustic properties of the tissue at each pixel, (H, W) float32."""
 
     echo_db: np.ndarray  # backscatter, dB
-    attenuation: np.ndarray  # dB lost on a pixel's way down
+    attenuation: np.ndarray  # dB per pixel of depth
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float]) -> np.ndarray:
-    """Random field of unit variance whose grain is `cells` pixels (vertical, horizontal)."""
+    """Random field of unit variance with a grain of `cells` pixels (vertical, horizontal)."""
     coarse = rng.normal(size=(max(int(shape[0] / cells[0]) + 2, 3), max(int(shape[1] / cells[1]) + 2, 3)))
     field = cv2.resize(coarse.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
     return field / max(field.std(), 1e-6)
@@ -77,7 +77,7 @@ def _ellipse(shape: tuple[int, int], center, radii, tilt: float, outline) -> np.
 
 
 def _outline(rng: np.random.Generator, malignant: bool):
-    """Radius as a function of the angle: few low harmonics if benign, many and spicules if malignant."""
+    """Radius as a function of the angle: a few low harmonics if benign, many and spicules if malignant."""
     orders = np.arange(2, 14 if malignant else 5)
     size = rng.normal(0, 0.11 if malignant else 0.05, len(orders)) / np.sqrt(orders - 1)
     phase = rng.uniform(0, 2 * np.pi, len(orders))
@@ -114,7 +114,7 @@ def _add_lesion(rng: np.random.Generator, tissue: Tissue, malignant: bool) -> np
 
 
 def _add_distractors(rng: np.random.Generator, tissue: Tissue) -> None:
-    """Fat lobules and narrow shadows: dark, and no lesion."""
+    """Add fat lobules and narrow shadows, which are dark but not lesions."""
     shape = tissue.echo_db.shape
     for _ in range(rng.integers(0, 4)):
         radius = rng.uniform(0.04, 0.12) * min(shape)
@@ -163,14 +163,14 @@ def _add_calipers(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray)
 
 
 def make_phantom(label: str, seed: int | tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One picture and its masks.
+    """Draw one image and its masks.
 
     Args:
         label: "benign", "malignant" or "normal".
-        seed: equal seeds give equal pictures.
+        seed: equal seeds give equal images.
 
     Returns:
-        Image (H, W) uint8 and no, one or two masks (H, W) bool; sizes vary as BUSI's do.
+        Image (H, W) uint8 and zero, one or two masks (H, W) bool; the sizes vary as in BUSI.
     """
     rng = np.random.default_rng((_RNG_STREAM, *np.atleast_1d(seed)))
     shape = int(rng.integers(280, 420)), int(rng.integers(340, 560))
@@ -186,7 +186,7 @@ def make_phantom(label: str, seed: int | tuple[int, ...]) -> tuple[np.ndarray, l
 
 
 def make_near_copy(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A near-copy, as BUSI holds many: the same frame with another crop and gain."""
+    """Make a near-copy, of which BUSI holds many: the same frame with another crop and gain."""
     height, width = image.shape
     top, left = int(rng.integers(0, height // 40 + 1)), int(rng.integers(0, width // 40 + 1))
     window = (slice(top, height - height // 40 + top), slice(left, width - width // 40 + left))
@@ -194,13 +194,13 @@ def make_near_copy(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
 
 
 def write_phantoms(folder: Path, images: int = 120, seed: int = 0, near_copy_share: float = 0.1) -> Path:
-    """Write a BUSI-layout tree of phantoms.
+    """Write phantoms in BUSI's folder layout.
 
     Args:
-        folder: gets `benign/`, `malignant/`, `normal/` and a marker file that says these are phantoms.
-        images: how many pictures.
-        seed: of everything drawn.
-        near_copy_share: share of the pictures that are near-copies of the one before, in the same class.
+        folder: gets `benign/`, `malignant/`, `normal/` and a marker file that identifies phantoms.
+        images: number of images.
+        seed: of all random draws.
+        near_copy_share: share of the images that are near-copies of the previous image of the same class.
 
     Returns:
         `folder`.

@@ -73,7 +73,9 @@ def sha256(path: Path) -> str:
 
 def made_from(run: Path) -> dict[str, str]:
     """Hashes in export.json of what the files are made from."""
-    return {"network_sha256": sha256(run / "best.keras"), "decision_sha256": sha256(run / "decision.json")}
+    decision = run / "decision.json"  # none while the run is not finished
+    decision_sha256 = sha256(decision) if decision.exists() else hashlib.sha256(b"").hexdigest()
+    return {"network_sha256": sha256(run / "best.keras"), "decision_sha256": decision_sha256}
 
 
 def read_export(folder: Path) -> ExportRecord:

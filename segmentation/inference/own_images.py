@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -116,15 +117,16 @@ def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wi
         1 if a file was skipped, else 0.
 
     Raises:
-        DataError: there is no picture at all.
+        DataError: there is no picture at all that can be opened.
     """
     files, problems = list_images(paths)
     white = range_of(files, stored.get("white"))
     found = [try_reading(list_pages, path) for path in files]
     problems += [line for line in found if isinstance(line, str)]
     pictures = [picture for pages in found if not isinstance(pages, str) for picture in pages]
-    folder = next(path for path in numbered(wish.output) if not path.exists() or (path.is_dir() and _is_empty(path)))
-    folder.mkdir(parents=True, exist_ok=True)
+    if not pictures:
+        raise DataError("\n".join(problems))
+    folder = _claim_folder(wish.output)
     names = _name_results(pictures)
     write = partial(write_prediction, wish=wish, limits=stored.get("appearance"))
     done: list[dict] = []
@@ -144,8 +146,14 @@ def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wi
     return 1 if problems else 0
 
 
-def _is_empty(folder: Path) -> bool:
-    return not any(folder.iterdir())
+def _claim_folder(output: Path) -> Path:
+    """Make the folder, or the first of output-2, output-3, ... that holds nothing; the table in it makes it taken."""
+    for folder in numbered(output):
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # another prediction began at the same moment, and was faster
+                (folder / TABLE).touch(exist_ok=False)
+                return folder
 
 
 def _name_results(pictures: Sequence[Picture]) -> dict[Picture, str]:
@@ -195,7 +203,7 @@ def predict_each(
     Yields:
         In the order of the pictures, what `write` returns, or why one cannot be read or its results not written.
     """
-    batch = max(min(BATCH, len(pictures)), 1)
+    batch = min(BATCH, len(pictures))
     chunks = [slice(start, start + batch) for start in range(0, len(pictures), batch)]
     writing: list[Future | str] = []
     with (

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dataset import DataError
 from segmentation.common.files import comparable, lock_folder, numbered, write_picture
-from segmentation.reports.report import data_uri, jpeg
+from segmentation.reports.overlays import data_uri, jpeg
 from segmentation.runs.finished import SHIPPED
 from segmentation.runs.schemas import read_config
 

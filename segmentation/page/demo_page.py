@@ -22,8 +22,8 @@ from segmentation.common.errors import RunError, hint
 from segmentation.inference.own_images import range_of
 from segmentation.page import corrections
 from segmentation.pictures.picture_files import Picture, list_pages, read_picture
-from segmentation.reports.overlays import draw_overlay
-from segmentation.reports.report import attention, attention_network, jpeg
+from segmentation.reports.overlays import draw_overlay, jpeg
+from segmentation.reports.report import attention, attention_network
 from segmentation.scoring.decision import Decision, doubtful_mask, override_decision, to_mask
 from segmentation.scoring.measure import measure
 from segmentation.scoring.prediction import predict_pictures, unlike_training

@@ -1,7 +1,9 @@
-"""Outlines over a picture, without matplotlib, which takes a second to import.
+"""Outlines over a picture, and pictures inside a page of HTML; without matplotlib and Keras, slow to import.
 
 Colours (Okabe and Ito, safe for colour-blind readers) mean the same in every figure.
 """
+
+import base64
 
 import cv2
 import numpy as np
@@ -66,3 +68,13 @@ def _draw_doubtful(canvas: np.ndarray, mask: np.ndarray) -> None:
     for shift, colour in ((1, (0, 0, 0)), (0, _rgb(PREDICTION))):  # black below it: read on any grey
         place = 8 + shift, canvas.shape[0] - 10 + shift
         cv2.putText(canvas, LOW_SCORE, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
+
+
+def data_uri(content: bytes, image_format: str) -> str:
+    """The file as part of a page."""
+    return f"data:image/{image_format};base64,{base64.b64encode(content).decode()}"
+
+
+def jpeg(rgb: np.ndarray) -> str:
+    """A picture as part of a page."""
+    return data_uri(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")

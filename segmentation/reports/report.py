@@ -18,7 +18,8 @@ from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
 from segmentation.common.errors import RunError
 from segmentation.common.files import write_text
 from segmentation.reports import figures
-from segmentation.runs.schemas import read_history, read_metrics
+from segmentation.reports.overlays import data_uri, jpeg
+from segmentation.runs.schemas import read_config, read_history, read_metrics, read_split
 from segmentation.runs.split_record import load_split
 from segmentation.scoring.calibration import collect_pixels
 from segmentation.scoring.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
@@ -52,12 +53,13 @@ class Drawn(NamedTuple):
 
 def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: Decision) -> Drawn:
     """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision."""
-    metrics = read_metrics(run / "metrics.json")
+    finished = (run / "metrics.json").exists()
+    metrics = read_metrics(run / "metrics.json") if finished else describe_unfinished(model, run)
     parts, groups = load_split(run, samples)
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     prediction = predict_pictures(model, [image for image, _ in pictures], decision)
-    if decision == load_decision(run / "decision.json"):
+    if finished and decision == load_decision(run / "decision.json"):
         by_name = {score["name"]: score for score in metrics["images"]}
         if set(by_name) != {sample.name for sample in test}:
             raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
@@ -81,6 +83,15 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
     judged = [samples[i] for i in parts["val"] or parts["test"]]  # a run that chose on nothing has no validation
     background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_samples(judged)]))
     return Drawn(cases, background, decision, metrics)
+
+
+def describe_unfinished(model: keras.Model, run: Path) -> dict:
+    """What metrics.json will say of a run that is not finished, as far as it is known."""
+    history, unknown = read_history(run / "history.csv"), "not finished"
+    best = int(np.argmax([row.get("val_dice", row["epoch"]) for row in history]))
+    known = {"data": read_config(run).get("data", unknown), "split": read_split(run).get("split", unknown)}
+    known |= {"parameters": model.count_params(), "best_epoch": best, "environment": {}}
+    return known | {"near_copies_in_training": unknown, "minutes": unknown, "gmac": unknown}
 
 
 def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[str, Figure]]:
@@ -160,16 +171,6 @@ def score_sentence(summary: dict) -> str:
         return ""
     auc, (low, high) = (summary["lesion_score"][key] for key in ("auc", "auc_interval"))
     return f" AUC of the lesion score {auc:.3f} (95 % interval {low:.3f} to {high:.3f})."
-
-
-def data_uri(content: bytes, image_format: str) -> str:
-    """The file as part of a page."""
-    return f"data:image/{image_format};base64,{base64.b64encode(content).decode()}"
-
-
-def jpeg(rgb: np.ndarray) -> str:
-    """A picture as part of a page."""
-    return data_uri(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")
 
 
 def thumbnail(rgb: np.ndarray) -> np.ndarray:

@@ -79,6 +79,11 @@ class RunRecorder(keras.callbacks.Callback):
             raise RunError(f"{history}: has no column {self.monitor}, which chooses the epoch. Start another --run.")
         self.first_epoch = epoch
 
+    def take_history(self) -> None:
+        """Read the history of a stopped run that trains no further."""
+        self.history = read_history(self.run / "history.csv")
+        self.first_epoch = len(self.history)
+
     def best_epoch(self) -> int:
         """Epoch (from 0) of the best score so far."""
         return int(np.argmax([row[self.monitor] for row in self.history]))
@@ -86,9 +91,10 @@ class RunRecorder(keras.callbacks.Callback):
     def _stop_unless_finite(self, values: dict[str, float]) -> None:
         for name, value in values.items():
             if not math.isfinite(value):
+                kept = "The best network so far is kept" if self.history else "There is no network yet"
                 raise RunError(
-                    f"{self.run}: the {name} became {value} in epoch {len(self.history) + 1}. The best network so far "
-                    "is kept. Start a new --run with a lower --learning-rate."
+                    f"{self.run}: the {name} became {value} in epoch {len(self.history) + 1}. {kept}. Start a new "
+                    "--run with a lower --learning-rate."
                 )
 
     def on_train_batch_end(self, batch, logs=None):

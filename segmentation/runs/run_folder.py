@@ -18,7 +18,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,9 +41,9 @@ from segmentation.common.files import (
     write_text,
 )
 from segmentation.network.encoders import check_channels, choose_encoder
+from segmentation.runs.finished import RUN_FILES
 from segmentation.runs.schemas import read_config, read_history, read_split
 
-RUN_FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
 MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # of 4 bytes each, and room for their names
 SCORE_BYTES = 600  # of an image in metrics.json, beside its name
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
@@ -106,13 +106,18 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
     """
     run = resume or next(path for path in numbered(folder) if not (path / "metrics.json").exists())
     if resume:
-        config = settings_of(run, type(config))
+        config = replace(settings_of(run, type(config)), finish=config.finish)
     with lock(run):
         if (run / "metrics.json").exists():
             raise RunError(f"{run}: this run is finished; see its metrics.json.")
         for name in RUN_FILES:
             try_writing(run / name)
-        yield run, config, goes_on(run, config)
+        try:
+            yield run, config, goes_on(run, config)
+        except KeyboardInterrupt:
+            if (run / "best.keras").exists():
+                print(f"\n--resume {run} goes on with this run; --resume {run} --finish scores its best epoch so far")
+            raise
 
 
 @contextmanager
@@ -150,6 +155,10 @@ def goes_on(run: Path, config) -> bool:
         return False
     if "config.json" not in there:
         raise RunError(f"{run}: holds {there[0]} but no config.json. Choose another --run, or remove the folder.")
+    if config.finish:
+        if not read_history(run / "history.csv"):
+            raise RunError(f"{run}: has no finished epoch to score. Go on with it: --resume {run}")
+        return True
     stored = settings_of(run, type(config))
     different = [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]
     if set(there) <= {"config.json", "split.json"}:

@@ -14,7 +14,7 @@ from pathlib import Path
 from segmentation.common.environment import REPOSITORY, STOP_WITH
 from segmentation.common.errors import RunError
 from segmentation.common.files import write_atomic
-from segmentation.runs.run_folder import RUN_FILES
+from segmentation.runs.finished import RUN_FILES
 
 PATIENCE = 60  # seconds for a training to stop by itself; what it saved is whole, however it ends
 PROGRESS = re.compile(r"\d+%\||\d(\.\d+)?(it|image|run|figure|batch)/s|\d[mu]?s/(it|step|image)|[━█]")
