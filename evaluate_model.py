@@ -1,9 +1,9 @@
-"""Score trained runs on any folder of ultrasound images with masks, unseen ones only.
+"""Score trained runs on ultrasound images with masks that they have not been trained on.
 
 python evaluate_model.py --run models/attention_unet --data-dir other_hospital/
 python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only    # the mean of two networks
 
-data/README.md says which folders are read; several are scored together, and each.
+data/README.md says which folders are read. Several folders are scored together, and each alone.
 """
 
 from dataclasses import asdict
@@ -37,19 +37,19 @@ from segmentation.scoring.scores import result_line, summarise
 class EvaluationConfig:
     """What to score, and how."""
 
-    run: tuple[AnyPath, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
+    run: tuple[AnyPath, ...]  # folders of runs; of several runs, the mean of their probabilities is scored
     data_dir: Folders  # folders of images with masks
-    mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
-    unseen_only: bool = False  # leave out the images that a run was trained or its epoch chosen on
-    tta: bool = False  # average with the mirrored picture, also if the runs did not
-    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the runs' own
-    min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; without it the runs' own
+    mask_values: GreyValues = ()  # grey values of lesion pixels; if none: inferred from the masks of each folder
+    unseen_only: bool = False  # leave out the training and validation images of the runs
+    tta: bool = False  # average with the mirrored picture, even if the runs do not
+    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; by default the runs' own
+    min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; by default the runs' own
     largest_component: bool = False  # keep only the largest lesion
-    output: AnyPath = Path("evaluation.json")  # summaries; the scores of every image go beside it, as .csv
+    output: AnyPath = Path("evaluation.json")  # summaries; a .csv file beside it gets the per-image scores
 
     @model_validator(mode="after")
     def fit_together(self):
-        """Refuse values that cannot work."""
+        """Refuse an empty list of runs, and an output that is not a JSON file."""
         if not self.run:
             raise ValueError("--run needs at least one folder")
         if self.output.suffix != ".json":
@@ -58,13 +58,13 @@ class EvaluationConfig:
 
 
 def main(config: EvaluationConfig) -> float:
-    """Score the images of a folder.
+    """Score the images of the folders.
 
     Returns:
         Mean Dice over the images with a lesion.
 
     Raises:
-        DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
+        DataError, RunError: the data or a run cannot be used, or a run was trained on some of the images.
     """
     table = config.output.with_suffix(".csv")
     check_output(config.output, json_holds("data", "decision", "runs", "summary"))
@@ -104,7 +104,7 @@ def main(config: EvaluationConfig) -> float:
 
 
 def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
-    """Whether any run has seen each sample before its test, by what its image holds, not by its name."""
+    """Whether each sample was trained on, or an epoch chosen on it, in any of the runs; images are compared by hash."""
     used = set().union(*map(hashes_seen, runs))
     return [file_hash(sample.image) in used for sample in samples]
 
@@ -112,11 +112,11 @@ def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
 def predict_mean(
     config: EvaluationConfig, own: list[Decision], images: list[np.ndarray]
 ) -> tuple[Prediction, Decision]:
-    """Mean of the runs' calibrated probabilities, at the largest network's size, and of their lesion scores; and the
-    decision to cut them with.
+    """Mean of the runs' calibrated probabilities, at the largest network's resolution, and of their lesion scores; and
+    the mean of their decisions.
 
     Raises:
-        RunError: a run cannot be loaded, or only some have a lesion score.
+        RunError: a run cannot be loaded, or only some of the runs have a lesion score.
     """
     found, decisions = [], []
     asked = {name: getattr(config, name) for name in ("threshold", "tta", "min_score")}
@@ -127,10 +127,10 @@ def predict_mean(
         found.append(predict_pictures(model, images, decisions[-1]))
     maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
     if len({score is None for score in scores}) > 1:
-        raise RunError("some of these networks have a lesion score, and some none: they cannot be averaged.")
+        raise RunError("only some of these networks have a lesion score: they cannot be averaged.")
     side = max(m.shape[1] for m in maps)
     mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
-    # The maps are calibrated already, so this decision has no calibration of its own.
+    # The maps are calibrated already, so this decision has no calibration.
     together = Decision(
         threshold=float(np.mean([d.threshold for d in decisions])),
         min_peak=float(np.mean([d.min_peak for d in decisions])),
