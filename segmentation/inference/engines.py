@@ -99,7 +99,7 @@ def find_export(run: Path, kind: Format) -> tuple[Path, ExportRecord]:
     record = read_export(folder)
     for key, value in made_from(run).items():
         if record[key] != value:
-            raise RunError(f"{folder}: made from another {key.split('_')[0]} than the run has now. Export again: {command}")
+            raise RunError(f"{folder}: made from another {key.split('_')[0]} than the run has. Export again: {command}")
     for name in EXPORT_FILES[kind]:
         if record["files"].get(name, {}).get("format") != kind:
             raise RunError(f"{folder}: holds no {kind} file. First: {command}")

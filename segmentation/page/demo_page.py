@@ -108,7 +108,7 @@ class Outliner:
             try:
                 image, spacing = read_picture(picture, white)
                 if pixels + image.size > MAX_PIXELS:
-                    raise DataError(f"{name}: left out, as the page holds at most {MAX_PIXELS // 10**6} million pixels.")
+                    raise DataError(f"{name}: left out, the page holds at most {MAX_PIXELS // 10**6} million pixels.")
                 seen.append(self.see(name, image, spacing))
                 pixels += image.size
             except (DataError, RunError) as error:

@@ -115,5 +115,5 @@ def _drop_components(mask: np.ndarray, full: np.ndarray, min_peak: float, larges
         box = slice(y, y + height), slice(x, x + width)
         keep[k] = full[box][labels[box] == k].max() >= min_peak
     if largest:
-        keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+        keep &= np.arange(count) == (stats[:, cv2.CC_STAT_AREA] * keep).argmax()
     return keep[labels]

@@ -88,8 +88,8 @@ def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
     table = csv.writer(text)
     table.writerow(columns)
     table.writerows([_cell(score.get(column)) for column in columns] for score in scores)
-    # An image's name may contain bytes that are not UTF-8; they are written unchanged.
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
+    # Bytes of an image's name that are not UTF-8 are written as text, such as \udcff.
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace")))
 
 
 def _cell(value: str | float | None) -> str:
@@ -137,9 +137,13 @@ def read_scores(path: Path) -> list[dict]:
     """
     check_file(path, MAX_CSV_BYTES)
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-            table = csv.DictReader(lines, restkey="more cells than columns", strict=True)
-            rows = [_read_row(row) for row in table]
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines, strict=True)
+            rows = []
+            for row in table:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {table.line_num} has another number of cells than there are columns")
+                rows.append(_read_row(row))
         if tuple(table.fieldnames or ())[: len(FIRST_COLUMNS)] != FIRST_COLUMNS or not rows:
             raise ValueError(f"the columns must begin with {','.join(FIRST_COLUMNS)}, and scores follow")
         scores = TypeAdapter(list[ImageScore]).validate_python(rows, strict=False)

@@ -102,7 +102,8 @@ def describe_min_scores(
     """
     score, points = calibrated_score(score, decision), []
     for share in DESCRIBED_SHARES:
-        least = math.floor(1000 * _score_that_keeps(share, score, present, folders)) / 1000  # rounding up would lower it
+        # Rounded down, as rounding up would lower the sensitivity.
+        least = math.floor(1000 * _score_that_keeps(share, score, present, folders)) / 1000
         specificity = f", specificity {np.mean(score[~present] < least):.0%}" if not present.all() else ""
         points.append(f"{least:.3f} has sensitivity {share:.0%}{specificity}")
     return f"--min-score on the {len(present)} validation images: {'; '.join(points)}"
