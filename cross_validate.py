@@ -1,8 +1,8 @@
 """Train one configuration on every fold and with every seed, each in its own process, and collect the scores.
 
-python cross_validate.py --data-dir data/                                # 5 grouped folds of the default
-python cross_validate.py paper --name p1_paper --splits p1-1 p1-2 p1-3 --normals none
-python cross_validate.py --seeds 0 1 2 --ray auto                        # the same on a Ray cluster
+    python cross_validate.py --data-dir data/                                # 5 grouped folds of the default
+    python cross_validate.py paper --name p1_paper --splits p1-1 p1-2 p1-3 --normals none
+    python cross_validate.py --seeds 0 1 2 --ray auto                        # the same on a Ray cluster
 
 A preset and all flags that are not listed below are passed to train_model.py. {run} in a flag is replaced by the run's
 name: --decision-from models/cross_validation/{run} --choose-on nothing. To go on after a stop, repeat the command.

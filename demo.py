@@ -1,7 +1,7 @@
 """A page in your browser: upload pictures, see the outlined lesions, correct them, and get commands to train on them.
 
-python demo.py                                  # newest run, or the network that comes with the repository
-python demo.py --run models/NAME --port 8000    # another run, at another port
+    python demo.py                                  # newest run, or the network that comes with the repository
+    python demo.py --run models/NAME --port 8000    # another run, at another port
 
 The page can be opened on this machine only. It needs Gradio: pip install -r requirements-demo.txt
 """

@@ -1,7 +1,7 @@
 """Score trained runs on ultrasound images with masks that they have not been trained on.
 
-python evaluate_model.py --run models/attention_unet --data-dir other_hospital/
-python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only    # the mean of two networks
+    python evaluate_model.py --run models/attention_unet --data-dir other_hospital/
+    python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only    # the mean of two networks
 
 data/README.md says which folders are read. Several folders are scored together, and each alone.
 """

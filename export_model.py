@@ -1,7 +1,7 @@
 """Export a trained network to ONNX, LiteRT (float or int8) and OpenVINO, and compare each file with Keras.
 
-python export_model.py --run models/attention_unet --to onnx openvino
-python export_model.py --run models/attention_unet --to litert litert-int8 --data-dir FOLDER    # the run's own data
+    python export_model.py --run models/attention_unet --to onnx openvino
+    python export_model.py --run models/attention_unet --to litert litert-int8 --data-dir FOLDER    # the run's own data
 
 The files are written to export/ in the run's folder, with a description, export.json; docs/export.md says how to use
 them. It needs more packages: pip install -r requirements-export.txt

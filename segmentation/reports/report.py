@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from segmentation.runs.split_record import load_split
 from segmentation.scoring.calibration import collect_pixels
 from segmentation.scoring.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
 from segmentation.scoring.prediction import predict_pictures, score_samples
-from segmentation.scoring.scores import FLATTERED, further_scores, summarise
+from segmentation.scoring.scores import FLATTERED, further_scores, score_image, summarise
 
 REPORT_COLUMNS = (
     ("name", "image"),
@@ -59,7 +59,7 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     prediction = predict_pictures(model, [image for image, _ in pictures], decision)
-    if finished and decision == load_decision(run / "decision.json"):
+    if finished and decision == load_decision(run / "decision.json") and holds_all_scores(metrics["images"]):
         by_name = {score["name"]: score for score in metrics["images"]}
         if set(by_name) != {sample.name for sample in test}:
             raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
@@ -83,6 +83,12 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
     judged = [samples[i] for i in parts["val"] or parts["test"]]  # without a validation set, the test set
     background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_samples(judged)]))
     return Drawn(cases, background, decision, metrics)
+
+
+def holds_all_scores(images: Sequence[Mapping]) -> bool:
+    """Whether no score was added to `score_image` since these images were scored."""
+    one = np.ones((1, 1), bool)
+    return score_image(one, one).keys() <= images[0].keys()
 
 
 def describe_unfinished(model: keras.Model, run: Path) -> dict:

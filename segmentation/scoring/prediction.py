@@ -110,9 +110,14 @@ def score_samples(
                 "height": image.shape[0],
                 "width": image.shape[1],
                 "diagonal": float(np.hypot(*image.shape)),
-                **score_image(reference, to_mask(probability, image.shape, decision, score)),
+                **_as_numbers(score_image(reference, to_mask(probability, image.shape, decision, score))),
                 **dict(zip(LESION_GIVEN, given, strict=True)),
                 **({} if score is None else {"lesion_score": score}),
             }
         )
     return scores
+
+
+def _as_numbers(scores: dict) -> dict:
+    """The scores as Python's own numbers, which JSON can hold."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in scores.items()}
