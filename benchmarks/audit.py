@@ -1,6 +1,9 @@
 """What is in a folder of data, and what is wrong with it.
 
-python -m segmentation.audit --data-dir data
+    python benchmarks/audit.py --data-dir data
+
+It prints how the folder is read, writes audit.json and a contact sheet of its near-copies, audit.png, and ends with 1
+if it found a problem that makes training wrong.
 """
 
 import os
@@ -10,20 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmentation.common import environment  # noqa: F401  # isort: skip
-
 import cv2
 import numpy as np
 import tyro
 from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from dataset import LABELS, READERS, DataError, Sample, list_samples, read_sample, resize_image, resize_mask
 from segmentation.common.checks import AnyPath, GreyValues, checked
 from segmentation.common.errors import one_clear_line
 from segmentation.common.files import check_output, json_holds, write_json, write_picture
+from segmentation.data.collection import data_source
 from segmentation.data.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
-from segmentation.importing.find_data import data_source, find_data
+from segmentation.importing.find_data import find_data
 from segmentation.importing.mask_values import describe_reading
 from segmentation.scoring.scores import overlap
 
