@@ -63,9 +63,7 @@ SOURCES = {"grey": write_grey, "jpeg": write_jpeg, "loop": write_loop}
 
 
 def predict(*paths: Path, output: Path, version: str | None = "my run") -> int:
-    return own_images.predict_images(
-        Brightness(), {}, paths, own_images.Wish(output, Decision(), segmented_by=version)
-    )
+    return own_images.predict_images(Brightness(), {}, paths, own_images.Wish(output, Decision(), segmented_by=version))
 
 
 @pytest.fixture(params=SOURCES)
@@ -104,7 +102,9 @@ def test_it_says_whose_it_is_and_what_made_it(written):
     (instance,) = series.ReferencedInstanceSequence
     assert instance.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert instance.ReferencedSOPClassUID == source.SOPClassUID
-    assert "research only" in segmentation.ContentDescription.lower() and "research only" in segmentation.SeriesDescription
+    assert (
+        "research only" in segmentation.ContentDescription.lower() and "research only" in segmentation.SeriesDescription
+    )
     (segment,) = segmentation.SegmentSequence
     (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
     assert algorithm.AlgorithmVersion == "my run" and "Attention U-Net" in algorithm.AlgorithmName
