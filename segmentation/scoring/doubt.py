@@ -1,14 +1,13 @@
 """How doubtful a prediction is, so that a person looks at the most doubtful pictures first."""
 
-import cv2
 import numpy as np
 
 
 def find_doubt(probability: np.ndarray, mask: np.ndarray, score: float | None) -> float:
     """From 0, certain, to 1: the larger of the doubt about the lesion score and of that about the outline.
 
-    Of one probability p the doubt is 4 p (1 - p): 1 at 0.5, and 0 at 0 and at 1. The outline's is the mean over the
-    mask's pixels with a neighbour outside, left, right, above or below; the picture's own edge is no outline.
+    Of a lesion score s it is 4 s (1 - s): 1 at 0.5, and 0 at 0 and at 1. Of an outline it is 1 - Dice, where Dice is
+    what the network itself expects: 2 * (sum of p in the mask) / (sum of p everywhere + pixels of the mask).
 
     Args:
         probability: of lesion, calibrated, at the picture's size (H, W).
@@ -16,15 +15,11 @@ def find_doubt(probability: np.ndarray, mask: np.ndarray, score: float | None) -
         score: that there is a lesion at all, calibrated; None of a network without one, or where a lesion is given.
 
     Returns:
-        The doubt. Without a score and without an outline, that about the pixel with the highest probability.
+        The doubt. With neither a score nor an outline it is the highest probability: that a lesion was missed.
     """
-    inside = cv2.erode(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > 0
-    along = probability[mask & ~inside]
-    if score is None and not along.size:
-        along = probability.max(keepdims=True)
-    doubts = [0.0]
-    if along.size:
-        doubts.append(4 * float(np.mean(along * (1 - along))))
-    if score is not None:
-        doubts.append(4 * score * (1 - score))
-    return max(doubts)
+    if mask.any():
+        expected = 2 * float(probability[mask].sum()) / (float(probability.sum()) + int(mask.sum()))
+        outline = 1 - expected
+    else:
+        outline = float(probability.max()) if score is None else 0.0
+    return outline if score is None else max(outline, 4 * score * (1 - score))
