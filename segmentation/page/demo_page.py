@@ -19,6 +19,7 @@ import numpy as np
 
 from dataset import MAX_PIXELS, DataError
 from segmentation.common.errors import RunError, hint
+from segmentation.data.appearance import unlike_training
 from segmentation.inference.own_images import range_of
 from segmentation.page import corrections
 from segmentation.pictures.picture_files import Picture, list_pages, read_picture
@@ -27,7 +28,7 @@ from segmentation.reports.report import attention, attention_network
 from segmentation.scoring.decision import Decision, doubtful_mask, override_decision, to_mask
 from segmentation.scoring.doubt import find_doubt
 from segmentation.scoring.measure import measure
-from segmentation.scoring.prediction import predict_pictures, unlike_training
+from segmentation.scoring.prediction import predict_pictures
 
 for name in [name for name in os.environ if name.startswith("GRADIO_")]:
     del os.environ[name]  # such as GRADIO_SHARE: this page is only for this machine
