@@ -1,4 +1,4 @@
-"""Pictures and millimetres from ultrasound DICOM files; a patient's name, dates and numbers are not even read.
+"""Pictures and millimetres from ultrasound DICOM files. Patient data is not even read, but by inference/dicom_seg.py.
 
 Of a file only the elements named in `FORMAT`, `_SPACING` and dicom_pixels.py are taken, and what pydicom and the
 decoders say of it is never repeated: every failure is one `DataError` in words of our own. Importing this module adds

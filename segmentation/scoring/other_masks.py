@@ -52,7 +52,7 @@ def read_masks(paths: Sequence[Path], references: Sequence[np.ndarray]) -> list[
     reading = MaskReading(difference=white / 2)
     masks = _each(lambda pair: read_mask((pair[0],), pair[1].shape, reading), list(zip(paths, references, strict=True)))
     empty = sum(not mask.any() for mask in masks)
-    print(f"masks hold 0 to {top:g}: above {white / 2:g} is lesion; {empty} of {len(masks)} masks are empty")
+    print(f"masks in {paths[0].parent}: 0 to {top:g}, above {white / 2:g} is lesion; {empty} of {len(masks)} are empty")
     if white > 1 and (small := [path for path, value in zip(paths, tops, strict=True) if value == 1]):
         print(f"note: {len(small)} of the empty masks hold 1, {small[0].name} first. Is that lesion? Export all alike.")
     return masks

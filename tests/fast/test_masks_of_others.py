@@ -53,7 +53,7 @@ def test_they_are_scored_as_a_runs_own_and_compared(data, tmp_path):
     blocked = "sys.modules.update(tensorflow=None, keras=None)"
     result = evaluate("--masks", "theirs", "--data-dir", "data", cwd=tmp_path, before=blocked)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "masks hold 0 to 255: above 127.5 is lesion; 2 of 10 masks are empty" in result.stdout
+    assert "masks in theirs: 0 to 255, above 127.5 is lesion; 2 of 10 are empty" in result.stdout
     assert "10 images scored" in result.stdout and "is not known here" in result.stdout
     samples = find_samples(data)
     pictures = read_samples(samples)
@@ -84,7 +84,7 @@ def test_what_is_above_half_of_the_range_is_lesion(data, tmp_path, capsys, form)
     read = read_masks(paths, [reference for _, reference in read_samples(samples)])
     for sample, mask in zip(samples, read, strict=True):
         np.testing.assert_array_equal(mask > 0, masks[sample.name])
-    assert f"masks hold 0 to {value}: above {value / 2:g} is lesion" in capsys.readouterr().out
+    assert f"theirs: 0 to {value}, above {value / 2:g} is lesion" in capsys.readouterr().out
 
 
 def refuse(data: Path, folder: Path, *words: str) -> None:
