@@ -1,9 +1,9 @@
 """Draw the figures and the report of a run, or predict on your own images.
 
-    python visualize_results.py                                # newest run: figures and report.html of its test images
-    python visualize_results.py --run models/attention_unet    # another run
-    python visualize_results.py --images scan.png folder/      # predict on your own images, into predictions/
-    python visualize_results.py --images scan.dcm --dicom-seg  # and write a DICOM Segmentation for a viewer
+python visualize_results.py                                # newest run: figures and report.html of its test images
+python visualize_results.py --run models/attention_unet    # another run
+python visualize_results.py --images scan.png folder/      # predict on your own images, into predictions/
+python visualize_results.py --images scan.dcm --dicom-seg  # and write a DICOM Segmentation for a viewer
 """
 
 import sys
