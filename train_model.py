@@ -29,6 +29,7 @@ from dataset import Stream, make_dataset
 from segmentation.common.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Text, Whole, checked
 from segmentation.common.errors import one_clear_line
 from segmentation.common.files import check_space, write_json
+from segmentation.common.machine import environment
 from segmentation.data.augmentation import augmenter
 from segmentation.data.splits import ChooseOn, Division, Normals, count_folds
 from segmentation.network.encoders import Encoder, check_channels, load_imagenet
@@ -38,7 +39,7 @@ from segmentation.reports.tensorboard_log import TensorBoardLog
 from segmentation.runs.finished import BUS_BRA, check_finished
 from segmentation.runs.parts import Parts, load_data, split_data
 from segmentation.runs.recorder import RunRecorder, bytes_to_write
-from segmentation.runs.run_folder import begin, build_network, environment, load_run, open_run, take_weights
+from segmentation.runs.run_folder import begin, build_network, load_run, open_run, take_weights
 from segmentation.scoring.decision import Decision, load_decision, save_decision
 from segmentation.scoring.prediction import predict_pictures, predict_raw, score_samples
 from segmentation.scoring.scores import result_line, summarise

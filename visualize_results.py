@@ -1,8 +1,9 @@
 """Draw the figures and the report of a run, or predict on your own images.
 
-    python visualize_results.py                                # newest run: figures and report.html of its test images
-    python visualize_results.py --run models/attention_unet    # another run
-    python visualize_results.py --images scan.png folder/      # predict on your own images, into predictions/
+python visualize_results.py                                # newest run: figures and report.html of its test images
+python visualize_results.py --run models/attention_unet    # another run
+python visualize_results.py --images scan.png folder/      # predict on your own images, into predictions/
+python visualize_results.py --images scan.dcm --dicom-seg  # and write a DICOM Segmentation for a viewer
 """
 
 import sys
@@ -20,6 +21,7 @@ from segmentation.common.checks import AnyPath, Folders, Real, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import try_writing, write_atomic
 from segmentation.data.collection import collect, find_folders
+from segmentation.inference.dicom_seg import check_highdicom
 from segmentation.inference.engines import Engine, open_network
 from segmentation.inference.own_images import Wish, predict_images
 from segmentation.runs.finished import newest_run, open_decision
@@ -39,6 +41,7 @@ class VisualizationConfig:
     output: AnyPath = Path("predictions")  # new folder for predictions on own images; if it exists, predictions-2
     engine: Engine = "keras"  # runtime of the network; onnx and openvino need a run exported by export_model.py
     spacing: Real[1e-4, 1e3] | None = None  # mm between pixels, for own pictures whose file does not contain it
+    dicom_seg: bool = False  # for DICOM files also write a DICOM Segmentation, with the file's patient data
     threshold: Real[0, 1] | None = None  # above which a pixel is lesion (docs/settings.md); by default the run's own
     tta: bool = False  # average with the mirrored picture, even if the run does not
     largest_component: bool = False  # keep only the largest lesion, even if the run does not
@@ -50,6 +53,8 @@ class VisualizationConfig:
         """Refuse settings that contradict each other."""
         if self.engine != "keras" and not self.images:
             raise ValueError(f"--engine {self.engine} is for --images: the report needs Keras")
+        if self.dicom_seg and not self.images:
+            raise ValueError("--dicom-seg is for --images: it writes what a hospital's viewer shows over them")
         if self.lesion_given and (self.threshold is not None or self.min_score is not None):
             raise ValueError("--lesion-given outlines a lesion in every picture: leave --threshold and --min-score out")
         return self
@@ -79,12 +84,16 @@ def main(config: VisualizationConfig) -> int:
     Returns:
         1 if one of the own images could not be read, else 0.
     """
+    if config.dicom_seg:
+        check_highdicom()
     run = config.run or newest_run(config.models_dir)
     model, stored = open_network(run, config.engine)
     check_min_score(run, stored, config.min_score)
     if config.images:
         decision = decision_for(config, run)
-        return predict_images(model, stored, config.images, Wish(config.output, decision, config.spacing))
+        segmented_by = run.resolve().name if config.dicom_seg else None
+        wish = Wish(config.output, decision, config.spacing, segmented_by)
+        return predict_images(model, stored, config.images, wish)
     report_run(config, run, model, stored)
     return 0
 

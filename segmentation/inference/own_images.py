@@ -18,11 +18,13 @@ from tqdm import tqdm
 from dataset import READERS, SUFFIXES, DataError, try_reading
 from segmentation.common.files import comparable, encode_picture, numbered, write_atomic
 from segmentation.data.appearance import unlike_training
+from segmentation.inference.dicom_seg import SEGMENTATION_ENDING, write_segmentations
 from segmentation.pictures.dicom import is_dicom
 from segmentation.pictures.picture_files import Picture, list_pages, read_picture
 from segmentation.pictures.pixel_depth import understand_depth
 from segmentation.reports.overlays import draw_overlay
 from segmentation.scoring.decision import Decision, doubtful_mask, to_mask
+from segmentation.scoring.doubt import find_doubt
 from segmentation.scoring.measure import measure
 from segmentation.scoring.prediction import BATCH, Network, predict_pictures
 from segmentation.scoring.score_table import text_to_cell
@@ -33,7 +35,9 @@ RESULT_ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture'
 # Axes of the largest lesion and area of all lesions; in mm only if the size of a pixel is known.
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
 TABLE_COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
-TABLE_COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score", "warning")
+TABLE_COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score")
+TABLE_COLUMNS += ("doubt", "warning")
+MOST_DOUBTFUL = 10  # named at the end
 
 
 class Wish(NamedTuple):
@@ -42,6 +46,7 @@ class Wish(NamedTuple):
     output: Path  # folder for the results
     decision: Decision  # how a probability becomes a mask
     spacing: float | None = None  # mm between pixels, for files that do not contain it
+    segmented_by: str | None = None  # version that DICOM Segmentations name; None: none are written
 
 
 class Found(NamedTuple):
@@ -80,7 +85,8 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _is_result(path: Path) -> bool:
-    return path.name.endswith(tuple(f"_{ending}" for ending in RESULT_ENDINGS)) and (path.parent / TABLE).exists()
+    endings = tuple(f"_{ending}" for ending in (*RESULT_ENDINGS, SEGMENTATION_ENDING))
+    return path.name.endswith(endings) and (path.parent / TABLE).exists()
 
 
 def _looks_like_a_picture(path: Path) -> bool:
@@ -141,8 +147,14 @@ def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wi
                 done.append({"file": str(picture.path), "page": page, "name": names[picture], **row})
     finally:
         _write_table(folder / TABLE, done)
+    skipped = len(problems)
+    if wish.segmented_by is not None:
+        problems += write_segmentations(folder, done, wish.segmented_by)
     _print_warnings(done, problems, wish.decision)
-    print(f"{len(done)} predictions in {folder}" + (f"; {len(problems)} files skipped" if problems else ""))
+    print(f"{len(done)} predictions in {folder}" + (f"; {skipped} files skipped" if skipped else ""))
+    if len(done) > 1:
+        first = sorted(done, key=lambda row: -row["doubt"])[:MOST_DOUBTFUL]
+        print("look at these first (doubt): " + ", ".join(f"{row['name']} {row['doubt']:.2f}" for row in first))
     return 1 if problems else 0
 
 
@@ -273,6 +285,7 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
         **{name: round(sizes[name], 2) for name in SIZES if name in sizes},
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
         "lesion_score": "" if score is None else round(score, 4),
+        "doubt": round(find_doubt(full, mask, None if wish.decision.lesion_given else score), 4),
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
     }
 

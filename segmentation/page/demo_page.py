@@ -19,14 +19,16 @@ import numpy as np
 
 from dataset import MAX_PIXELS, DataError
 from segmentation.common.errors import RunError, hint
+from segmentation.data.appearance import unlike_training
 from segmentation.inference.own_images import range_of
 from segmentation.page import corrections
 from segmentation.pictures.picture_files import Picture, list_pages, read_picture
 from segmentation.reports.overlays import draw_overlay, jpeg
 from segmentation.reports.report import attention, attention_network
 from segmentation.scoring.decision import Decision, doubtful_mask, override_decision, to_mask
+from segmentation.scoring.doubt import find_doubt
 from segmentation.scoring.measure import measure
-from segmentation.scoring.prediction import predict_pictures, unlike_training
+from segmentation.scoring.prediction import predict_pictures
 
 for name in [name for name in os.environ if name.startswith("GRADIO_")]:
     del os.environ[name]  # such as GRADIO_SHARE: this page is only for this machine
@@ -143,18 +145,29 @@ _RESULTS, _SAVED = (_JINJA.from_string(_read(f"demo_{name}.html.jinja")) for nam
 
 
 def describe_visit(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[str], chosen: int, given: bool) -> str:
-    """Problems, a table of all pictures, and the figures of the selected picture, as HTML."""
+    """Problems, a table of all pictures, the most doubtful first, and the figures of the selected one, as HTML."""
     rows, figures, warning = [], [], ""
-    for picture in seen:
+    for number, picture in enumerate(seen):
         mask, _ = outliner.masks(picture, given)
         score = "" if picture.score is None else f"{picture.score:.2f}"
-        rows.append({"name": picture.name, "score": score, "lesions": _count(mask)} | _sizes(mask, picture.spacing))
+        full = cv2.resize(picture.probability, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        row = {"name": picture.name, "number": number, "score": score, "lesions": _count(mask)}
+        row["doubt"] = find_doubt(full, mask, None if given else picture.score)
+        rows.append(row | _sizes(mask, picture.spacing))
+    rows.sort(key=lambda row: -row["doubt"])
     if seen:
         figures = [(jpeg(rgb), caption) for rgb, caption in _figures(outliner, seen[chosen], given)]
         warning = ", ".join(unlike_training(seen[chosen].image, outliner.stored.get("appearance") or {}))
     pixels = any(picture.spacing is None for picture in seen)
     return _RESULTS.render(
-        problems=problems, rows=rows, chosen=chosen, figures=figures, warning=warning, pixels=pixels, given=given
+        problems=problems,
+        rows=rows,
+        chosen=chosen,
+        name=seen[chosen].name if seen else "",
+        figures=figures,
+        warning=warning,
+        pixels=pixels,
+        given=given,
     )
 
 

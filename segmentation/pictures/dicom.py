@@ -1,4 +1,4 @@
-"""Pictures and millimetres from ultrasound DICOM files; a patient's name, dates and numbers are not even read.
+"""Pictures and millimetres from ultrasound DICOM files. Patient data is not even read, but by inference/dicom_seg.py.
 
 Of a file only the elements named in `FORMAT`, `_SPACING` and dicom_pixels.py are taken, and what pydicom and the
 decoders say of it is never repeated: every failure is one `DataError` in words of our own. Importing this module adds
@@ -41,7 +41,7 @@ def read_frames(path: Path) -> Frames:
     Raises:
         DataError: the file is missing, damaged, no DICOM picture, too large, or of a kind that is not read.
     """
-    with _one_line(path):
+    with one_line(path):
         header, form = _read_header(path)
         if form.frames * form.rows * form.columns > MAX_ALL_PIXELS:
             size, limit = f"{form.frames} frames of {form.columns}x{form.rows}", f"{MAX_ALL_PIXELS // 1_000_000}"
@@ -55,13 +55,13 @@ def read_frames(path: Path) -> Frames:
 
 def read_dicom(path: Path) -> np.ndarray:
     """The first frame, (H, W) uint8 or uint16 of full range. Raises as `read_frames` does."""
-    with _one_line(path):
+    with one_line(path):
         return next(read_pictures(path, _read_header(path)[1], 1))
 
 
 def count_frames(path: Path) -> int:
     """How many pictures a file holds by its header. Raises as `read_frames` does, but for the pixels' own faults."""
-    with _one_line(path):
+    with one_line(path):
         return _read_header(path)[1].frames
 
 
@@ -81,7 +81,7 @@ def _is_marked(path: Path) -> bool:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def one_line(path: Path) -> Iterator[None]:
     """Make one DataError of whatever goes wrong: the words of other libraries may quote the header."""
     try:
         with _ONE_AT_A_TIME, warnings.catch_warnings():

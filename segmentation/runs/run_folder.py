@@ -14,12 +14,9 @@ epoch was completed, and the training starts again. A combination of files that 
 """
 
 import os
-import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import keras
@@ -27,7 +24,6 @@ import numpy as np
 
 from attention_unet import build_attention_unet
 from segmentation.common.checks import check
-from segmentation.common.environment import REPOSITORY
 from segmentation.common.errors import RunError
 from segmentation.common.files import (
     MAX_BYTES,
@@ -46,42 +42,6 @@ from segmentation.runs.schemas import read_config, read_history, read_split
 
 MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # 4 bytes each, and the file's overhead
 SCORE_BYTES = 600  # of an image in metrics.json, without its name
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
-
-
-def environment() -> dict[str, str]:
-    """Commit, machine and package versions, on which the results depend; "unknown" or "not installed" if missing."""
-
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    return {
-        "commit": commit(REPOSITORY),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        **{package: installed(package) for package in PACKAGES},
-    }
-
-
-def commit(folder: Path) -> str:
-    """Commit of the git checkout at `folder`; "unknown" without git, or if the checkout is not this project's."""
-
-    def git(*arguments: str) -> str:
-        elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, env=elsewhere, capture_output=True, text=True, errors="replace", timeout=20, check=True
-        ).stdout.strip()
-
-    try:
-        if git("rev-parse", "--show-prefix") or not git("ls-files", "segmentation/runs/run_folder.py"):
-            return "unknown"  # this project was copied into another repository
-        return git("describe", "--always", "--dirty", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 # ---------------------------------------------------------------- open

@@ -101,19 +101,11 @@ def score_samples(
         if sample.label != "normal":
             drawn = overlap(reference, to_mask(probability, image.shape, with_presence, score))
             given = drawn["dice"], drawn["iou"]
+        mask = to_mask(probability, image.shape, decision, score)
         scores.append(
-            {
-                "name": sample.name,
-                "label": sample.label,
-                **({"folder": sample.folder} if sample.folder else {}),
-                "group": int(group),
-                "height": image.shape[0],
-                "width": image.shape[1],
-                "diagonal": float(np.hypot(*image.shape)),
-                **_as_numbers(score_image(reference, to_mask(probability, image.shape, decision, score))),
-                **dict(zip(LESION_GIVEN, given, strict=True)),
-                **({} if score is None else {"lesion_score": score}),
-            }
+            score_mask(sample, group, reference, mask)
+            | dict(zip(LESION_GIVEN, given, strict=True))
+            | ({} if score is None else {"lesion_score": score})
         )
     return scores
 
@@ -121,3 +113,23 @@ def score_samples(
 def _as_numbers(scores: dict) -> dict:
     """The scores as Python's own numbers, which JSON can hold."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in scores.items()}
+
+
+def score_mask(sample: Sample, group: int, reference: np.ndarray, mask: np.ndarray) -> dict:
+    """What stands in a table of scores of one image: whose it is, its size, and the scores of `score_image`.
+
+    Args:
+        sample: the image.
+        group: its near-copy group.
+        reference, mask: (H, W), lesion where not zero.
+    """
+    return {
+        "name": sample.name,
+        "label": sample.label,
+        **({"folder": sample.folder} if sample.folder else {}),
+        "group": int(group),
+        "height": reference.shape[0],
+        "width": reference.shape[1],
+        "diagonal": float(np.hypot(*reference.shape)),
+        **_as_numbers(score_image(reference, mask)),
+    }
