@@ -21,7 +21,7 @@ from segmentation.common.files import check_file, read_json
 from segmentation.runs.schemas import read_config
 from segmentation.scoring.prediction import Network
 
-Format = Literal["onnx", "litert", "litert-int8", "openvino"]
+Format = Literal["onnx", "litert", "litert-int8", "openvino", "openvino-bfloat16"]
 Engine = Literal["keras", "onnx", "openvino", "openvino-bfloat16"]
 # The files of each format, the one to open first; then the package that runs each format.
 EXPORT_FILES = {
@@ -29,9 +29,10 @@ EXPORT_FILES = {
     "litert": ("network.tflite",),
     "litert-int8": ("network_int8.tflite",),
     "openvino": ("network.xml", "network.bin"),
+    "openvino-bfloat16": ("network_bfloat16.xml", "network_bfloat16.bin"),  # the same weights, computed in bfloat16
 }
-RUNNERS = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "litert-int8": "ai_edge_litert", "openvino": "openvino"}
-RUNS_AS = {"openvino": ("openvino", "openvino-bfloat16")}  # formats that run in two precisions
+RUNNERS = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "litert-int8": "ai_edge_litert"}
+RUNNERS |= {"openvino": "openvino", "openvino-bfloat16": "openvino"}
 MAX_EXPORT_BYTES = 600_000_000
 RAW = "_raw"  # ending of the name of an output without calibration
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # a batch -> all outputs by their names
@@ -123,10 +124,9 @@ def open_network(run: Path, engine: Engine) -> tuple[Network, dict]:
         from segmentation.runs.run_folder import load_run
 
         return load_run(run)
-    kind = engine.removesuffix("-bfloat16")
-    check_packages(engine, RUNNERS[kind])
+    check_packages(engine, RUNNERS[engine])
     config = read_config(run)
-    path, record = find_export(run, kind)
+    path, record = find_export(run, engine)
     return ExportedNetwork(path, engine, config["network"]["input_shape"], list(record["outputs"])), config
 
 

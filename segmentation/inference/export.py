@@ -93,11 +93,11 @@ def write_network(model: keras.Model, kind: Format, path: Path, pictures: np.nda
         options |= {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]}}
     elif kind == "litert":
         options |= {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}}
-    elif kind == "openvino":
+    elif kind.startswith("openvino"):
         import_openvino()
     with without_notes(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras and tf2onnx warn about NumPy
-        model.export(str(path), format=kind.removesuffix("-int8"), verbose=False, **options)
+        model.export(str(path), format=kind.split("-")[0], verbose=False, **options)
 
 
 # ---------------------------------------------------------------- compare
