@@ -30,7 +30,6 @@ from segmentation.inference.engines import EXPORT_FILES, ExportedNetwork, find_e
 from segmentation.runs.schemas import read_config
 
 BATCH, THREADS = 16, 2
-FORMATS = ("onnx", "litert", "litert-int8", "openvino", "openvino-bfloat16")
 TORCH = ("PyTorch", "PyTorch bfloat16", "PyTorch bfloat16 compiled")
 COLD = ("keras", "onnx", "openvino", "openvino-bfloat16")
 PACKAGES = ("tensorflow", "keras", "onnxruntime", "ai-edge-litert", "openvino", "torch")
@@ -51,8 +50,7 @@ class ExportBenchmarkConfig:
 def main(config: ExportBenchmarkConfig) -> None:
     """Print a table."""
     if config.data_dir:
-        formats = ("onnx", "litert", "litert-int8", "openvino")
-        command = ["--run", config.run, "--to", *formats, "--data-dir", *config.data_dir]
+        command = ["--run", config.run, "--to", *EXPORT_FILES, "--data-dir", *config.data_dir]
         subprocess.run([sys.executable, REPOSITORY / "export_model.py", *command], check=True)
     record = json.loads((config.run / "export" / "export.json").read_text(encoding="utf-8"))
     names = ["keras", *record["agreement"], *(TORCH if find_spec("torch") else ())]
@@ -60,9 +58,7 @@ def main(config: ExportBenchmarkConfig) -> None:
     cold = measure_cold_starts(config, [engine for engine in COLD if engine in names])
     rows = {}
     for name in names:
-        files = {"keras": ["best.keras"]}.get(name) or [
-            f"export/{f}" for f in EXPORT_FILES.get(name.split("-b")[0], ())
-        ]
+        files = {"keras": ["best.keras"]}.get(name) or [f"export/{f}" for f in EXPORT_FILES.get(name, ())]
         size = sum((config.run / file).stat().st_size for file in files) / 2**20
         spread = {
             "images_per_second": statistics.median(rates[name]),
@@ -134,8 +130,8 @@ def work(name: str, run: Path) -> None:
     """The worker's side: open the network, then answer on standard output."""
     shape = tuple(read_config(run)["network"]["input_shape"])
     batch = np.random.default_rng(0).uniform(0, 255, (BATCH, *shape)).astype(np.float32)
-    if name in FORMATS:
-        path, record = find_export(run, name.removesuffix("-bfloat16"))
+    if name in EXPORT_FILES:
+        path, record = find_export(run, name)
         network = ExportedNetwork(path, name, shape, list(record["outputs"]), THREADS)
         call = lambda: network.predict_on_batch(batch)  # noqa: E731
     else:

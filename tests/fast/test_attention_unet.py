@@ -1,4 +1,4 @@
-"""The network: its outputs, its gates against the paper's equation, encoders of one's own, and a copy in plain Keras."""
+"""The network: its outputs, its gates against the paper's equation, other encoders, and a copy in plain Keras."""
 
 import keras
 import numpy as np

@@ -90,11 +90,8 @@ def test_no_lesion_is_marked_under_the_frame(pair):
     assert framed > 25
 
 
-def test_gain_follows_the_depth_and_the_dynamic_range_rises_from_black():
-    flat, ramp = np.full((100, 60), 100, np.uint8), np.arange(256, dtype=np.uint8)[None].repeat(2, axis=0)
-    images = [augmentation.change_gain(flat, flat, rng)[0].astype(float) for rng in rngs(30)]
-    down, across = (np.mean([image.mean(axis=axis).std() for image in images]) for axis in (1, 0))
-    assert down > 2 * across > 0
+def test_the_dynamic_range_rises_from_black():
+    ramp = np.arange(256, dtype=np.uint8)[None].repeat(2, axis=0)
     for rng in rngs(20):
         curve = augmentation.change_dynamic_range(ramp, ramp, rng)[0][0].astype(int)
         assert (np.diff(curve) >= 0).all() and curve[0] == 0 and curve[-1] >= 254

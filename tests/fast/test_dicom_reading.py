@@ -3,12 +3,12 @@
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_files import (
+    BARS,
     COLUMNS,
     GREY,
     PRIVATE,
@@ -17,12 +17,12 @@ from dicom_files import (
     SCALED,
     TWELVE,
     luma,
+    real,
     silence_about_the_patient,
     spaced,
     stored,
 )
 from PIL import Image
-from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 import dataset
@@ -37,21 +37,17 @@ def test_every_kind_is_read_and_nothing_of_the_patient_comes_out(kind, tmp_path,
     with silence_about_the_patient(capfd) as said:
         pictures, first = read_frames(path).pictures, read_dicom(path)
         said += [repr(pictures), repr(count_frames(path))]
-    expected = expected.reshape(-1, ROWS, COLUMNS)
+    expected = expected.reshape(-1, *expected.shape[-2:])
     assert len(pictures) == count_frames(path) == len(expected)
     assert {p.dtype for p in pictures} == {np.dtype(np.uint16 if expected.max() > 255 else np.uint8)}
     assert np.abs(np.stack(pictures).astype(int) - expected).max() <= off
     np.testing.assert_array_equal(first, pictures[0])
 
 
-REAL = ["rgb_color", "palette", "ybr_color", "jpeg2k"]
-
-
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ["rgb_color", "palette", "ybr_color", "jpeg2k"])
 def test_real_ultrasound_files_are_read_as_pydicom_reads_them(name, capsys):
-    path = Path(get_testdata_file(f"examples_{name}.dcm", download=False))
-    pictures, spacing = read_frames(path)
-    data = pydicom.dcmread(path)
+    data = pydicom.dcmread(real(f"examples_{name}"))
+    pictures, spacing = read_frames(real(f"examples_{name}"))
     colours = data.pixel_array if "NumberOfFrames" in data else data.pixel_array[None]
     if name == "palette":
         colours = pydicom.pixels.apply_color_lut(colours, data) >> 8
@@ -61,9 +57,22 @@ def test_real_ultrasound_files_are_read_as_pydicom_reads_them(name, capsys):
     assert spacing is None and ("beyond the picture" in capsys.readouterr().out) == shrunk
 
 
+@pytest.mark.parametrize("name", ["dcmtk_+eb+cr", *(f"dcmtk_+eb+cy+{end}" for end in ("n1", "np", "s4")), "jpeg_dcmtk"])
+def test_jpegs_of_all_colours_and_samplings_show_one_picture(name):
+    """Coloured bars as RGB and YBR, with and without the markers that say which; none of them says it wrongly."""
+    assert np.abs(read_dicom(real(f"SC_rgb_{name}")).astype(int) - BARS).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "name", ["SC_jpeg_no_color_transform", "SC_jpeg_no_color_transform_2", "SC_rgb_jpeg_app14_dcmd"]
+)
+def test_jpegs_whose_marker_decides_are_read_as_pydicom_reads_them(name):
+    np.testing.assert_array_equal(read_dicom(real(name)), luma(pydicom.dcmread(real(name)).pixel_array))
+
+
 def test_jpeg_of_12_bits_where_its_decoder_is_installed():
     pytest.importorskip("libjpeg")
-    picture = read_dicom(Path(get_testdata_file("JPGExtended.dcm", download=False)))
+    picture = read_dicom(real("JPGExtended"))
     assert (picture.shape, picture.dtype, picture.max()) == ((1024, 256), np.uint16, round(264 * 65535 / 4095))
 
 

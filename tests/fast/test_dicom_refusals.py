@@ -7,12 +7,22 @@ import traceback
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import BAD_LOOPS, GREY, READ, REFUSED, TOO_MANY, silence_about_the_patient, speckle, stored
-
-from dicom_files import encapsulated, jpeg, save, written  # isort: skip
+from dicom_files import (
+    BAD_LOOPS,
+    GREY,
+    READ,
+    REFUSED,
+    TOO_MANY,
+    encapsulated,
+    jpeg,
+    save,
+    silence_about_the_patient,
+    speckle,
+    stored,
+    written,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate, generate_frames
 
@@ -42,14 +52,6 @@ def test_what_cannot_be_read_is_one_line(kind, tmp_path, capfd):
             said += traceback.format_exception(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["a huge JPEG", "a JPEG 2000 of another size"])
-def test_a_frame_of_another_size_is_not_even_decoded(kind, tmp_path, monkeypatch):
-    path = REFUSED[kind][0](tmp_path / "odd.dcm")
-    monkeypatch.setattr(Image.Image, "__array_interface__", property(lambda _: pytest.fail("decoded")))
-    with pytest.raises(DataError, match="another size"):
-        read_frames(path)
-
-
 @pytest.mark.parametrize(
     ("syntax", "bits", "words"),
     [
@@ -61,7 +63,8 @@ def test_a_frame_of_another_size_is_not_even_decoded(kind, tmp_path, monkeypatch
 )
 def test_a_missing_decoder_is_named(syntax, bits, words, tmp_path, monkeypatch):
     monkeypatch.setattr(pydicom.pixels.get_decoder(syntax), "_available", {})
-    path = encapsulated(tmp_path / "a.dcm", [jpeg(GREY)], syntax, depth=16 if bits > 8 else 8, bits=bits)
+    pixels = GREY.astype(np.uint16 if bits > 8 else np.uint8)
+    path = encapsulated(tmp_path / "a.dcm", [jpeg(GREY)], pixels, "MONOCHROME2", syntax, bits=bits)
     with pytest.raises(DataError, match=f"a.dcm: is compressed as {words}"):
         read_frames(path)
 
@@ -121,13 +124,13 @@ def test_a_file_cut_off_anywhere_is_refused(kind, share, whole, tmp_path):
 @pytest.mark.parametrize("kind", ENCODED)
 def test_a_frame_cut_off_inside_a_whole_file_is_refused_at_once(kind, tmp_path):
     data = pydicom.dcmread(READ[kind][0](tmp_path / "whole.dcm"))
-    frames = list(generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)))
+    frames = list(generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames", 1))))
     for share in (0.1, 0.5, 0.9):
         data.PixelData = encapsulate([*frames[:-1], frames[-1][: int(len(frames[-1]) * share) // 2 * 2]])
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(DataError, match="cut.dcm: "):
             read_frames(save(tmp_path / "cut.dcm", data))
-        assert time.monotonic() - began < 3  # a decoder that looks for the end beyond the end needs more
+        assert time.process_time() - began < 3  # a decoder that looks for the end beyond the end needs more
 
 
 @drawn

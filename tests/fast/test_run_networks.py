@@ -8,14 +8,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 
 from segmentation.common import files
 from segmentation.common.errors import RunError
 from segmentation.runs import run_folder
 from segmentation.runs.finished import BUS_BRA, SHIPPED
 from segmentation.runs.recorder import read_backup
-from segmentation.runs.run_folder import build_network, commit, environment, load_run, take_weights
+from segmentation.runs.run_folder import build_network, load_run, take_weights
 from segmentation.runs.split_record import hashes_seen
 
 NETWORK = {"input_shape": (32, 32, 1), "base_filters": 2, "depth": 1, "gates": "full", "encoder": "none"}
@@ -99,6 +98,11 @@ def test_weights_are_taken_where_the_layers_are_alike(run):
             for a, b in zip(layer.get_weights(), other.get_layer(layer.name).get_weights(), strict=True)
         )
     assert all(np.array_equal(a, b) for a, b in zip(score, other.get_layer("lesion_score").get_weights(), strict=True))
+    files.write_json(run / "config.json", {"network": NETWORK | {"lesion_score": True}})  # and the other way round
+    other.save(run / "best.keras")
+    trained.set_weights([weights * 0 for weights in trained.get_weights()])
+    take_weights(trained, run)
+    assert np.array_equal(trained.get_layer("lesion").kernel, other.get_layer("lesion").kernel)
     for change in ({"base_filters": 3}, {"gates": "none"}):  # other shapes, other layers
         with pytest.raises(RunError, match="is another network than this one.*--start-from imagenet"):
             take_weights(build_network(**NETWORK | change), run)
@@ -165,33 +169,3 @@ def test_a_strange_backup_is_refused(tmp_path, monkeypatch, damage):
     with pytest.raises(RunError, match=r"backup\.npz: (does not fit this run|larger)") as refused:
         read_backup(tmp_path / "backup.npz", [np.zeros((2, 3), np.float32)])
     assert "\n" not in str(refused.value) and not (tmp_path / "owned").exists()
-
-
-# ---------------------------------------------------------------- versions and commit
-
-
-def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
-    """Git itself is not asked: what it answers in other repositories is made up here."""
-    answers = {"rev-parse": "", "ls-files": "segmentation/runs/run_folder.py", "describe": "1234567-dirty"}
-
-    def git(command, **settings):
-        assert command[:3] == ["git", "-C", str(REPOSITORY)] and not any(
-            key.startswith("GIT_") for key in settings["env"]
-        )
-        return run_folder.subprocess.CompletedProcess(command, 0, answers[command[3]] + "\n")
-
-    def missing(package):
-        raise run_folder.PackageNotFoundError(package)
-
-    monkeypatch.setenv("GIT_DIR", "elsewhere")
-    with monkeypatch.context() as patch:
-        patch.setattr(run_folder.subprocess, "run", git)
-        patch.setattr(run_folder, "version", missing)
-        found = environment()
-        assert found["commit"] == "1234567-dirty" and found["keras"] == "not installed"
-        answers["rev-parse"] = "copies/"  # in a folder of another repository
-        assert commit(REPOSITORY) == "unknown"
-        answers |= {"rev-parse": "", "ls-files": ""}  # at the top of another repository
-        assert commit(REPOSITORY) == "unknown"
-    monkeypatch.setenv("PATH", str(tmp_path))  # without git
-    assert commit(REPOSITORY) == "unknown"

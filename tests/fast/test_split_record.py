@@ -1,7 +1,5 @@
 """split.json of a run: it is read as it was written, refuses other data, and says what a run has seen."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -54,19 +52,7 @@ def test_a_split_of_other_data_is_refused(run, broken_data):
         load_split(folder, find_samples(broken_data))
 
 
-ROW = {"part": "train", "group": 0, "sha256": "0123456789abcdef", "image_sha256": "0123456789abcdef"}
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ([], "no JSON object"),
-        ({"images": {"a": 3}}, '"images.a" must be'),
-        ({"images": {"a": {"part": "train"}}}, '"images.a.group" is missing'),
-        ({"images": {"a": ROW}}, "no image in the part 'test'"),
-    ],
-)
-def test_a_damaged_split_is_refused_by_name(content, words, run):
-    (run[0] / "split.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match=f"split.json: .*{words}"):
+def test_a_damaged_split_is_refused_by_name(run):
+    (run[0] / "split.json").write_text('{"images": {"a": {"part": "train"}}}')
+    with pytest.raises(RunError, match='split.json: .*"images.a.group" is missing'):
         load_split(run[0], [])

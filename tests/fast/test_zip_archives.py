@@ -40,17 +40,16 @@ def with_large_empty_mask(root):
     return found | {"large": ("normal", 0)}
 
 
-pairs = partial(partial, write_pairs)
 ARCHIVES = {  # the zip's name, what is in it, and how
     "Kaggle's, downloaded twice": ("archive (1).zip", write_classes, {"top": "Dataset_BUSI_with_GT"}),
     "no folder on top": ("Dataset_BUSI.zip", write_classes, {}),
     "one more folder": ("busi.zip", write_classes, {"top": "Dataset_BUSI_with_GT/Dataset_BUSI_with_GT"}),
     "two folders of any name": ("x.zip", write_classes, {"top": "download/breast"}),
     "images and masks": ("scans.zip", write_pairs, {}),
-    "no folder": ("BrEaST.zip", pairs(image="case{:03d}.png", mask="case{:03d}_tumor.png"), {}),
+    "no folder": ("BrEaST.zip", partial(write_pairs, image="case{:03d}.png", mask="case{:03d}_tumor.png"), {}),
     "upper case": ("DATA.ZIP", write_pairs, {}),
     "stray files": ("scans.zip", WITH_STRAYS, {}),
-    "a word before": ("scans.zip", pairs(image="Images/bus_{}.png", mask="Masks/mask_{}.png"), {}),
+    "a word before": ("scans.zip", partial(write_pairs, image="Images/bus_{}.png", mask="Masks/mask_{}.png"), {}),
     "a large empty mask": ("scans.zip", with_large_empty_mask, {"method": zipfile.ZIP_DEFLATED}),
     "backslashes, as old tools for Windows write": ("scans.zip", write_pairs, {"separator": "\\"}),
 }

@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
+from scored_run import train_scored_run
 
 import export_model
-import train_model
 import visualize_results
 from attention_unet import in_plain_keras
 from dataset import read_gray, resize_image
 from export_model import ExportConfig
 from segmentation.common.errors import RunError
+from segmentation.common.files import lock_folder
 from segmentation.data.phantoms import make_phantom
 from segmentation.inference import engines, export
 from segmentation.inference.engines import EXPORT_FILES, ExportedNetwork, open_network
 from segmentation.runs.run_folder import load_run
 from segmentation.scoring.calibration import calibrated, calibrated_score
 from segmentation.scoring.decision import Decision, load_decision, save_decision, to_mask
-from train_model import TrainingConfig
 from visualize_results import VisualizationConfig
 
 MISSING = [name for name in ("onnxruntime", "tf2onnx", "openvino", "ai_edge_litert") if not find_spec(name)]
@@ -53,14 +53,10 @@ def sharpen(run: Path) -> None:
 @pytest.fixture(scope="module")
 def run(phantom_data, tmp_path_factory) -> Path:
     """A tiny trained network with a lesion score, in all formats."""
-    small = dict(encoder="none", start_from="random", image_size=32, depth=2, base_filters=4, batch_size=8, epochs=1)
-    models = tmp_path_factory.mktemp("my models é")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_model, "MIN_NORMALS", 1)  # there are few here, and the score is to be kept
-        train_model.main(TrainingConfig(data_dir=(phantom_data,), models_dir=models, lesion_score=1.0, **small))
-    run = models / "attention_unet"
+    run = tmp_path_factory.mktemp("exported é") / "attention_unet"
+    shutil.copytree(train_scored_run(phantom_data, tmp_path_factory), run)
     sharpen(run)
-    # A calibration and a threshold that matter, whatever one epoch has learned.
+    # A calibration and a threshold that matter, whatever two epochs have learned.
     own = dict(scale=1.7, offset=0.4, threshold=0.35, min_peak=0.4, score_scale=0.6, score_offset=-0.2, tta=True)
     save_decision(run / "decision.json", Decision(**own))
     export_model.main(ExportConfig(run=run, to=tuple(EXPORT_FILES)))
@@ -229,7 +225,7 @@ def add(path: Path) -> None:
     ("spoil", "engine", "problem"),
     [
         (lambda f, r: shutil.rmtree(f), "onnx", "not exported yet. First: python export_model.py --run .* --to onnx"),
-        (lambda f, r: r["files"].pop("network.bin"), "openvino-bfloat16", "holds no openvino file"),
+        (lambda f, r: r["files"].pop("network.bin"), "openvino", "holds no openvino file"),
         (lambda f, r: add(f.parent / "best.keras"), "onnx", "made from another network than"),
         (lambda f, r: add(f.parent / "decision.json"), "onnx", "made from another decision than"),
         (lambda f, r: add(f / "network.bin"), "openvino", "network.bin: is not the file that export.json describes"),
@@ -281,7 +277,8 @@ def test_an_unfinished_run_without_its_data_is_exported_and_old_files_are_remove
     (copy / "config.json").write_text(json.dumps(config | {"root": str(copy / "gone")}))
     with pytest.raises(RunError, match=r"gone: the run's data is not here.* litert-int8 .*--data-dir"):
         export_model.main(ExportConfig(run=copy, to=("litert-int8",)))
-    assert files_in(copy) == ALL_FILES
+    (copy / "export" / ".writing-killed").mkdir()
+    assert files_in(copy) >= ALL_FILES
     export_model.main(ExportConfig(run=copy, to=("onnx",)))
     assert "is not finished" in capsys.readouterr().out
     assert about(copy)["compared_on"].startswith("24 simulated pictures")
@@ -290,15 +287,23 @@ def test_an_unfinished_run_without_its_data_is_exported_and_old_files_are_remove
 
 
 def test_files_of_others_are_not_replaced(copy):
+    """Nor one that was changed since, while another export writes, or through a link."""
+
+    def refused(problem: str) -> None:
+        with pytest.raises(RunError, match=problem), export_model.open_folder(copy):
+            pass
+
     folder = copy / "export"
+    with lock_folder(folder, "export"):
+        refused("another export is writing")
+    add(folder / "network.onnx")
+    refused("network.onnx: .*not .*by this script")
     shutil.rmtree(folder)
     folder.mkdir()
     for name, content in (("network.onnx", "mine"), ("export.json", "{}")):
         (folder / name).write_text(content)
-        with pytest.raises(RunError, match=f"{name}: .*not .*by this script"):
-            export_model.main(ExportConfig(run=copy, to=("onnx",)))
+        refused(f"{name}: .*not .*by this script")
     assert (folder / "network.onnx").read_text() == "mine"
     shutil.rmtree(folder)
     folder.symlink_to(copy.parent)
-    with pytest.raises(RunError, match="is a link to another folder"):
-        export_model.main(ExportConfig(run=copy, to=("onnx",)))
+    refused("is a link to another folder")

@@ -8,25 +8,24 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scored_run import train_scored_run
 
-import train_model
 import visualize_results
 from attention_unet import build_attention_unet
 from dataset import DataError
 from segmentation.common.errors import RunError
-from segmentation.reports.report import attention, attention_network
-from train_model import TrainingConfig
+from segmentation.data.collection import collect
+from segmentation.reports.report import attention, attention_network, draw_figures, load_cases, write_report
+from segmentation.runs.run_folder import load_run
+from segmentation.scoring.decision import Decision
 from visualize_results import VisualizationConfig
 
 
 @pytest.fixture(scope="module")
 def reported(phantom_data, tmp_path_factory) -> Path:
-    """A tiny run with a lesion score, with a space and a letter beyond ASCII in its path, and its report."""
-    models = tmp_path_factory.mktemp("my lab é")
-    small = dict(encoder="none", start_from="random", image_size=32, depth=2, base_filters=2, batch_size=8, epochs=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_model, "MIN_NORMALS", 1)  # there are few here, and the score is to be kept
-        train_model.main(TrainingConfig(data_dir=(phantom_data,), models_dir=models, split="all-random", **small))
+    """A tiny run with a lesion score, and its report."""
+    models = tmp_path_factory.mktemp("reported é")
+    shutil.copytree(train_scored_run(phantom_data, tmp_path_factory), models / "attention_unet")
     visualize_results.main(VisualizationConfig(models_dir=models))
     return models / "attention_unet"
 
@@ -63,21 +62,27 @@ def test_report_holds_every_test_image_and_names_nothing_outside(reported):
     assert "http://" not in page and "https://" not in page
 
 
-def test_another_threshold_is_scored_anew(copy, capsys):
-    visualize_results.main(VisualizationConfig(run=copy, threshold=0.0, min_score=0.0))
-    lesions = [s for s in metrics_of(copy)["images"] if s["label"] != "normal"]
+def test_another_threshold_is_scored_anew(reported, phantom_data, capsys):
+    model, _ = load_run(reported)
+    drawn = load_cases(model, reported, collect([phantom_data]).samples, Decision(threshold=0.0))
+    lesions = [s for s in metrics_of(reported)["images"] if s["label"] != "normal"]
     share = [(s["tp"] + s["fn"]) / (s["height"] * s["width"]) for s in lesions]
     expected = np.mean([2 * a / (1 + a) for a in share])  # every pixel is predicted
+    assert drawn.metrics["summary"]["lesions"]["dice"] == pytest.approx(expected)
     said = capsys.readouterr().out
     assert "threshold=0.0" in said and f"lesion Dice {expected:.3f}" in said
 
 
-def test_an_unfinished_run_has_a_report_too(copy, capsys):
+def test_an_unfinished_run_has_a_report_too(copy, phantom_data):
     """Its history has two epochs, and nothing was decided or scored."""
     for name in ("metrics.json", "decision.json", "report.html"):
         (copy / name).unlink()
-    visualize_results.main(VisualizationConfig(run=copy))
-    assert "is not finished" in capsys.readouterr().out and "not finished" in (copy / "report.html").read_text()
+    model, stored = load_run(copy)
+    drawn = load_cases(model, copy, collect([phantom_data]).samples, Decision())
+    assert {"overlays", "curves", "calibration"} <= dict(draw_figures(model, copy, drawn)).keys()
+    write_report(copy, drawn, stored, ["curves"])
+    page = (copy / "report.html").read_text()
+    assert "not finished" in page and all(f'data-name="{case.score["name"]}"' in page for case in drawn.cases)
 
 
 def test_what_does_not_fit_the_run_is_refused(copy, broken_data):
