@@ -2,21 +2,27 @@
 
     python demo.py                                  # newest run, or the network that comes with the repository
     python demo.py --run models/NAME --port 8000    # another run, at another port
+    python demo.py --root-path https://HUB/user/ME/proxy/7860   # behind a proxy: Jupyter's, Colab's or a lab's
 
-The page can be opened on this machine only. It needs Gradio: pip install -r requirements-demo.txt
+The page can be opened on this machine only, or by whom that proxy lets in. It needs Gradio:
+pip install -r requirements-demo.txt
 """
 
 import socket
 from pathlib import Path
+from typing import Annotated
 
 from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import tyro
+from pydantic import Field
 
 from segmentation.common.checks import AnyPath, Real, Whole, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.runs.finished import newest_run, open_decision
 from segmentation.runs.run_folder import load_run
+
+Address = Annotated[str, Field(pattern=r"^(https?://[\w.-]+(:\d+)?(/\S*)?)?$", max_length=2000)]
 
 
 @checked
@@ -28,6 +34,7 @@ class DemoConfig:
     corrections: AnyPath = Path("corrections")  # folder for corrected pictures and masks
     spacing: Real[1e-4, 1e3] | None = None  # mm between pixels, for pictures whose file does not contain it
     port: Whole[1, 65535] = 7860  # the page is at http://127.0.0.1:7860
+    root_path: Address = ""  # whole address of the page behind a proxy, as the browser shows it
 
 
 def check_port(port: int) -> None:
@@ -56,7 +63,7 @@ def main(config: DemoConfig) -> None:
     run, here = config.run or newest_run(config.models_dir), Path.cwd()
     run = run.relative_to(here) if run.is_relative_to(here) else run
     outliner = Outliner(run, *load_run(run), open_decision(run), config.spacing)
-    serve(outliner, config.corrections, config.port)
+    serve(outliner, config.corrections, config.port, config.root_path)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def _print_notes(layout: Layout, others: Sequence[Path], places: dict, root: Pat
         mask for image, mask, _ in paired
         if plain_name(mask) != plain_name(image) == without_number(plain_name(mask)) and len(layout.masks[image]) > 1
     ]  # fmt: skip
+    bare = [path for path in layout.images if path not in layout.masks and class_of(places[path]) == "lesion"]
     names = Counter(map(plain_name, layout.images))
     again = [(path, path.stat().st_size) for path in layout.images if names[plain_name(path)] > 1 and path.exists()]
     sizes = Counter((plain_name(path), size) for path, size in again)
@@ -141,6 +142,7 @@ def _print_notes(layout: Layout, others: Sequence[Path], places: dict, root: Pat
         (masks if layout.guessed else [], "pictures are taken for masks by what they hold, as no name says so"),
         (others, f"other files in {root} are passed over"),
         (layout.strays, "pictures outside the folders of images are passed over"),
+        (bare, "images have no mask, and count as images without a lesion"),
         (apart, "masks lie in folders of other names than their images"),
         (twice, "images have the name and the size of another; the same picture may be there twice"),
         (further, "numbered masks were treated as extra masks of one image"),

@@ -102,12 +102,13 @@ def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
         part.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "correction"):
         name = _free_name(name, {comparable(Path(file).stem) for part in (images, masks) for file in os.listdir(part)})
-        # The mask first: if this is stopped in between, an image without a mask would count as one without a lesion.
-        write_picture(masks / f"{name}.png", (mask != 0).astype(np.uint8) * 255)
+        # The image first: a mask without its image is refused by a training, and stops it. An image without a mask,
+        # which a kill between the two leaves behind, is named by one (segmentation/importing/layouts.py).
+        write_picture(images / f"{name}.png", image)
         try:
-            write_picture(images / f"{name}.png", image)
+            write_picture(masks / f"{name}.png", (mask != 0).astype(np.uint8) * 255)
         except BaseException:
-            (masks / f"{name}.png").unlink()
+            (images / f"{name}.png").unlink()
             raise
     return name
 

@@ -6,11 +6,14 @@ file, font or script from another machine.
 
 import html
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import cv2
 import jinja2
@@ -19,10 +22,11 @@ import numpy as np
 
 from dataset import MAX_PIXELS, DataError
 from segmentation.common.errors import RunError, hint
+from segmentation.common.files import lock_folder
 from segmentation.data.appearance import unlike_training
 from segmentation.inference.own_images import range_of
 from segmentation.page import corrections
-from segmentation.pictures.picture_files import Picture, list_pages, read_picture
+from segmentation.pictures.picture_files import Picture, forget_frames, list_pages, read_picture
 from segmentation.reports.overlays import draw_overlay, jpeg
 from segmentation.reports.report import attention, attention_network
 from segmentation.scoring.decision import Decision, doubtful_mask, override_decision, to_mask
@@ -33,14 +37,21 @@ from segmentation.scoring.prediction import predict_pictures
 for name in [name for name in os.environ if name.startswith("GRADIO_")]:
     del os.environ[name]  # such as GRADIO_SHARE: this page is only for this machine
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-for name in ("NO_PROXY", "no_proxy"):  # Gradio connects to its own server to check that it runs
-    os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
 
-import gradio as gr  # noqa: E402  after its environment variables are set
+import gradio as gr  # noqa: E402  after its environment
+import uvicorn  # noqa: E402  with Gradio, as Starlette is
+from gradio.http_server import Server  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+from starlette.middleware.cors import CORSMiddleware  # noqa: E402
+from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: E402
 
 HERE = Path(__file__).parent
-MAX_PICTURES, MAX_UPLOAD = 20, "100mb"  # pictures on the page; size of a file
-MAX_VISITORS, MAX_WAITING = 20, 20  # sessions that are kept; requests that wait for the network
+MAX_PICTURES, MAX_UPLOAD = 20, "100mb"  # on the page at a time; of a file
+MAX_VISITORS, MAX_WAITING = 20, 20  # whose pictures are kept; whose pictures wait for the network
+HOSTS = ["127.0.0.1", "localhost", "[::1]"]  # names of this machine, at any port
+UPLOADS = "attention-unet-pictures-"  # prefix of the temporary folder of uploads
+LOST = "The picture is no longer here. Drop it again."
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 
 
@@ -115,6 +126,7 @@ class Outliner:
                 pixels += image.size
             except (DataError, RunError) as error:
                 problems.append(str(error).replace(str(picture.path), name))
+        forget_frames()  # a cine loop may have hundreds more than are shown
         return seen, problems
 
 
@@ -213,7 +225,7 @@ def _heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) ->
 PAGE_HEADER = """<h1>Lesion outlines in breast ultrasound</h1>
 <p class="notice"><b>For research and teaching only.</b> This is not a medical device. Do not use it for decisions about
 a patient. The network outlines lesions in many pictures that hold none.</p>
-<p class="quiet">Network: {run}. Your pictures stay on this computer.</p>"""
+<p class="quiet">Network: {run}. Your pictures stay on the computer that serves this page.</p>"""
 CORRECT = """<h2>Correct it</h2>
 <p>Paint what belongs to the lesion, erase what does not, and save: picture and mask become training data. If there is
 no lesion, erase everything.</p>"""
@@ -239,12 +251,15 @@ class Page:
         """Handle added or removed files."""
         visit = self.outliner.look(uploads)
         names = [(f"{number}. {picture.name}", number - 1) for number, picture in enumerate(visit[0], start=1)]
-        chooser = gr.Dropdown(names, value=0 if names else None, visible=len(names) > 1)
-        return visit, chooser, gr.Column(visible=bool(names)), *self.show(visit, 0, given)
+        first = 0 if names else None
+        chooser = gr.Dropdown(names, value=first, visible=len(names) > 1)
+        return visit, chooser, gr.Column(visible=bool(names)), *self.show(visit, first, given)
 
     def show(self, visit: Visit, chosen: int | None, given: bool) -> tuple[str, dict | None, str]:
         """Results as HTML, the value of the editor, and an empty text below it."""
         seen, problems = visit
+        if chosen is not None and not seen:
+            problems = [LOST]
         chosen = chosen or 0
         editor = None
         if seen:
@@ -255,7 +270,7 @@ class Page:
         """Save the corrected mask. Returns a message as HTML."""
         try:
             if not visit[0]:
-                raise DataError("The picture is no longer here. Drop it again.")
+                raise DataError(LOST)
             picture = visit[0][chosen or 0]
             predicted, _ = self.outliner.masks(picture, given)
             mask = corrections.from_editor(value, picture.image, predicted)
@@ -284,6 +299,7 @@ class Page:
             given = gr.Checkbox(label="A lesion is known to be in each picture", elem_id="given")
             visit = gr.State(([], []))
             chosen = gr.Dropdown(label="Picture that is shown", visible=False, elem_id="chosen")
+            chosen.preprocess = lambda value: value  # of a visitor whose choices are forgotten, as their pictures are
             results = gr.HTML(elem_id="results", apply_default_css=False)
             with gr.Column(visible=False) as correct:
                 gr.HTML(CORRECT)
@@ -301,28 +317,51 @@ class Page:
         return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
-def serve(outliner: Outliner, folder: Path, port: int) -> None:
+def remove_leftovers() -> None:
+    """Remove uploads that a killed server left behind: nobody holds the lock of such a folder."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{UPLOADS}*/.lock"):
+        with suppress(OSError, RunError):  # another user's, or one of a server that runs
+            with lock_folder(lock.parent, "page"):
+                pass
+            shutil.rmtree(lock.parent)
+
+
+def mount(page: gr.Blocks, root_path: str = "") -> Starlette:
+    """The page as an application that answers requests to this machine only, and none from pages of other origins.
+
+    Args:
+        root_path: the page's address behind a proxy; its host is answered too.
+    """
+    hosts = [*HOSTS, urlsplit(root_path).hostname] if root_path else HOSTS
+    only_here = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    page.state_session_capacity = MAX_VISITORS
+    return gr.mount_gradio_app(
+        Starlette(middleware=[only_here, Middleware(CORSMiddleware)]),  # the latter allows no other origin
+        page,
+        path="/",
+        root_path=root_path,
+        max_file_size=MAX_UPLOAD,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        theme=gr.themes.Default(font=FONTS[0], font_mono=FONTS[1], primary_hue="amber"),
+        css_paths=HERE / "demo_page.css",
+    )
+
+
+def serve(outliner: Outliner, folder: Path, port: int, root_path: str = "") -> None:
     """Serve the page on this machine only, until a signal; then remove the uploaded files."""
-    with tempfile.TemporaryDirectory(prefix="pictures-") as uploads:
+    remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=UPLOADS) as uploads, lock_folder(Path(uploads), "page"):
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = Page(outliner, folder).build()
-        page.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            max_file_size=MAX_UPLOAD,
-            state_session_capacity=MAX_VISITORS,
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            theme=gr.themes.Default(font=FONTS[0], font_mono=FONTS[1], primary_hue="amber"),
-            css_paths=HERE / "demo_page.css",
-        )
-        print(f"open http://127.0.0.1:{port} in your browser; Ctrl-C ends this page", flush=True)
+        app = mount(Page(outliner, folder).build(), root_path)
+        server = Server(uvicorn.Config(app, port=port, log_level="warning"))  # of 127.0.0.1
+        server.run_in_thread()
+        print(f"open {root_path or f'http://127.0.0.1:{port}'} in your browser; Ctrl-C ends this page", flush=True)
         try:
             while True:
                 time.sleep(3600)
         finally:
-            page.close()
+            app.routes[0].app.stop_event.set()  # Gradio's: ends the connections that each open page keeps
+            server.close()

@@ -1,10 +1,11 @@
 // An editor in which a mask over a picture is painted and erased with mouse, pen or finger. Gradio calls this once, with
 // `element`, `props` and `watch`. props.value is {picture, mask}, two data URIs; it is sent back with the edited mask,
-// which is opaque where there is lesion and transparent elsewhere.
+// which is opaque where there is lesion and transparent elsewhere. Strokes are kept until the same picture comes again.
 const find = (selector) => element.querySelector(selector);
 const [image, canvas, size, undo] = ["img", "canvas", "[data-size]", "[data-undo]"].map(find);
 const pen = canvas.getContext("2d", { willReadFrequently: true });
-let tool = "brush", last = null, before = [];
+const kept = new Map();
+let tool = "brush", last = null, before = [], sent = "";
 
 async function load(uri) {
   const picture = new Image();
@@ -16,8 +17,10 @@ async function load(uri) {
 async function show() {
   const value = props.value;
   if (!value || !value.mask) return;
-  const [picture, mask] = await Promise.all([load(value.picture), load(value.mask)]);
+  const key = value.picture + value.mask;
+  const [picture, mask, left] = await Promise.all([value.picture, value.mask, kept.get(key) || value.mask].map(load));
   if (value !== props.value) return;  // another picture was chosen meanwhile
+  sent = key;
   image.src = picture.src;
   [canvas.width, canvas.height] = [mask.width, mask.height];
   find(".stage").style.maxWidth = `calc(80vh * ${mask.width / mask.height})`;
@@ -25,6 +28,12 @@ async function show() {
   Object.assign(pen, { lineCap: "round", lineJoin: "round", strokeStyle: "#e69f00" });
   before = [];
   undo.disabled = true;
+  if (kept.has(key)) {
+    keep();  // undoing it leads back to the network's outline
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(left, 0, 0);
+    hand_back();
+  }
 }
 
 function keep() {
@@ -34,7 +43,8 @@ function keep() {
 }
 
 function hand_back() {
-  props.value = { ...props.value, mask: canvas.toDataURL("image/png") };
+  kept.set(sent, canvas.toDataURL("image/png"));
+  props.value = { ...props.value, mask: kept.get(sent) };
 }
 
 function line_to(event) {

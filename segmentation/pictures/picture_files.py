@@ -58,3 +58,8 @@ def _is_dicom(path: Path) -> bool:
 @lru_cache(maxsize=2)  # the frames of one file are asked for one after the other
 def _frames(path: Path) -> Frames:
     return read_frames(path)
+
+
+def forget_frames() -> None:
+    """Free the frames of the files that were read last."""
+    _frames.cache_clear()

@@ -108,10 +108,10 @@ def test_a_name_stays_in_the_folder(tmp_path, name, kept):
     assert [path.name for path in (folder / "images").iterdir()] == [f"{kept}.png"]
 
 
-def test_a_mask_without_its_image_is_not_left_behind(tmp_path, monkeypatch):
+def test_an_image_without_its_mask_is_not_left_behind(tmp_path, monkeypatch):
     def full_disk(path, pixels):
         begun.append(path.parent.name)
-        if path.parent.name == "images":
+        if path.parent.name == "masks":
             raise OSError(28, "No space left on device", str(path))
         write(path, pixels)
 
@@ -119,8 +119,8 @@ def test_a_mask_without_its_image_is_not_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(corrections, "write_picture", full_disk)
     with pytest.raises(OSError, match="No space"):
         corrections.save_correction(tmp_path, "scan.png", PICTURE, MASK)
-    # In this order: an image without a mask, which a kill could leave behind, would count as one without a lesion.
-    assert begun == ["masks", "images"] and not [*tmp_path.glob("*/*")]
+    # In this order: a mask without its image, which a kill could leave behind, would stop the next training.
+    assert begun == ["images", "masks"] and not [*tmp_path.glob("*/*")]
 
 
 def test_one_process_saves_at_a_time(tmp_path):

@@ -83,7 +83,7 @@ def address(lab, proxy):
     server.send_signal(signal.SIGTERM)
     said = server.communicate(timeout=60)[0]
     assert server.returncode == 143 and "Traceback" not in said, said
-    assert not [*lab.glob("pictures-*")], "uploads are left behind"
+    assert not [*lab.glob("attention-unet-pictures-*")], "uploads are left behind"
 
 
 class Visitor:
