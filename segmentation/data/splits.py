@@ -132,7 +132,9 @@ def _assign_parts(samples: Sequence[Sample], groups: np.ndarray, division: Divis
     folds = _twentieths(samples, np.arange(len(samples)) if split in _LEAKY else groups, division.seed, strata)
     if split == "by-hospital":
         part[np.isin(folds, _GROUPED_VAL)] = "val"
-        part[hospitals == sorted(set(hospitals))[fold]] = "test"
+        test = hospitals == sorted(set(hospitals))[fold]
+        part[np.isin(groups, groups[test])] = ""  # a near-copy of a test image may lie in another folder
+        part[test] = "test"
     elif split == "tuning":
         part[np.isin(folds, _GROUPED_TEST)] = ""
         others = np.setdiff1d(range(_TWENTIETHS), _GROUPED_TEST)
