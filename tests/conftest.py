@@ -24,6 +24,10 @@ from PIL import Image
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from segmentation.common.environment import set_environment
+
+set_environment()  # as the scripts do it: otherwise a training in this process computes other last digits than a script
+
 import dataset
 import segmentation.importing.layouts  # noqa: F401  BUSI's layout, and all others
 from segmentation.data.near_copies import Pair
@@ -84,7 +88,7 @@ def phantom_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def lesion_data(tmp_path_factory) -> Path:
-    """48 small pictures, two of each patient and 6 normal: a training on them is quicker than on phantoms. Read only."""
+    """48 small pictures, two of each patient and 6 normal: training on them is quicker than on phantoms. Read only."""
     return make_once(tmp_path_factory, "lesions é", lambda folder: write_hospital(folder, 48, seed=3, normals=6))
 
 

@@ -66,7 +66,8 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
     """
     run = resume or next(path for path in numbered(folder) if not (path / "metrics.json").exists())
     if resume:
-        config = replace(settings_of(run, type(config)), finish=config.finish)
+        asked = {"resume": resume, "finish": True} if config.finish else {}
+        config = replace(settings_of(run, type(config)), **asked)
     with lock(run):
         if (run / "metrics.json").exists():
             raise RunError(f"{run}: this run is finished; see its metrics.json.")

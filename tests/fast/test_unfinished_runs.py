@@ -4,8 +4,9 @@ from dataclasses import asdict
 from itertools import chain, combinations
 
 import pytest
+from pydantic import model_validator
 
-from segmentation.common.checks import Whole, checked
+from segmentation.common.checks import AnyPath, Whole, checked
 from segmentation.common.errors import RunError
 from segmentation.common.files import read_json, write_json
 from segmentation.runs import run_folder
@@ -22,6 +23,17 @@ class Settings:
     epochs: Whole[1, 100] = 20
     seed: Whole[0, 100] = 0
     finish: bool = False
+    resume: AnyPath | None = None
+
+    @model_validator(mode="after")
+    def fit_together(self):
+        """As train_model.py has it."""
+        if self.finish and not self.resume:
+            raise ValueError("--finish needs --resume")
+        return self
+
+
+FINISH = Settings(finish=True, resume="run")
 
 
 def fill(run, names, epochs=2, settings=None):
@@ -66,10 +78,10 @@ def test_what_a_stop_leaves_begins_anew_or_goes_on(tmp_path, capsys, stop):
         with pytest.raises(RunError, match=r"run: holds an unfinished run with another seed \(0\).*--resume"):
             goes_on(run, other)
     if epochs:
-        assert goes_on(run, Settings(finish=True)) is ON  # its best network is scored
+        assert goes_on(run, FINISH) is ON  # its best network is scored
     elif count:
         with pytest.raises(RunError, match="config.json|no finished epoch to score"):
-            goes_on(run, Settings(finish=True))
+            goes_on(run, FINISH)
     assert contents(run) == before
 
 
@@ -99,8 +111,8 @@ def test_a_finished_run_is_kept_and_a_stopped_one_has_its_own_settings(tmp_path,
         pass
     stopped = fill(tmp_path / "stopped", RUN_FILES[:5], settings=Settings(seed=7))
     (stopped / ".writing-0-best.keras").touch()  # left by a kill
-    with open_run(Settings(finish=True), tmp_path, stopped) as (run, config, goes):
-        assert (run, config, goes) == (stopped, Settings(seed=7, finish=True), ON)
+    with open_run(FINISH, tmp_path, stopped) as (run, config, goes):
+        assert (run, config, goes) == (stopped, Settings(seed=7, finish=True, resume=stopped), ON)
         with pytest.raises(RunError, match="another training"), open_run(Settings(), stopped, None):
             pass
     assert not list(stopped.glob(".writing*"))

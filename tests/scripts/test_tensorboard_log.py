@@ -1,6 +1,5 @@
 """What --tensorboard writes: as TensorBoard's own reader finds it, and without a gap after a stop."""
 
-import importlib.util
 import shutil
 
 import cv2
@@ -10,20 +9,18 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train_model
 from dataset import make_dataset
 from segmentation.common.errors import RunError
-from segmentation.network.losses import BceDiceLoss
+from segmentation.network.losses import training_loss, training_metrics
 from segmentation.reports.tensorboard_log import TensorBoardLog
-from segmentation.runs.recorder import RunRecorder, make_optimizer
+from segmentation.runs.recorder import RunRecorder
 from segmentation.runs.schemas import read_history
-from train_model import TrainingConfig, compile_model, fit, main
 
 EPOCHS, STEPS = 7, 2
 
 
 def train(run, watched, stop_at=None):
-    """Train one convolution on noise, or go on with it."""
+    """Train one convolution on noise, or go on with it. Returns the images."""
     rng = np.random.default_rng(0)
     pairs = rng.integers(0, 255, (12, 32, 40), np.uint8), np.zeros((12, 32, 40), np.uint8)
     pairs[1][:, 8:16, 10:20] = 1
@@ -31,21 +28,21 @@ def train(run, watched, stop_at=None):
     inputs = keras.Input((32, 40, 1))
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")]
     model = keras.Model(inputs, layers[1](layers[0](inputs)))
-    compile_model(model, make_optimizer(0.1, 0.9, EPOCHS, STEPS), BceDiceLoss(), 0.0)
+    model.compile(keras.optimizers.Adam(0.1), training_loss(0.0), metrics=training_metrics(), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
     run.mkdir(exist_ok=True)
-    recorder = RunRecorder(run, "val_dice", STEPS)
-    first_epoch = recorder.restore(model)
-    back_up = recorder.on_epoch_begin
+    recorder = RunRecorder(run, "val_dice", EPOCHS, STEPS)
+    recorder.restore(model)
 
-    def stop(epoch, logs=None):
-        back_up(epoch, logs)
+    def stop(epoch, logs):
         if epoch == stop_at:
             raise KeyboardInterrupt([step for step, _ in read_events(run, "train")[0]["epoch_loss"]])
 
-    recorder.on_epoch_begin = stop
-    stream, judged = make_dataset(*pairs, 6, training=True, first_epoch=first_epoch), make_dataset(*pairs, 6)
-    board = TensorBoardLog(run) if watched else None
-    fit(model, stream, judged, recorder, first_epoch, EPOCHS, averaged=True, board=board)
+    watching = [keras.callbacks.LambdaCallback(on_epoch_begin=stop)]
+    watching += [TensorBoardLog(run).show(pairs)] if watched else []
+    data = make_dataset(*pairs, 6)
+    settings = {"initial_epoch": recorder.first_epoch, "epochs": EPOCHS, "verbose": 0, "shuffle": False}
+    model.fit(data, validation_data=data, callbacks=[recorder, *watching], **settings)
     return pairs[0]
 
 
@@ -56,9 +53,8 @@ def read_events(run, part):
         tag: [(e.step, tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
     }
-    encoded = [
-        (step, png) for step, values in found.pop("overlays", []) for png in values[2:]
-    ]  # behind width and height
+    # Each overlay stands behind its width and height.
+    encoded = [(step, png) for step, values in found.pop("overlays", []) for png in values[2:]]
     pictures = [(step, cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)) for step, png in encoded]
     return {tag: [(step, float(value)) for step, value in values] for tag, values in found.items()}, pictures
 
@@ -75,10 +71,8 @@ def test_a_stopped_run_shows_every_epoch_once_and_trains_as_without(tmp_path):
     assert history == read_history(tmp_path / "plain" / "history.csv")
     training, none = read_events(run, "train")
     validation, overlays = read_events(run, "validation")
-    assert not none and set(training) == {
-        f"epoch_{key}" for key in ("loss", "accuracy", "iou", "dice", "learning_rate")
-    }
-    assert set(validation) == {f"epoch_{key}" for key in ("loss", "accuracy", "iou", "dice")}
+    scores = {f"epoch_{key}" for key in ("loss", "accuracy", "iou", "dice")}
+    assert not none and set(training) == scores | {"epoch_learning_rate"} and set(validation) == scores
     for found, prefix in ((training, ""), (validation, "val_")):
         for tag, values in found.items():
             assert [step for step, _ in values] == list(range(EPOCHS))
@@ -90,13 +84,6 @@ def test_a_stopped_run_shows_every_epoch_once_and_trains_as_without(tmp_path):
         enlarged = [cv2.resize(image, (320, 256))[..., None] for image in images]
         assert max(range(12), key=lambda i: (picture == enlarged[i]).all(axis=2).mean()) == n  # but for the outlines
         assert (picture == (0xE9, 0xB4, 0x56)).all(axis=2).any()  # the reference's blue, as blue, green and red
-
-
-def test_without_the_package_it_is_said_before_the_data_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_model, "load_data", lambda *_: pytest.fail("the data are read"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RunError, match="^--tensorboard needs .* pip install -r requirements-tensorboard.txt$"):
-        main(TrainingConfig(models_dir=tmp_path, tensorboard=True))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

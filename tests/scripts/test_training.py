@@ -176,15 +176,17 @@ def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_pat
     def kernels(model):
         return {name: model.get_layer(name).kernel.numpy() for name in ("stem_conv", "lesion")}
 
-    seen = {}  # the network as it was built, and as it was trained
-    for name in ("build", "load_run"):
-
-        def watch(*arguments, name=name, known=getattr(train_model, name)):
+    def watch(name, known):
+        def watched(*arguments):
             found = known(*arguments)
-            seen[name] = kernels(found[0] if name == "load_run" else found)
+            seen[name] = kernels(found[0] if isinstance(found, tuple) else found)
             return found
 
-        monkeypatch.setattr(train_model, name, watch)
+        monkeypatch.setattr(train_model, name, watched)
+
+    seen = {}  # the network as it was built, and as it was trained
+    watch("build", train_model.build)
+    watch("load_run", train_model.load_run)
     config = TrainingConfig(data_dir=(lesion_data,), models_dir=tmp_path, image_size=64, epochs=1, batch_size=64)
     with step_by_step():
         train_model.main(replace(config, learning_rate=1e-6, ema=0.0))
