@@ -22,10 +22,10 @@ from segmentation.importing.pairing import (
     natural_order,
     place_of,
     plain_name,
-    shown,
     understand_layout,
     without_number,
 )
+from segmentation.pictures.picture_files import shown
 from segmentation.pictures.pixel_depth import understand_depth
 
 PHANTOM_MARKER = "phantoms.json"  # a folder that holds this file holds simulated pictures

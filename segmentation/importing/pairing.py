@@ -106,12 +106,6 @@ def natural_order(path: Path) -> list:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def shown(paths: Sequence[Path]) -> str:
-    """A few names, in text that can be printed."""
-    names = [path.name.encode(errors="backslashreplace").decode() for path in paths[:3]]
-    return ", ".join(names) + (", ..." if len(paths) > 3 else "")
-
-
 # ---------------------------------------------------------------- pair
 
 
