@@ -92,9 +92,10 @@ def part_of(folders: Sequence[str]) -> str:
 
 def words_of(place: Sequence[str]) -> frozenset[str]:
     """What folders say beside image and mask, classes, parts and lesions: a hospital, a reader, an organ."""
-    words = {word for folder in place for word in folder.split() if not word.isdigit()}
-    no_news = "|".join([*CLASSES, *PARTS.values(), "tumou?rs?|lesions?"])
-    return frozenset(word for word in words if not re.fullmatch(no_news, word))
+    formats = "jpe?gs?|pngs?|bmps?|tiffs?|dicoms?|dcm|us|files"
+    no_news = "|".join([*CLASSES, *PARTS.values(), "tumou?rs?|lesions?", formats])
+    kept = (" ".join(w for w in folder.split() if not re.fullmatch(no_news, w)) for folder in place)
+    return frozenset(words for words in kept if not words.replace(" ", "").isdigit() and words)
 
 
 def class_of(place: Sequence[str]) -> str:

@@ -190,8 +190,8 @@ def _check_folders(layout: Layout, root: Path) -> None:
         there = place_of(folders_of(image, root))
         for mask in masks:
             place = place_of(folders_of(mask, root))
-            own, more = set(there), [part for part in place if part not in there]
-            if own - set(place) and words_of(more):
+            more = [part for part in place if part not in there]
+            if words_of(set(there) - set(place)) and words_of(more):
                 raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. Rename it, or "
                                 "pair them in a table: --table pairs.csv.")  # fmt: skip
             sort = frozenset() if mask.parent.name.casefold() == plain_name(image) else words_of(more)
@@ -204,8 +204,8 @@ def _check_folders(layout: Layout, root: Path) -> None:
 
 def _several_sorts(root: Path, masks: Sequence[Path]) -> DataError:
     folders = list(dict.fromkeys(str(mask.parent.relative_to(root)) for mask in masks))
-    return DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': "
-                     f"--mask-folder {folders[0]}.")  # fmt: skip
+    return DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': --mask-folder "
+                     f"{' or '.join(folders[:3])}.")  # fmt: skip
 
 
 def _check_others(layout: Layout, others: Sequence[Path], wishes: Wishes) -> None:
