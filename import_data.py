@@ -85,7 +85,9 @@ def understand(config: ImportConfig, stack: ExitStack) -> list[Source]:
     for k, place in enumerate(places):
         if inside := next((o for i, o in enumerate(places) if i != k and (o == place or o in place.parents)), None):
             raise DataError(f"{place}: lies in {inside}, or is the same. Name each folder once.")
-    return [understand_source(root, wishes) for root in roots or [config.table.resolve().parent]]
+    titles = config.source or [config.table]
+    return [understand_source(root, wishes)._replace(title=str(title))
+            for root, title in zip(roots or [config.table.parent], titles, strict=True)]  # fmt: skip
 
 
 # ---------------------------------------------------------------- say
@@ -97,7 +99,7 @@ def describe(sources: Sequence[Source], cases: Cases, pairs: Sequence[Pair]) -> 
     labels = Counter(k.case.label for k in kept)
     masks = sum(len(k.case.masks) for k in kept)
     heights, widths = ([k.size[axis] for k in kept] for axis in (0, 1))
-    lines = [("source", f"{s.root}") for s in sources]
+    lines = [("source", s.title) for s in sources]
     lines.append(("images", f"{len(kept)}: " + ", ".join(f"{labels[x]} {x}" for x in LABELS if labels[x])
                   + f"; {masks} mask files; {min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}"))  # fmt: skip
     patients = {(k.case.hospital, k.case.patient) for k in kept if k.case.patient}
@@ -193,7 +195,9 @@ def main(config: ImportConfig) -> None:
         lines.append(("doubtful", f"{doubtful} images; they come first in import.html"))
         if folder:
             write_table(folder / "meta.csv", cases.kept, cases.numbered)
-            write_page(folder / "import.html", lines, cases.kept, choose_pairs(cases.kept, pairs))
+            named = ("source", "read", "note", "passed over", "equal") if cases.numbered else ()  # these name files
+            shown = [line for line in lines if line[0] not in named]
+            write_page(folder / "import.html", shown, cases.kept, choose_pairs(cases.kept, pairs))
     for word, text in lines:
         print(f"{word:14s}{text}")
     if config.output:

@@ -97,7 +97,7 @@ class Cases:
     def _prepare(self, case: Case, source: Source, hospital: str) -> tuple[Kept, np.ndarray, tuple, Source]:
         read = read_case(case, source)
         root = source.root if source.root in case.image.parents else case.image.parent
-        file = f"{root.resolve().name}/{case.image.relative_to(root).as_posix()}"
+        file = f"{Path(source.title).stem or root.resolve().name}/{case.image.relative_to(root).as_posix()}"
         several = len(self.sources) > 1
         patient = f"{hospital}: {case.patient}" if several and case.patient else case.patient
         case = case._replace(hospital=case.hospital or (hospital if several else ""), patient=patient)
@@ -114,8 +114,8 @@ class Cases:
         self.without_size += any("placeholder" in doubt for doubt in kept.doubts)
         first, its_source = self._seen.get(kept.hash, (None, None))
         if first and "normal" in (labels := {first.case.label, kept.case.label}) and len(labels) > 1:
-            raise DataError(f"{kept.case.image}: holds the same pixels as {first.case.image}, but only one of the two shows "
-                            "a lesion. Remove one.")  # fmt: skip
+            raise DataError(f"{kept.case.image}: holds the same pixels as {first.case.image}, but only one of them "
+                            "shows a lesion. Remove one.")  # fmt: skip
         if first and its_source is not source:
             differ = "" if first.grid == kept.grid else ", with another mask; the first is kept"
             self.again.append(f"{kept.file} is {first.file}{differ}")
@@ -125,7 +125,7 @@ class Cases:
 
 def _names_of(sources: Sequence[Source]) -> list[str]:
     """The last parts of the sources' paths, as many as tell them apart."""
-    paths = [source.root.resolve().parts for source in sources]
+    paths = [Path(source.title).resolve().with_suffix("").parts for source in sources]
     for length in range(1, max(map(len, paths)) + 1):
         names = [" ".join(parts[-length:]) for parts in paths]
         if len(set(names)) == len(names):

@@ -84,6 +84,7 @@ class Source(NamedTuple):
     lines: list[str]  # what a person should know
     passed: list[Path]  # files that are not read
     left_out: int  # images without a lesion that were left out
+    title: str = ""  # what the person named
 
 
 class Found(NamedTuple):
@@ -204,8 +205,8 @@ def _check_folders(layout: Layout, root: Path) -> None:
 
 def _several_sorts(root: Path, masks: Sequence[Path]) -> DataError:
     folders = list(dict.fromkeys(str(mask.parent.relative_to(root)) for mask in masks))
-    return DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': --mask-folder "
-                     f"{' or '.join(folders[:3])}.")  # fmt: skip
+    return DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': "
+                     f"--mask-folder {' or '.join(folders[:3])}.")  # fmt: skip
 
 
 def _check_others(layout: Layout, others: Sequence[Path], wishes: Wishes) -> None:
@@ -256,8 +257,8 @@ def _match_tables(tables: Sequence[Table], images: Sequence[Path], wishes: Wishe
     if not any(row.patient for row in rows.values()) and wishes.patient_column != "name":
         starts = Counter(_start_of_name(image) for image in images)
         if "" not in starts and 1 < len(starts) <= len(images) / 2 and not set(starts) & set(CLASSES):
-            lines.append(f"note: names begin in {len(starts)} ways ({', '.join(list(starts)[:3])}, ...). If these are the "
-                         "patients: --patient-column name")  # fmt: skip
+            lines.append(f"note: names begin in {len(starts)} ways ({', '.join(list(starts)[:3])}, ...). If these are "
+                         "the patients: --patient-column name")  # fmt: skip
     return rows
 
 

@@ -97,8 +97,8 @@ class Imported:
         self.code, self.said, self.error = result.returncode, result.stdout, result.stderr.rpartition("\r")[2]
         assert "Traceback" not in self.error, self.error
         self.folder, self.images, self.lesions, self.rows = cwd / (output or "plain"), {}, {}, {}
+        assert not list(cwd.glob(".importing-*")) and not (self.code and output and self.folder.exists())
         if self.code or not output:
-            assert not self.folder.exists() and not list(cwd.glob(".importing-*"))
             return
         with (self.folder / "meta.csv").open(encoding="utf-8", newline="") as lines:
             self.rows = {Path(row["image"]).stem: row for row in csv.DictReader(lines)}

@@ -195,8 +195,9 @@ def test_9_other_words_do_not_pair(image, mask, tmp_path):
     ("image", "mask"),
     [
         ("Images/bus_{:04}-l.png", "Masks/mask_{:04}-l.png"), ("im_{}.png", "gt_{}.png"), ("{}.png", "{}_mask.png"),
-        ("original/{:06}.png", "GT/{:06}.png"), ("images/US{}.png", "masks/US{}_lesion.png"), ("{}_image.png", "{}_mask.png"),
-        ("images/{}.png", "masks/{}_1.png"), ("images/{}.png", "masks/{}/object_1.png"), ("scans/{}.png", "labels/{}.png"),
+        ("original/{:06}.png", "GT/{:06}.png"), ("images/US{}.png", "masks/US{}_lesion.png"),
+        ("{}_image.png", "{}_mask.png"), ("images/{}.png", "masks/{}_1.png"), ("scans/{}.png", "labels/{}.png"),
+        ("images/{}.png", "masks/{}/object_1.png"),
     ],
 )  # fmt: skip
 def test_9_words_for_image_and_mask_do(image, mask, tmp_path):
@@ -388,7 +389,8 @@ def region(delta):
 @pytest.mark.parametrize(
     ("elements", "mm"),
     [
-        ({"PixelSpacing": [0.3, 0.2]}, ("0.3", "0.2")), ({"PixelSpacing": [1, 1]}, ("", "")), (region(0.05), ("0.5", "0.5")),
+        ({"PixelSpacing": [0.3, 0.2]}, ("0.3", "0.2")), ({"PixelSpacing": [1, 1]}, ("", "")),
+        (region(0.05), ("0.5", "0.5")),
         ({"ImagerPixelSpacing": [1, 1]}, ("", "")), (region(1.0), ("", "")), (region(0.0005), ("", "")), ({}, ("", "")),
     ],
 )  # fmt: skip
