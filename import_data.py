@@ -112,7 +112,7 @@ def describe(sources: Sequence[Source], cases: Cases, pairs: Sequence[Pair]) -> 
         for k in kept:
             held[k.case.hospital, k.case.patient].add(k.case.split or k.case.fold)
         both = sum(len(part) > 1 for (_, patient), part in held.items() if patient)
-        lines.append(("given parts", ", ".join(f"{part or 'none'} {n}" for part, n in parts.items())
+        lines.append(("given parts", ", ".join(f"{part or 'none'}: {n}" for part, n in sorted(parts.items()))
                       + (f"; {both} PATIENTS LIE IN SEVERAL PARTS" if both else "")))  # fmt: skip
     areas = [100 * k.area for k in kept if k.area]
     lines.append(("lesion area", "{:.1f} %, {:.1f} %, {:.1f} % of the picture (5th, 50th, 95th percentile)".format(
@@ -146,7 +146,7 @@ def describe_copies(kept: Sequence[Kept], pairs: Sequence[Pair]) -> list[tuple[s
         (
             "near-copies",
             f"{len(pairs)} pairs tie {sum(map(len, tied))} images into {len(tied)} groups"
-            + (f"; {len(equal)} pairs are equal ({kept[equal[0].a].name} = {kept[equal[0].b].name})" if equal else ""),
+            + (f"; {len(equal)} of equal pixels ({kept[equal[0].a].name} = {kept[equal[0].b].name})" if equal else ""),
         )
     ]
     for word, values in (("classes", lambda k: k.case.label), ("given parts", lambda k: k.case.split or k.case.fold)):

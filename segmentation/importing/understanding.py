@@ -312,8 +312,8 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
         else:
             cases.append(case if has else case._replace(label="normal"))
     for problem, paths in problems.items():
-        many = f" ({len(paths)} of {len(layout.images)} images)" if len(paths) > 1 else ""
-        raise DataError(f"{paths[0]}: {problem}{many}.")
+        many = f" (so are {len(paths)} of {len(layout.images)})" if len(paths) > 1 else ""
+        raise DataError(f"{paths[0]}{many}: {problem}.")
     return _check_cases(root, cases), left_out
 
 

@@ -56,7 +56,8 @@ def test_labelme_circle_and_two_labels(tmp_path):
     ("shapes", "size", "words"),
     [
         ([shape("a", "line", BOX[:2])], (H, W), "no area"), ([shape(points=[["a", 1]] * 3)], (H, W), "no area"),
-        ([shape()], (W, H), "--ignore-exif"), ([shape()], (9, 9), "outlines a picture of 9x9"), ([], (H, W), "--unmasked"),
+        ([shape()], (W, H), "--ignore-exif"), ([shape()], (9, 9), "outlines a picture of 9x9"),
+        ([], (H, W), "--unmasked"),
     ],
 )  # fmt: skip
 def test_labelme_that_cannot_be_read(shapes, size, words, tmp_path):
