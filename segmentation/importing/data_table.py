@@ -11,16 +11,16 @@ from typing import NamedTuple
 from dataset import CLASSES, LABELS, DataError, Sample
 
 TABLES = ("meta.csv", "metadata.csv", "bus_data.csv", "info.csv")  # in any capitals
-COLUMN_NAMES = {  # ours, and what published tables call it, in small letters and without what is between them
-    "image": ("image", "imagefilename", "imagename", "imagepath", "imageid", "filename", "file", "id", "name", "img"),
-    "mask": ("mask", "maskfilename", "maskname", "maskpath", "maskfile"),
-    "patient": ("patient", "patientid", "patientname", "patientno", "patientnumber", "patientcode", "pid", "subject",
-                "subjectid", "case", "caseid", "caseno", "casenumber", "person", "personid", "mrn"),
-    "class": ("class", "pathology", "classification", "label", "diagnosis"),
-    "split": ("split", "part", "subset", "partition", "set"),
-    "fold": ("fold", "fold5", "kfold"),
-    "hospital": ("hospital", "site", "center", "centre", "institution"),
-}  # fmt: skip
+COLUMN_NAMES = {  # ours, and patterns of what published tables call it, in small letters without what is between them
+    "image": "image|imagefilename|imagename|imagepath|imageid|filename|file|id|name|img",
+    "mask": "mask(filename|name|path|file)?",
+    "patient": "(anon|pseudo)?patients?{id}|pid|subjects?{id}|cases?{id}|persons?{id}|mrn",
+    "class": "class|pathology|classification|label|diagnosis",
+    "split": "split|part|subset|partition|set",
+    "fold": "fold5?|kfold",
+    "hospital": "hospital|site|center|centre|institution",
+}
+_NUMBER = "(id|uid|no|nr|num|number|code|name|key|index)*(anon\\w*|pseudo\\w*|hash\\w*)?"  # of a patient
 NOBODY = ("", "na", "nan", "none", "null", "unknown", "unk", "missing", "notavailable", "anonymous", "anon")
 SHORT = {"b": "benign", "m": "malignant", "n": "normal"}  # as some tables write the classes
 MAX_ROWS, MAX_TABLE_BYTES = 1_000_000, 100_000_000
@@ -64,11 +64,13 @@ def bare_word(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
+def trim_patient(text: str) -> str:
+    """A patient as it is written; "" for NA and the like, which are nobody."""
+    return "" if bare_word(text) in NOBODY else " ".join(text.split())
+
+
 def one_patient(text: str) -> str:
-    """A patient as tables have it in common: 7, 007 and 7.0 are one, P1 and p1 too, and NA is nobody."""
-    text = " ".join(text.split())
-    if bare_word(text) in NOBODY:
-        return ""
+    """A patient as tables have it in common: 7, 007 and 7.0 are one, P1 and p1 too."""
     number = re.fullmatch(r"0*(\d+)(?:[.,]0+)?", text)
     return number[1] if number else text.casefold()
 
@@ -82,21 +84,24 @@ def parse_table(path: Path, patient_column: str = "") -> Table:
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise DataError(f"{path}: larger than {MAX_TABLE_BYTES // 10**6} MB. Refused.")
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        try:
+            text = content.decode("utf-16" if wide else "utf-8-sig")
+        except UnicodeDecodeError:  # as a spreadsheet in Europe saves it
+            text = content.decode("cp1252")
         lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.partition("\n")[0].count))
         header, *rows = list(lines) or [[]]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__}).") from None
     names = [bare_word(cell) for cell in header]
-    places = {ours: next((names.index(n) for n in theirs if n in names), None) for ours, theirs in COLUMN_NAMES.items()}
-    if places["patient"] is None:  # "patient (anonymised)"
-        places["patient"] = next((k for k, name in enumerate(names) if "patient" in name and "age" not in name), None)
+    places = {ours: _find_column(names, theirs) for ours, theirs in COLUMN_NAMES.items()}
     if patient_column:
         if bare_word(patient_column) not in names:
             raise DataError(f"{path}: has no column {patient_column!r} (--patient-column); it has {', '.join(header)}.")
         places["patient"] = names.index(bare_word(patient_column))
     if places["image"] is None:
-        theirs = ", ".join(COLUMN_NAMES["image"][1:])
+        theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
         raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
     found = []
     for number, row in enumerate(rows[:MAX_ROWS], start=2):
@@ -104,6 +109,12 @@ def parse_table(path: Path, patient_column: str = "") -> Table:
         if cells["image"]:
             found.append({**cells, "line": str(number)})
     return Table(path, {ours: header[at].strip() for ours, at in places.items() if at is not None}, found)
+
+
+def _find_column(names: Sequence[str], pattern: str) -> int | None:
+    """The first column that the first of several words fits that fits any."""
+    fits = (re.compile(word.replace("{id}", _NUMBER)) for word in re.split(r"\|(?![^(]*\))", pattern))
+    return next((k for word in fits for k, name in enumerate(names) if word.fullmatch(name)), None)
 
 
 def make_row(table: Table, cells: dict[str, str]) -> Row:
@@ -116,7 +127,7 @@ def make_row(table: Table, cells: dict[str, str]) -> Row:
     if label not in ("", *LABELS):
         line = f"{table.path}, line {cells['line']}"
         raise DataError(f"{line}: class {cells['class']!r} is none of {', '.join(CLASSES)}.")
-    known = one_patient(cells["patient"])
+    known = trim_patient(cells["patient"])
     return Row(known, "" if label == "lesion" else label, cells["fold"], cells["split"], cells["hospital"])
 
 

@@ -156,6 +156,10 @@ def _find_files(root: Path, wishes: Wishes) -> Found:
                             "--mask-folder, or remove one of the two.")  # fmt: skip
     if not layout:
         raise DataError(f"{root}: {_why_no_pairs(root, pictures, others)}")
+    if sheets := [path for path in others if ending_of(path) in (".xlsx", ".xls", ".ods")]:
+        lines.append(
+            f"note: {shown(sheets)} is no CSV and not read. If it names patients, classes or parts, save it as one"
+        )
     _check_folders(layout, root)
     _check_others(layout, others, wishes)
     lines += [f"note: {len(layout.masks)} masks are told by what they hold, as no name says so"] * layout.guessed
@@ -256,14 +260,18 @@ def _match_tables(tables: Sequence[Table], images: Sequence[Path], wishes: Wishe
         lines.append(f"note: {len(missing)} images are in no table ({shown(missing)})")
     if not any(row.patient for row in rows.values()) and wishes.patient_column != "name":
         starts = Counter(_start_of_name(image) for image in images)
-        if "" not in starts and 1 < len(starts) <= len(images) / 2 and not set(starts) & set(CLASSES):
+        if (
+            "" not in starts
+            and 1 < len(starts) <= len(images) / 2
+            and not {start.casefold() for start in starts} & set(CLASSES)
+        ):
             lines.append(f"note: names begin in {len(starts)} ways ({', '.join(list(starts)[:3])}, ...). If these are "
                          "the patients: --patient-column name")  # fmt: skip
     return rows
 
 
 def _start_of_name(image: Path) -> str:
-    return re.sub(r"[\W_]*\d+\D{0,3}$", "", plain_name(image)).strip()
+    return re.sub(r"[\W_]*\d+\D{0,3}$", "", stem_of(image)).strip()
 
 
 def _find_pairs(path: Path, wishes: Wishes) -> Found:
@@ -323,8 +331,11 @@ def _check_cases(root: Path, cases: list[Case]) -> list[Case]:
         raise DataError(f"{one.image}: the name {one.name!r} occurs twice. Rename one.")
     if not any(case.label != "normal" for case in cases):
         raise DataError(f"{root}: holds no image of a lesion.")
-    one_part = len({case.split for case in cases}) == 1
-    return [case._replace(split="") if one_part else case for case in cases]
+    one_part, written = len({case.split for case in cases}) == 1, {}  # patients as they are written first
+    for case in cases:
+        written.setdefault(one_patient(case.patient), case.patient)
+    return [case._replace(split="" if one_part else case.split, patient=written[one_patient(case.patient)])
+            for case in cases]  # fmt: skip
 
 
 def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
@@ -335,7 +346,7 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
         return ""
     if wishes.unmasked == "leave-out":
         return LEFT_OUT
-    if not case.masks and _named_after(plain_name(case.image), owned):
+    if not case.masks and (plain_name(case.image) in owned or _named_after(plain_name(case.image), owned)):
         return "has no mask, and is named after an image that has one. Move it away, or --unmasked leave-out"
     if wishes.unmasked == "normal" and case.label == "lesion":
         return ""
@@ -375,7 +386,7 @@ def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -
         label = row.label if label == "lesion" else joint_label(label, row.label, name, table)
     by_folder = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
     by_name = wishes.patient_column == "name"
-    patient = one_patient(_start_of_name(path)) if by_name else row.patient or one_patient(by_folder)
+    patient = _start_of_name(path) if by_name else row.patient or by_folder
     part = part_of((row.split or row.fold,))  # folds may be called train, val and test
     split, fold = part or row.split or part_of(folders), "" if part else row.fold
     doubt = "its mask is told by what it holds" if found.layout.guessed else ""

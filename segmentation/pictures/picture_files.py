@@ -122,10 +122,16 @@ def _check_pixels(path: Path, width: int, height: int) -> None:
         raise DataError(f"{path}: {width}x{height} pixels are more than {limit}. Shrink it first.")
 
 
+def _check_one(path: Path, count: int, as_mask: bool) -> None:
+    if as_mask and count > 1:  # the first alone may be half of the lesion, or of another picture
+        raise DataError(f"{path}: holds {count} masks. Export a file for each.")
+
+
 def _read_with_pillow(path: Path, as_mask: bool, page: int, how: How) -> Raw:
     # From a stream: Pillow maps a file that it knows by name into memory, and scrambles a turned TIFF's rows.
     with path.open("rb") as file, Image.open(file, formats=PILLOW) as picture:
         _check_pixels(path, *picture.size)
+        _check_one(path, getattr(picture, "n_frames", 1), as_mask)
         picture.seek(page)
         deep = picture.mode.startswith(("I", "F"))
         if not deep and any(";16" in str(tile[3]) for tile in picture.tile):  # Pillow would drop the lower 8
@@ -153,6 +159,7 @@ def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
         return Raw(values)
     stored = _all_frames(path) if page else read_stored(path, 1)
     form, values = stored.form, stored.pictures[page or 0]
+    _check_one(path, form.frames, as_mask)
     if values.dtype == np.uint8:
         return Raw(values, spacing=stored.spacing, doubt=stored.doubt)
     white = float(2**form.bits - 1) if form.bits < form.allocated else 0.0  # 16 of 16 says nothing

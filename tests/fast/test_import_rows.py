@@ -66,7 +66,7 @@ def test_2_patients_by_any_usual_column(column, tmp_path):
         "\n".join([f"image,{column}", *(f"{k},{c}" for k, c in enumerate(cells))])
     )
     found = Imported(tmp_path / "d", cwd=tmp_path)
-    assert [found.rows[str(k)]["patient"] for k in range(N)] == ["7", "7", "7", "p1", "p1", "", "", ""]
+    assert [found.rows[str(k)]["patient"] for k in range(N)] == ["7", "7", "7", "P1", "P1", "", "", ""]
     assert "2, and 3 images of nobody known" in found.said
 
 
@@ -75,7 +75,7 @@ def test_2_a_column_or_the_names_can_be_named(tmp_path):
         pairs(tmp_path / "d", f"images/{'ABCD'[k // 2]}X_{k}.png", f"masks/{'ABCD'[k // 2]}X_{k}.png", [k])
     assert "--patient-column name" in (look := Imported(tmp_path / "d", cwd=tmp_path, output="")).said and not look.code
     found = Imported(tmp_path / "d", "--patient-column", "name", cwd=tmp_path)
-    assert {row["patient"] for row in found.rows.values()} == {"ax", "bx", "cx", "dx"}
+    assert {row["patient"] for row in found.rows.values()} == {"AX", "BX", "CX", "DX"}
     (tmp_path / "d" / "meta.csv").write_text("image,woman\nAX_0,5\nAX_1,5\n")
     found = Imported(tmp_path / "d", "--patient-column", "Woman", cwd=tmp_path, output="second")
     assert [found.rows[name]["patient"] for name in ("AX_0", "AX_1", "BX_2")] == ["5", "5", ""]
@@ -167,7 +167,7 @@ def test_8_a_table_over_two_hospitals_of_equal_names(tmp_path):
     rows = [f"{name}/images/{k}.png,{name}{k}" for name in "AB" for k in range(4)]
     (tmp_path / "d" / "meta.csv").write_text("\n".join(["image,patient", *rows]))
     assert {r["patient"] for r in Imported(tmp_path / "d", cwd=tmp_path).rows.values()} == {
-        f"{n}{k}" for n in "ab" for k in range(4)
+        f"{n}{k}" for n in "AB" for k in range(4)
     }
     (tmp_path / "d" / "meta.csv").rename(tmp_path / "d" / "A" / "meta.csv")
     (tmp_path / "d" / "A" / "meta.csv").write_text("image,patient\n0,1\n1,2\n2,3\n3,4\n")
@@ -470,3 +470,62 @@ def test_21_a_deflated_bomb_is_refused(tmp_path):
     lying = (len(body) + start - 144).to_bytes(4, "little")
     path.write_bytes(head[:140] + lying + head[144:start] + body)
     assert Imported(tmp_path / "d", cwd=tmp_path).refused("20.dcm", "inflates to more than")
+
+
+# ---------------------------------------------------------------- others of these kinds
+
+
+def test_a_patients_sex_is_no_patient(tmp_path):
+    pairs(tmp_path / "d")
+    rows = [f"{k}.png;F;50;n\xb0{k // 2}" for k in range(N)]
+    text = "\n".join(["File name;Patient sex;Patient age;Case no.", *rows])
+    for output, encoding in (("a", "utf-8"), ("b", "cp1252"), ("c", "utf-16")):
+        (tmp_path / "d" / "list.csv").write_text(text, encoding=encoding)
+        found = Imported(tmp_path / "d", cwd=tmp_path, output=output)
+        assert [row["patient"] for row in found.rows.values()] == [f"n\xb0{k // 2}" for k in range(N)]
+
+
+def test_masks_of_several_pages_are_refused(tmp_path):
+    pairs(tmp_path / "d", numbers=range(7))
+    png(tmp_path / "d" / "images" / "7.png", scan(7))
+    tiff(tmp_path / "d" / "masks" / "7.tif", white(lesion(7)), white(lesion(1)))
+    assert Imported(tmp_path / "d", cwd=tmp_path).refused("7.tif", "holds 2 masks")
+
+
+@pytest.mark.parametrize("flag", [[], ["--unmasked", "normal"]])
+def test_a_second_folder_of_the_same_images_is_no_set_of_normals(flag, tmp_path):
+    pairs(tmp_path / "d")
+    pairs(tmp_path / "d", "images_enhanced/{}.png", "")
+    assert Imported(tmp_path / "d", *flag, cwd=tmp_path).refused("images_enhanced", ".png")
+
+
+@pytest.mark.parametrize("text", ['{"shapes": []}', "[1, 2", "{}"])
+def test_a_folder_without_pictures_is_one_line(text, tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.json").write_text(text)
+    assert Imported(tmp_path / "d", cwd=tmp_path).refused("d")
+
+
+def test_one_hospital_in_two_folders_is_one_by_its_name(tmp_path):
+    for name, numbers in (("a", range(4)), ("b", range(4, 8))):
+        pairs(tmp_path / name, numbers=numbers)
+        rows = [f"{k},{k % 2},Giza" for k in numbers]
+        (tmp_path / name / "meta.csv").write_text("\n".join(["image,patient,hospital", *rows]))
+    found = Imported(tmp_path / "a", tmp_path / "b", cwd=tmp_path)
+    assert {row["patient"] for row in found.rows.values()} == {"Giza: 0", "Giza: 1"}
+
+
+def test_dicom_where_0_is_white(tmp_path):
+    for k in range(N):
+        elements = {"PhotometricInterpretation": "MONOCHROME1", "WindowCenter": 2048, "WindowWidth": 4096}
+        dicom(tmp_path / "d" / "images" / f"{k}.dcm", (255 - scan(k)).astype(np.uint16) * 16, **elements)
+        png(tmp_path / "d" / "masks" / f"{k}.png", white(lesion(k)))
+    found = Imported(tmp_path / "d", cwd=tmp_path)
+    assert all(abs(found.images[str(k)].astype(int) - scan(k)).max() <= 1 for k in range(N))
+
+
+def test_inverted_and_compressed_masks(tmp_path):
+    for k in range(N):
+        png(tmp_path / "d" / "images" / f"{k}.png", scan(k))
+        png(tmp_path / "d" / "masks" / f"{k}.png", white(~lesion(k)))
+    assert Imported(tmp_path / "d", cwd=tmp_path).right()
