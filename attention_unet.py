@@ -2,12 +2,12 @@
 
     model = build_attention_unet((256, 256, 1), base_filters=16)
 
-A U-Net whose skip connections pass through attention gates: a gate looks at the skip (x) and at
-the coarser level (the gating signal g), and scales x by one attention coefficient alpha in [0, 1]
-per position. Faithful to the authors' code (ozan-oktay/Attention-Gated-Networks,
+A U-Net whose skip connections pass through attention gates: from the skip (x) and the coarser
+level (the gating signal g), a gate computes an attention coefficient alpha in [0, 1] for each
+position, and multiplies x by it. Faithful to the authors' code (ozan-oktay/Attention-Gated-Networks,
 `unet_CT_single_att_dsv_3D.py`, `grid_attention_layer.py`), in two dimensions.
 
-This file imports nothing else of the project: copy it into your own.
+This file imports nothing else of the project, so you can copy it into your own.
 """
 
 import math
@@ -21,9 +21,9 @@ GATES = ("paper", "full", "none")
 
 @keras.saving.register_keras_serializable("attention_unet")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras' layer on TensorFlow's fused operation: the same numbers, 2 to 5 times faster on a CPU.
+    """Keras' layer with TensorFlow's fused operation: the same results, 2 to 5 times faster on a CPU.
 
-    Keras 3 computes moments, scale and offset one after the other. Other backends get Keras' own code.
+    Keras 3 computes moments, scale and offset one after the other. With other backends, Keras' code is used.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -39,19 +39,19 @@ class BatchNormalization(layers.BatchNormalization):
         )
         if training:
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
-            variance *= (count - 1) / count  # the operation returns the unbiased one, Keras keeps the other
-            for kept, seen in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                kept.assign(kept * self.momentum + seen * (1 - self.momentum))
+            variance *= (count - 1) / count  # TensorFlow's is unbiased, Keras' is not
+            for average, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                average.assign(average * self.momentum + batch * (1 - self.momentum))
         return outputs
 
 
 def conv_block(x, filters: int, name: str, dtype: str | None = None):
     """Two 3x3 convolutions, each with batch normalisation and ReLU: (B, H, W, C) -> (B, H, W, filters).
 
-    `dtype` is the policy of the convolutions alone; the normalisation casts back to its own.
+    `dtype` is the dtype policy of the convolutions only; the normalisation casts back to its own.
     """
     for i in (1, 2):
-        # The normalisation has an offset of its own, so the convolution needs no bias.
+        # The normalisation has an offset, so the convolution needs no bias.
         x = layers.Conv2D(
             filters,
             3,
@@ -75,11 +75,11 @@ def attention_gate(x, g, name: str, full: bool = False):
         x: skip connection, (B, H, W, C).
         g: gating signal from the next coarser level, (B, H/2, W/2, C_g).
         name: prefix of the layer names; the coefficients are the output of `{name}_alpha`.
-        full: compute alpha on x's grid, with phi(g) upsampled to it (most reimplementations; 4 times the work). The
-            paper computes it on g's coarser grid and upsamples alpha.
+        full: compute alpha at the resolution of x, with phi(g) upsampled, as most reimplementations do (4 times the
+            work). The paper computes it at the coarser resolution of g, and upsamples alpha.
 
     Returns:
-        The gated skip, (B, H, W, C). The `{name}_alpha` layer has one channel, in [0, 1].
+        The gated skip, (B, H, W, C). The output of the `{name}_alpha` layer has one channel, in [0, 1].
     """
     channels = x.shape[-1]
     inter = max(channels // 2, 1)
@@ -89,7 +89,7 @@ def attention_gate(x, g, name: str, full: bool = False):
     if full:
         phi = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_phi_up")(phi)
     q = layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([theta, phi]))
-    # Computed in float32 under mixed precision: alpha is looked at, not only multiplied with.
+    # float32 even under mixed precision, since alpha is shown in figures, too.
     alpha = layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name=f"{name}_alpha")(q)
     if not full:
         alpha = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_alpha_up")(alpha)
@@ -114,22 +114,22 @@ def build_attention_unet(  # noqa: PLR0913  each argument is a property of the n
             0 to 255 and rescales them itself.
         base_filters: channels of the finest level; each coarser level doubles them.
         depth: number of 2x2 poolings of the paper's own encoder, so depth + 1 levels (the paper: 4).
-        gates: "paper" gates every skip but the finest (section 2.3: its features are low-level and not yet worth
-            filtering), on the coarser grid; "full" gates the finest too, each on the skip's own grid, as most
-            reimplementations do; "none" is a U-Net.
-        encoder: takes the image (B, H, W, channels) and returns its skips of strides 2, 4, 8, ... (finest first) and
-            its deepest features, of the next stride; without it the paper's own. The depth is then the encoder's.
-        convolutions: dtype policy of the 3x3 convolutions of the paper's encoder and of the decoder; without it Keras'
-            global one. Weights are float32 under "mixed_bfloat16" too, and fit either.
-        lesion_score: add a second output, how likely the picture holds a lesion at all.
+        gates: "paper" gates every skip but the finest (section 2.3: its features are too low-level), at the coarser
+            resolution; "full" gates all skips, at their own resolution, as most reimplementations do; "none" is a
+            U-Net.
+        encoder: takes the image (B, H, W, channels), and returns its skips of strides 2, 4, 8, ... (finest first) and
+            its deepest features, of the next stride; None: the paper's encoder. With an encoder, `depth` is ignored.
+        convolutions: dtype policy of the 3x3 convolutions of the paper's encoder and of the decoder; None: Keras'
+            global one. The weights are float32 under "mixed_bfloat16" too, so they fit both.
+        lesion_score: add a second output, the probability that the image holds a lesion.
 
     Returns:
         A functional model (B, H, W, channels) -> lesion probability (B, H, W, 1), float32. Level 1 is the finest; the
-        attention coefficients are the outputs of the layers `gate_{level}_alpha`. With `lesion_score`, it returns
+        attention coefficients are the outputs of the layers `gate_{level}_alpha`. With `lesion_score`, the output is
         {"lesion": that probability, "lesion_score": (B, 1) float32 in [0, 1]}.
 
     Raises:
-        ValueError: an argument is out of range; the message holds the number.
+        ValueError: an argument is out of range.
     """
     if depth < 1 or base_filters < 1:
         raise ValueError(f"depth and base_filters must be at least 1, got {depth} and {base_filters}")
@@ -143,15 +143,15 @@ def build_attention_unet(  # noqa: PLR0913  each argument is a property of the n
         skips, x = paper_encoder(x, base_filters, depth, convolutions)
         features = x
     else:
-        # Such encoders begin with a stride, so the finest skip needs a small branch of its own.
+        # Such encoders begin with a stride, so the finest skip comes from a separate block at full resolution.
         finest = conv_block(x, base_filters, "encoder_1", convolutions)
         coarser, x = encoder(inputs)
         skips, depth = [finest, *coarser], len(coarser) + 1
-        features = coarser[-1]  # of stride 16, as those of the paper's encoder
+        features = coarser[-1]  # of stride 16, like those of the paper's encoder
         _check_size(input_shape, depth)
 
     x = attention_decoder(x, skips, base_filters, gates, convolutions)
-    # The first guess is the usual share of lesion, a tenth, and not a half (Lin et al. 2017, section 4.1).
+    # The initial probability is 0.1, the usual share of lesion pixels, instead of 0.5 (Lin et al. 2017, section 4.1).
     prior = keras.initializers.Constant(-2.2)
     outputs = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=prior, dtype="float32", name="lesion")(x)
     if lesion_score:
@@ -160,31 +160,31 @@ def build_attention_unet(  # noqa: PLR0913  each argument is a property of the n
 
 
 def score_picture(features):
-    """How likely a picture holds a lesion, from the encoder's features: (B, H, W, C) -> (B, 1), float32 in [0, 1].
+    """Probability that an image holds a lesion, from the encoder's features: (B, H, W, C) -> (B, 1), float32 in [0, 1].
 
-    An outline and the presence of a lesion are two questions. One map that answers both becomes shy: what it learned
-    not to mark in normal pictures it does not mark in another hospital's lesions.
+    With this output, the lesion map is trained on lesion images only. A map that is also trained on normal images
+    becomes too cautious, and misses lesions in another hospital's images.
     """
     pooling = layers.GlobalAveragePooling2D(name="score_mean"), layers.GlobalMaxPooling2D(name="score_most")
     pooled = layers.Concatenate(name="score_pooled")([pool(features) for pool in pooling])
-    pooled = layers.Dropout(0.4, name="score_dropout")(pooled)  # there are few normal pictures to learn from
-    # From zeros, every picture begins at 0.5; the features are large, and random weights would begin far from it.
+    pooled = layers.Dropout(0.4, name="score_dropout")(pooled)  # there are few normal training images
+    # With zeros, every score is 0.5 at first; with random weights, it would be near 0 or 1, as the features are large.
     return layers.Dense(1, activation="sigmoid", kernel_initializer="zeros", dtype="float32", name="lesion_score")(
         pooled
     )
 
 
 def attention_decoder(x, skips: list, base_filters: int, gates: str, dtype: str | None = None):
-    """The decoder: from the deepest features and the skips, finest first, to (B, H, W, base_filters)."""
-    # The official code passes the bottleneck through a 1x1 convolution before it gates anything.
+    """The decoder: from the deepest features and the skips (finest first) to (B, H, W, base_filters)."""
+    # As in the official code, the first gating signal is a 1x1 convolution of the bottleneck.
     g = layers.Conv2D(base_filters * 2 ** len(skips), 1, use_bias=False, name="gating_conv")(x)
     g = layers.ReLU(name="gating_relu")(BatchNormalization(momentum=0.9, name="gating_bn")(g))
     for level in range(len(skips), 0, -1):
         skip = skips[level - 1]
         if gates == "full" or (gates == "paper" and level > 1):
             skip = attention_gate(skip, g, f"gate_{level}", full=gates == "full")
-        # Channels are reduced on the coarse grid: a 1x1 convolution and a bilinear upsampling commute, and this order
-        # costs a quarter.
+        # A 1x1 convolution and bilinear upsampling commute; convolving first, at the coarser resolution, takes a
+        # quarter of the operations.
         x = layers.Conv2D(skip.shape[-1], 1, use_bias=False, name=f"up_{level}_conv")(x)
         x = layers.UpSampling2D(2, interpolation="bilinear", name=f"up_{level}")(x)
         x = layers.Concatenate(name=f"concat_{level}")([skip, x])
@@ -193,7 +193,7 @@ def attention_decoder(x, skips: list, base_filters: int, gates: str, dtype: str 
 
 
 def paper_encoder(x, base_filters: int, depth: int, dtype: str | None = None):
-    """The encoder of the paper: skips of strides 1, 2, 4, ... (finest first), and the bottleneck of stride 2**depth."""
+    """The paper's encoder: skips of strides 1, 2, 4, ... (finest first), and the bottleneck of stride 2**depth."""
     skips = []
     for level in range(1, depth + 1):
         x = conv_block(x, base_filters * 2 ** (level - 1), f"encoder_{level}", dtype)
@@ -212,23 +212,23 @@ def _check_size(input_shape: tuple[int, int, int], depth: int) -> None:
 
 
 def in_plain_keras(model: keras.Model) -> keras.Model:
-    """A copy for others: Keras' own layers only, all of them in float32, with the same weights in the same order.
+    """A copy with Keras' own layers only, all in float32, with the same weights in the same order.
 
-    Saved, it opens with `keras.saving.load_model` where this file is not at hand.
+    When it is saved, `keras.saving.load_model` opens it without this file.
     """
 
     def plain(layer: layers.Layer) -> layers.Layer:
         own = layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)
         config = layer.get_config() | {"dtype": "float32"}
-        return own.from_config(config | ({"seed": 0} if "seed" in config else {}))  # otherwise another one each time
+        return own.from_config(config | ({"seed": 0} if "seed" in config else {}))  # by default, a random one
 
-    # Around the same layers, but not compiled: Keras would put a compiled one's loss and optimizer into the copy.
+    # Clone a model that is not compiled: Keras would copy the loss and the optimizer of a compiled one.
     copy = keras.models.clone_model(keras.Model(model.input, model.output, name=model.name), clone_function=plain)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of one image through the convolutions, nearly all there are; papers often call them FLOPs."""
+    """Multiply-adds of the convolutions for one image, nearly all of the network's; papers often call them FLOPs."""
     convolutions = [x for x in model.layers if isinstance(x, (layers.Conv2D, layers.DepthwiseConv2D))]
     return sum(math.prod(x.output.shape[1:3]) * math.prod(x.kernel.shape) for x in convolutions)

@@ -1,7 +1,7 @@
-"""Is one run better than another? A paired test over the images that both were tested on.
+"""Is one run better than another? A paired test over the images on which both were tested.
 
-python compare_runs.py models/a models/b                                    # two runs, or two of cross_validate.py
-python compare_runs.py results/busi_grouped5_scratch.csv results/busi_grouped5.csv  # what is in docs/
+    python compare_runs.py models/a models/b                                    # two runs, or two of cross_validate.py
+    python compare_runs.py results/busi_grouped5_scratch.csv results/busi_grouped5.csv  # a comparison in docs/
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     """Compare two finished runs image by image.
 
     Args:
-        a: folder of a run or of cross_validate.py, or a file: a CSV of results/, what evaluate_model.py wrote, or JSON.
+        a: folder of a run or of cross_validate.py, or a file: a CSV of results/ or evaluate_model.py, or a JSON file.
         b: another of these, tested on the same images.
         key: the score to compare: dice, iou, precision, recall, hd95, assd, dice_lesion_given, iou_lesion_given, or a
-            further one that the runs have.
+            further score of the runs.
     """
     scores = [find_scores(run) for run in (a, b)]
     if key not in (allowed := [*SCORES, *LESION_GIVEN, *further_scores(scores[0])]):
@@ -34,7 +34,7 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], key: str 
     low, high = result["interval"]
     print(f"{key} on {result['images']} lesion images: {a} {result['a']:.4f}, {b} {result['b']:.4f}")
     print(f"difference {result['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} (groups resampled)")
-    print(f"Wilcoxon signed-rank p = {result['wilcoxon_p']:.3g} (as if no two images were alike)")
+    print(f"Wilcoxon signed-rank p = {result['wilcoxon_p']:.3g} (treats near-copies as independent images)")
     if normals := result.get("normals"):
         by, low, high = (100 * share for share in (normals["difference"], *normals["interval"]))
         print(f"false positive on {normals['images']} normal images: {a} {normals['a']:.0%}, {b} {normals['b']:.0%}")

@@ -1,12 +1,11 @@
-"""Train one configuration on every fold and seed, one process a run, and put the scores into one table.
+"""Train one configuration on every fold and with every seed, each in its own process, and collect the scores.
 
-python cross_validate.py --data-dir data/                                # 5 grouped folds of the default
-python cross_validate.py paper --name p1_paper --splits p1-1 p1-2 p1-3 --normals none
-python cross_validate.py --seeds 0 1 2 --ray auto                        # the same on a Ray cluster
+    python cross_validate.py --data-dir data/                                # 5 grouped folds of the default
+    python cross_validate.py paper --name p1_paper --splits p1-1 p1-2 p1-3 --normals none
+    python cross_validate.py --seeds 0 1 2 --ray auto                        # the same on a Ray cluster
 
-A preset and every flag that is not listed below go to train_model.py; {run} in it is the run's name, as in
---decision-from models/cross_validation/{run} --choose-on nothing. Stopped, it goes on where it was: the same
-command again.
+A preset and all flags that are not listed below are passed to train_model.py. {run} in a flag is replaced by the run's
+name: --decision-from models/cross_validation/{run} --choose-on nothing. To go on after a stop, repeat the command.
 """
 
 from collections.abc import Sequence
@@ -31,26 +30,26 @@ from segmentation.scoring.score_table import is_score_table, write_scores
 
 @checked
 class CrossValidationConfig:
-    """Which runs to make."""
+    """Which runs to train."""
 
     name: FolderName = "cross_validation"  # the runs are folders in models/NAME/
     splits: tuple[Text, ...] = ("grouped-cv",)
-    folds: tuple[Whole[0, 100], ...] = ()  # of each split; without it, all
-    seeds: tuple[Seed, ...] = (0,)  # every fold is trained once for each
-    jobs: Whole[1, 1000] = 1  # runs at a time; one fills a CPU, and a GPU holds a few
+    folds: tuple[Whole[0, 100], ...] = ()  # folds of each split; if none are given, all
+    seeds: tuple[Seed, ...] = (0,)  # each fold is trained once with each seed
+    jobs: Whole[1, 1000] = 1  # runs at the same time; one run uses a whole CPU, but a GPU has room for several
     models_dir: AnyPath = Path("models")  # where the folder is made
     ray: Text | None = None  # address of a Ray cluster ("auto", "local", or HOST:PORT) to train on
 
     @model_validator(mode="after")
     def fit_together(self):
-        """Refuse values that cannot work with each other."""
+        """Refuse settings that contradict each other."""
         if not self.splits or not self.seeds:
-            raise ValueError("--splits and --seeds must name one or more")
+            raise ValueError("--splits and --seeds need at least one value each")
         for split in self.splits:
             folds = count_folds(split)
             if folds is None and not self.folds:
                 raise ValueError(
-                    f"--splits {split} needs --folds: only the data says how many there are: --folds 0 1 2"
+                    f"--splits {split} needs --folds, because the number of folds depends on the data: --folds 0 1 2"
                 )
             if folds is not None and not set(self.folds) <= set(range(folds)):
                 raise ValueError(f"--folds of split {split} are 0 to {folds - 1}, got {self.folds}")
@@ -58,17 +57,17 @@ class CrossValidationConfig:
 
 
 def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
-    """Make the runs that are not there yet, then the table.
+    """Train the runs that are not finished yet, then write and print the table.
 
     Args:
         config: which runs.
         flags: for train_model.py, the same for every run.
 
     Returns:
-        What cross_validation.json holds; the scores of every image are in cross_validation.csv.
+        The content of cross_validation.json; the per-image scores are in cross_validation.csv.
 
     Raises:
-        RunError: the folder holds runs of other flags, or a run failed; the others are finished first.
+        RunError: the folder holds runs of other flags, or a run failed; the other runs are finished first.
     """
     folder = config.models_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,12 +80,12 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
             for split, seed in product(config.splits, config.seeds)
             for fold in config.folds or range(count_folds(split))
         }
-        # The preset, if there is one, comes first, as train_model.py wants it.
+        # A preset comes first, as train_model.py requires.
         plan = {name: [*(flag.replace("{run}", name) for flag in flags), *which] for name, which in plan.items()}
         missing = {name: arguments for name, arguments in plan.items() if not (folder / name / "metrics.json").exists()}
-        print(f"{len(plan)} runs in {folder}, {len(missing)} to be made", flush=True)
+        print(f"{len(plan)} runs in {folder}, {len(missing)} to be trained", flush=True)
         trainer = LocalTrainer(kept_open=[lock]) if config.ray is None else RayTrainer(config.ray)
-        # Ray knows how many fit.
+        # Ray itself limits how many run at a time.
         if failed := train_all(missing, folder, trainer, config.jobs if config.ray is None else len(missing)):
             reasons = (f"{folder / name}.log: the run failed: {reason}" for name, reason in failed.items())
             raise RunError("\n".join(reasons))
@@ -102,17 +101,17 @@ def keep_flags(folder: Path, flags: Sequence[str]) -> None:
     """Write flags.json.
 
     Raises:
-        RunError: the runs that are there were made with other flags.
+        RunError: the folder holds runs with other flags.
     """
     path = folder / "flags.json"
-    begun = any(path.is_dir() for path in folder.iterdir())  # if not, the earlier flags may have been refused
-    if begun and path.exists() and _in_order(earlier := read_json(path).get("flags") or ()) != _in_order(flags):
+    has_runs = any(path.is_dir() for path in folder.iterdir())  # without runs, the earlier flags may have been refused
+    if has_runs and path.exists() and _in_order(earlier := read_json(path).get("flags") or ()) != _in_order(flags):
         raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
     write_json(path, {"flags": list(flags)})
 
 
 def _in_order(flags: Sequence[str]) -> list[str]:
-    """Each flag with its values, sorted: the same command in another order is the same."""
+    """Each flag with its values, sorted, so that the order of the flags does not matter."""
     return sorted(f" {' '.join(map(str, flags))}".split(" --"))
 
 
@@ -122,7 +121,7 @@ def _in_order(flags: Sequence[str]) -> list[str]:
 def train_all(
     runs: dict[str, list[str]], folder: Path, trainer: LocalTrainer | RayTrainer, jobs: int
 ) -> dict[str, str]:
-    """Train, `jobs` at a time. Returns why runs failed; stopped itself, it stops those that run and begins no other."""
+    """Train, `jobs` runs at a time, and stop all trainings on Ctrl-C or a signal. Returns why runs failed."""
     failed = {}
     pool = ThreadPoolExecutor(max(jobs, 1))
     try:
@@ -144,5 +143,5 @@ def train_all(
 
 
 if __name__ == "__main__":
-    with one_clear_line("The same command goes on from here."):
+    with one_clear_line("To go on, repeat the command."):
         main(*tyro.cli(CrossValidationConfig, description=__doc__, return_unknown_args=True))

@@ -1,11 +1,11 @@
-"""From a folder of image and mask pairs to batches for training: find, read, resize, augment, `tf.data`.
+"""From a folder of images and masks to training batches: find, read, resize, augment, and make a `tf.data` pipeline.
 
     samples = find_samples(Path("scans"))  # scans/images/7.png with scans/masks/7.png, and so on
     images, masks = resize_samples(read_samples(samples), 224)
     model.fit(make_dataset(images, masks, batch_size=8, training=Stream(seed=0)), steps_per_epoch=-(-len(images) // 8))
 
-This file imports nothing else of the project: copy it into your own. Further layouts and formats are added from outside
-(`LAYOUTS`, `READERS`), as segmentation/importing/layouts.py does.
+This file imports nothing else of the project, so you can copy it into your own. Other modules add folder layouts and
+file formats through `LAYOUTS` and `READERS`, as segmentation/importing/layouts.py does.
 """
 
 import os
@@ -20,10 +20,10 @@ from PIL import Image, ImageOps
 from tqdm.contrib.concurrent import thread_map
 
 CLASSES = ("benign", "malignant", "normal")
-LABELS = (*CLASSES, "lesion")  # the last one in folders without classes
+LABELS = (*CLASSES, "lesion")  # "lesion" where the data have no classes
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 50_000_000  # a header can promise any size: refuse before decoding
+MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded, which could fill the memory
 
 
 class DataError(Exception):
@@ -31,37 +31,41 @@ class DataError(Exception):
 
 
 class MaskReading(NamedTuple):
-    """What is lesion in the masks of a folder: the pixels that differ enough from the background."""
+    """How the masks of a folder encode lesions: as the pixels that differ enough from the background."""
 
     background: tuple[float, ...] = (0.0,)  # grey value, or red, green and blue
     difference: float = 127.0  # more than this, in any colour, is lesion; half range tolerates JPEG and soft edges
-    values: tuple[float, ...] = ()  # where the user names them: these grey values are lesion, and no others
+    values: tuple[float, ...] = ()  # if the user gives any: only these grey values are lesion
 
 
 HALF_RANGE = MaskReading()
 
 
 class Sample(NamedTuple):
-    """One image with every mask that belongs to it."""
+    """One image and all of its masks."""
 
     name: str  # "benign (4)"
     label: str  # one of LABELS
     image: Path
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
     reading: MaskReading = HALF_RANGE
-    white: float | None = None  # value that is white in pictures of more than 8 bits; None: what the format can hold
-    patient: str = ""  # as a table beside the data says; so is the published fold
+    white: float | None = None  # value of white in images of more than 8 bits; None: the format's largest value
+    patient: str = ""  # patient and published fold come from a table beside the data
     fold: str = ""
-    folder: str = ""  # where several are used together
+    folder: str = ""  # the data folder, if several are used together
 
 
-LAYOUTS: list[Callable] = []  # of a folder and the lesion's values to samples and problems, or None: not this layout
-READERS: dict[str, Callable[[Path], np.ndarray]] = {}  # of an ending such as ".dcm" to grey values, (H, W)
+# Each takes a folder and the grey values of lesions, and returns samples and problems, or None for another layout.
+LAYOUTS: list[Callable] = []
+READERS: dict[str, Callable[[Path], np.ndarray]] = {}  # from a file ending such as ".dcm" to a reader of grey values
 
 
 # ---------------------------------------------------------------- find
 def list_samples(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]]:
-    """Samples in any of `LAYOUTS`, else images/ and masks/; a line for each unpaired file. `mask_values` are lesion."""
+    """Find the samples of a folder in one of `LAYOUTS`, or in images/ and masks/, and list the files without a partner.
+
+    `mask_values` are the grey values of lesion pixels, if the user gives any.
+    """
     for find in (*LAYOUTS, list_pairs):
         if (found := find(root, mask_values)) is not None:
             return found
@@ -69,7 +73,7 @@ def list_samples(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sa
 
 
 def list_pairs(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]] | None:
-    """The plain layout: images/ and masks/ with files of one name; None if one of the two is missing."""
+    """The simplest layout: images/ and masks/ with files of the same name; None if one of the folders is missing."""
     if not ((root / "images").is_dir() and (root / "masks").is_dir()):
         return None
     files = [sorted(p for p in (root / part).iterdir() if p.suffix.lower() in SUFFIXES) for part in ("images", "masks")]
@@ -89,7 +93,7 @@ def list_pairs(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Samp
 
 
 def find_samples(root: Path, mask_values: Sequence[float] = ()) -> list[Sample]:
-    """As `list_samples`, or a DataError that lists every file without a partner, or says that there is no lesion."""
+    """As `list_samples`, but raises a DataError that lists all files without a partner, or if there is no lesion."""
     samples, problems = list_samples(root, mask_values)
     if problems:
         raise DataError("\n".join(problems))
@@ -103,12 +107,12 @@ def find_samples(root: Path, mask_values: Sequence[float] = ()) -> list[Sample]:
 
 # ---------------------------------------------------------------- read
 def read_values(path: Path, as_mask: bool = False, page: int = 0) -> np.ndarray:
-    """What a picture holds, upright (EXIF): (H, W) of any number format, or of a mask (H, W, 3) where it has colours.
+    """Read the values of an image file, turned upright by EXIF: (H, W) of any dtype; of a colour mask (H, W, 3).
 
-    Pillow, not OpenCV: OpenCV returns a truncated JPEG as if it were whole.
+    Pillow is used, since OpenCV returns a truncated JPEG without an error.
 
     Raises:
-        DataError: the file is missing, no picture, damaged, holds NaN, or is larger than MAX_PIXELS.
+        DataError: the file is missing, not an image, damaged, holds NaN, or has more than MAX_PIXELS.
     """
     try:
         if read := READERS.get(path.suffix.lower()):
@@ -119,13 +123,13 @@ def read_values(path: Path, as_mask: bool = False, page: int = 0) -> np.ndarray:
                 raise DataError(f"{path}: {size} pixels are more than {limit}. Shrink it first.")
             picture.seek(page)
             deep = picture.mode.startswith(("I", "F"))
-            if not deep and any(";16" in str(tile[3]) for tile in picture.tile):  # Pillow would drop the lower 8
+            if not deep and any(";16" in str(tile[3]) for tile in picture.tile):  # Pillow would drop the lower 8 bits
                 raise DataError(f"{path}: holds colours of 16 bits. Save it as grey, or with 8 bits.")
             picture = ImageOps.exif_transpose(picture)
             if deep:  # Pillow's own conversion clips at 255
                 values = np.asarray(picture)
                 if not np.isfinite(values).all():
-                    raise DataError(f"{path}: holds pixels that are no number (NaN or infinite).")
+                    raise DataError(f"{path}: holds pixels that are NaN or infinite.")
                 return values
             if as_mask and picture.mode not in ("1", "L"):
                 return merge_alpha(np.asarray(picture.convert("RGBA")))
@@ -140,11 +144,11 @@ def read_values(path: Path, as_mask: bool = False, page: int = 0) -> np.ndarray:
 
 
 def merge_alpha(picture: np.ndarray) -> np.ndarray:
-    """Of a mask (H, W, 4) what was drawn on black: grey values, or colours, (H, W, 3)."""
+    """Flatten a mask (H, W, 4) onto a black background: grey values (H, W), or colours (H, W, 3)."""
     colours, alpha = picture[..., :3], picture[..., 3]
     if np.ptp(alpha):
         frame = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
-        if not colours[alpha > 0].any() and np.median(frame) == 0:  # black on nothing: the transparency is the drawing
+        if not colours[alpha > 0].any() and np.median(frame) == 0:  # black on transparent: alpha is the mask
             return alpha
         colours = (colours * (alpha[..., None] / 255)).round().astype(np.uint8)
     elif not alpha.any() and (colours == colours[0, 0]).all():  # nothing was drawn
@@ -153,19 +157,19 @@ def merge_alpha(picture: np.ndarray) -> np.ndarray:
 
 
 def read_gray(path: Path, white: float | None = None, page: int = 0) -> np.ndarray:
-    """Grey picture, (H, W) uint8; colours by luma, more than 8 bits scaled so that `white` (of DICOM 65535) is 255."""
+    """Read a grey image, (H, W) uint8; colours by luma; more than 8 bits scaled: `white` (DICOM: 65535) becomes 255."""
     values = read_values(path, page=page)
     if values.dtype == np.uint8:
         return values
     if white is None or path.suffix.lower() in READERS:
         white = 65535 if values.max(initial=0) > 255 else 255
-    if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
+    if values.min(initial=0) < -0.05 * white:  # an image filter may overshoot a little
         raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
     return (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def read_mask(paths: Sequence[Path], shape: tuple[int, int], reading: MaskReading = HALF_RANGE) -> np.ndarray:
-    """Union of an image's masks, (H, W) uint8 in {0, 1}; no path: no lesion. Each must be readable, and of `shape`."""
+    """Union of an image's masks, (H, W) uint8 in {0, 1}, all 0 without paths; each mask must have this `shape`."""
     union = np.zeros(shape, np.uint8)
     for path in paths:
         values = read_values(path, as_mask=True)
@@ -177,7 +181,7 @@ def read_mask(paths: Sequence[Path], shape: tuple[int, int], reading: MaskReadin
 
 
 def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
-    """Which pixels of a mask are lesion, (H, W) bool, from (H, W) or (H, W, 3) of what `read_values` returns."""
+    """Which pixels of a mask are lesion, (H, W) bool; `values` are (H, W) or (H, W, 3), from `read_values`."""
     values = values.reshape(*values.shape[:2], -1)
     if reading.values:
         return np.isin(values.astype(np.float32), np.float32(reading.values)).all(axis=2)
@@ -185,10 +189,10 @@ def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
 
 
 def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W) uint8 and merged mask (H, W) uint8 in {0, 1}, at the original size.
+    """Read the image (H, W) uint8 and the merged mask (H, W) uint8 in {0, 1}, at the original size.
 
     Raises:
-        DataError: as `read_gray` and `read_mask`; or a lesion image whose mask is empty.
+        DataError: as `read_gray` and `read_mask`; or a lesion image's mask is empty, or a normal image's is not.
     """
     image = read_gray(sample.image, sample.white)
     mask = read_mask(sample.masks, image.shape, sample.reading)
@@ -200,7 +204,7 @@ def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 def try_reading(read: Callable, item):
-    """What `read` makes of an item, or the line of the DataError that it raises."""
+    """The result of `read(item)`, or the message of the DataError that it raises."""
     try:
         return read(item)
     except DataError as error:
@@ -208,8 +212,8 @@ def try_reading(read: Callable, item):
 
 
 def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`read_sample` of every sample, or a DataError with a line for every one that cannot be used."""
-    read = partial(try_reading, read_sample)  # in threads: decoding releases the GIL
+    """`read_sample` of every sample; raises a DataError with a line for each sample that cannot be used."""
+    read = partial(try_reading, read_sample)  # in threads, as decoding releases the GIL
     results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
     if problems := [item for item in results if isinstance(item, str)]:
         raise DataError("\n".join(problems))
@@ -217,18 +221,18 @@ def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (height, width); area average where it shrinks, so that speckle does not alias."""
+    """Resize to (height, width), by area averaging if it shrinks, so that speckle does not alias."""
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (height, width) by nearest neighbour: no value that was not there before."""
+    """Resize to (height, width) by nearest neighbour, so that no new values appear."""
     return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks of one size, each (N, image_size, image_size) uint8."""
+    """Resize images and masks to the same size; returns two arrays, (N, image_size, image_size) uint8."""
     size = (image_size, image_size)
     images = np.stack([resize_image(image, size) for image, _ in pictures])
     return images, np.stack([resize_mask(mask, size) for _, mask in pictures])
@@ -238,11 +242,11 @@ def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size
 
 
 def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float = 1.0):
-    """One random change of an image (H, W) uint8 and its mask (H, W) uint8 in {0, 1}: a new pair of the same shapes.
+    """Augment an image (H, W) uint8 and its mask (H, W) uint8 in {0, 1}: a new pair of the same shapes.
 
     Flip (left-right only: shadows fall downwards), rotation, scale, shear, translation and a smooth elastic deformation
-    in one interpolation; then gamma, contrast, blur and speckle on the image. `rng` is the only source of chance.
-    `strength` 0 leaves the flip alone, 1 is the default recipe.
+    in one interpolation; then blur, gamma, contrast and speckle on the image. `rng` is the only source of randomness.
+    With `strength` 0 there is only the flip; 1 is the default.
     """
     height, width = image.shape
     flip = -1.0 if rng.random() < 0.5 else 1.0
@@ -250,16 +254,16 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     zoom = np.exp(rng.uniform(-0.25, 0.25) * strength)
     shift = rng.uniform(-0.1, 0.1, 2) * strength
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.array([[flip, np.tan(shear)], [0, 1]]) / zoom  # output -> input, in units of the picture
+    matrix = turn @ np.array([[flip, np.tan(shear)], [0, 1]]) / zoom  # output -> input, in image widths and heights
 
-    # A coarse random field, enlarged, is a smooth deformation; 4 points a side bend a lesion's outline.
+    # An enlarged coarse random field is a smooth deformation; 4x4 points are fine enough to bend a lesion's outline.
     field = rng.normal(0, 0.012 * strength, (4, 4, 2)).astype(np.float32)
     bend = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
     x, y = np.meshgrid(*(np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in (width, height)))
     u = matrix[0, 0] * x + matrix[0, 1] * y + shift[0] + bend[..., 0]
     v = matrix[1, 0] * x + matrix[1, 1] * y + shift[1] + bend[..., 1]
     map_x, map_y = ((u + 0.5) * (width - 1)).astype(np.float32), ((v + 0.5) * (height - 1)).astype(np.float32)
-    # Both reflect: a lesion mirrored into the picture is a lesion in the mask too.
+    # Image and mask are both reflected at the border, so that a mirrored lesion is in the mask too.
     image = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     mask = cv2.remap(mask, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
 
@@ -269,18 +273,18 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, stren
     gain, offset = 1 + rng.uniform(-0.25, 0.25) * strength, rng.uniform(-0.1, 0.1) * strength
     curve = np.linspace(0, 1, 256) ** gamma * gain + offset
     image = cv2.LUT(image, (curve * 255).clip(0, 255).astype(np.uint8))
-    if rng.random() < 0.3 * strength:  # speckle multiplies; its grain is coarser than a pixel
+    if rng.random() < 0.3 * strength:  # multiplicative speckle, coarser than a pixel
         grain = cv2.resize(rng.normal(1, 0.12, (height // 2, width // 2)).astype(np.float32), (width, height))
         image = (image * grain).clip(0, 255).astype(np.uint8)
     return image, mask
 
 
 class Stream(NamedTuple):
-    """How training batches are drawn; every draw is a function of (seed, epoch, image)."""
+    """How training batches are drawn. All randomness depends on (seed, epoch, image) only."""
 
     seed: int = 0
-    change: Callable = augment  # makes a new pair from image, mask and a source of chance
-    first_epoch: int = 0  # of a run that goes on: as if it had never stopped
+    change: Callable = augment  # the augmentation: (image, mask, random generator) -> a new image and mask
+    first_epoch: int = 0  # of a resumed run, which then continues as if it had not been stopped
 
 
 def make_dataset(
@@ -292,16 +296,16 @@ def make_dataset(
 ):
     """Batches for `fit`, `evaluate` and `predict`: (image, mask), each (B, H, W, 1) float32, in 0..255 and {0, 1}.
 
-    With `training`: one endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), reshuffled and changed anew
-    in every epoch; two runs with one seed are equal. `tf.random` inside `map` would repeat its draws every epoch.
+    With `training`: an endless stream (give `fit` steps_per_epoch = ceil(N / batch_size)), shuffled and augmented anew
+    in every epoch; equal seeds give equal batches. (`tf.random` inside `map` would repeat its draws in every epoch.)
     Without: every image once, in order.
 
     Args:
         images: (N, H, W) uint8.
         masks: (N, H, W) uint8 in {0, 1}.
         batch_size: images in a batch; the last one of an epoch may be smaller.
-        training: how a training draws them.
-        weights: (N,) float32, of each image; batches are then (image, mask, weight), the weight (B,).
+        training: how training batches are drawn.
+        weights: (N,) float32, weight of each image; batches are then (image, mask, weight), the weight (B,).
     """
     import tensorflow as tf
 
@@ -315,7 +319,7 @@ def make_dataset(
         data = tf.data.Dataset.from_tensor_slices((images, masks, np.arange(len(images)))).batch(batch_size)
         return data.map(lambda image, mask, i: weigh(to_batch(image, mask), i)).prefetch(tf.data.AUTOTUNE)
 
-    cv2.setNumThreads(1)  # the batches are made in parallel already, beside a busy network
+    cv2.setNumThreads(1)  # batches are made in parallel already, while the network is trained
 
     def make_batch(epoch: np.ndarray, indices: np.ndarray):
         draws = (np.random.default_rng((training.seed, int(epoch), int(i))) for i in indices)

@@ -1,9 +1,9 @@
-"""A page in your browser: drop pictures, see what the network finds, correct it, and train on from there.
+"""A page in your browser: upload pictures, see the outlined lesions, correct them, and get commands to train on them.
 
-python demo.py                                  # newest run, or the network that comes with the repository
-python demo.py --run models/NAME --port 8000    # another run, at another port
+    python demo.py                                  # newest run, or the network that comes with the repository
+    python demo.py --run models/NAME --port 8000    # another run, at another port
 
-The page is served to this machine alone. It needs Gradio: pip install -r requirements-demo.txt
+The page can be opened on this machine only. It needs Gradio: pip install -r requirements-demo.txt
 """
 
 import socket
@@ -23,18 +23,18 @@ from segmentation.runs.run_folder import load_run
 class DemoConfig:
     """What to serve, and where."""
 
-    run: AnyPath | None = None  # the run's folder; without it the newest finished one in --models-dir
-    models_dir: AnyPath = Path("models")  # where runs are looked for
-    corrections: AnyPath = Path("corrections")  # folder that corrected pictures and masks are saved in
-    spacing: Real[1e-4, 1e3] | None = None  # mm from pixel to pixel, of pictures whose file does not say
-    port: Whole[1, 65535] = 7860  # of http://127.0.0.1:7860
+    run: AnyPath | None = None  # the run's folder; by default the newest finished run in --models-dir
+    models_dir: AnyPath = Path("models")  # folder of the runs' folders
+    corrections: AnyPath = Path("corrections")  # folder for corrected pictures and masks
+    spacing: Real[1e-4, 1e3] | None = None  # mm between pixels, for pictures whose file does not contain it
+    port: Whole[1, 65535] = 7860  # the page is at http://127.0.0.1:7860
 
 
 def check_port(port: int) -> None:
-    """Refuse a port that is taken, before the network is loaded.
+    """Check that the port is free, before the network is loaded.
 
     Raises:
-        RunError: another program listens there, or this one may not.
+        RunError: another program uses the port, or this one is not allowed to.
     """
     try:
         with socket.socket() as listener:

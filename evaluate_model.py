@@ -1,15 +1,16 @@
-"""Score trained runs on any folder of ultrasound images with masks, unseen ones only.
+"""Score trained runs, or the masks of another program, on ultrasound images with reference masks.
 
-python evaluate_model.py --run models/attention_unet --data-dir other_hospital/
-python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only    # the mean of two networks
+    python evaluate_model.py --run models/attention_unet --data-dir other_hospital/
+    python evaluate_model.py --run models/a models/b --data-dir data/ --unseen-only    # the mean of two networks
+    python evaluate_model.py --masks their_masks/ --data-dir data/    # 'benign (1).png' is the mask of 'benign (1)'
 
-data/README.md says which folders are read; several are scored together, and each.
+data/README.md says which folders are read. Several folders are scored together, and each alone.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 
-from segmentation.common import startup  # noqa: F401  # isort: skip
+import segmentation.common.environment  # noqa: F401  # isort: skip
 
 import cv2
 import numpy as np
@@ -20,15 +21,17 @@ from dataset import DataError, Sample, read_samples
 from segmentation.common.checks import AnyPath, Folders, GreyValues, Real, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, file_hash, json_holds, write_json
-from segmentation.data.collection import collect
+from segmentation.common.machine import environment
+from segmentation.data.collection import Collection, collect
 from segmentation.data.splits import group_samples
+from segmentation.inference.engines import open_network
 from segmentation.runs.finished import open_decision
-from segmentation.runs.run_folder import environment, load_run
 from segmentation.runs.schemas import check_min_score
 from segmentation.runs.split_record import hashes_seen
 from segmentation.scoring.calibration import collect_pixels, judge_calibration
 from segmentation.scoring.decision import Decision, Prediction, override_decision
-from segmentation.scoring.prediction import predict_pictures, score_samples
+from segmentation.scoring.other_masks import pair_masks, read_masks
+from segmentation.scoring.prediction import predict_pictures, score_mask, score_samples
 from segmentation.scoring.score_table import is_score_table, write_scores
 from segmentation.scoring.scores import result_line, summarise
 
@@ -37,34 +40,38 @@ from segmentation.scoring.scores import result_line, summarise
 class EvaluationConfig:
     """What to score, and how."""
 
-    run: tuple[AnyPath, ...]  # folders of finished runs; of several, the mean of their probabilities is scored
     data_dir: Folders  # folders of images with masks
-    mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
-    unseen_only: bool = False  # leave out the images that a run was trained or its epoch chosen on
-    tta: bool = False  # average with the mirrored picture, also if the runs did not
-    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; without it the runs' own
-    min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; without it the runs' own
+    run: tuple[AnyPath, ...] = ()  # folders of runs; of several runs, the mean of their probabilities is scored
+    masks: AnyPath | None = None  # folder with another program's masks, one for each image; instead of --run
+    mask_values: GreyValues = ()  # grey values of lesion pixels; if none: inferred from the masks of each folder
+    unseen_only: bool = False  # leave out the training and validation images of the runs
+    tta: bool = False  # average with the mirrored picture, even if the runs do not
+    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; by default the runs' own
+    min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; by default the runs' own
     largest_component: bool = False  # keep only the largest lesion
-    output: AnyPath = Path("evaluation.json")  # summaries; the scores of every image go beside it, as .csv
+    output: AnyPath = Path("evaluation.json")  # summaries; a .csv file beside it gets the per-image scores
 
     @model_validator(mode="after")
     def fit_together(self):
-        """Refuse values that cannot work."""
-        if not self.run:
-            raise ValueError("--run needs at least one folder")
+        """Refuse settings that contradict each other, and an output that is not a JSON file."""
+        if bool(self.run) == bool(self.masks):
+            raise ValueError("give either --run, at least one folder, or --masks")
+        for name in ("unseen_only", "tta", "threshold", "min_score", "largest_component"):
+            if self.masks and getattr(self, name) not in (None, False):
+                raise ValueError(f"--{name.replace('_', '-')} is for --run: masks are scored as they are")
         if self.output.suffix != ".json":
             raise ValueError(f"--output is the name of a .json file, got {self.output}")
         return self
 
 
 def main(config: EvaluationConfig) -> float:
-    """Score the images of a folder.
+    """Score the images of the folders.
 
     Returns:
         Mean Dice over the images with a lesion.
 
     Raises:
-        DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
+        DataError, RunError: the data or a run cannot be used, or a run was trained on some of the images.
     """
     table = config.output.with_suffix(".csv")
     check_output(config.output, json_holds("data", "decision", "runs", "summary"))
@@ -72,6 +79,44 @@ def main(config: EvaluationConfig) -> float:
     decisions = [open_decision(run) for run in config.run]
     machine = environment()
     found = collect(config.data_dir, config.mask_values)
+    scores, result = score_masks(config.masks, found) if config.masks else score_runs(config, decisions, found)
+    summary = summarise(scores)
+    write_scores(table, scores)
+    write_json(config.output, found.describe() | result | {"environment": machine, "summary": summary})
+    left_out = len(found.samples) - len(scores)
+    print(f"{len(scores)} images scored, {left_out} left out; summary in {config.output}, scores in {table}")
+    print(result_line(found.source, summary, result["near_copies_in_training"] or 0))
+    if errors := result.get("calibration_error"):
+        line = "calibration error: {all_pixels:.3f} over all pixels, {predicted_lesion:.3f} over the masks"
+        print(line.format(**errors))
+    return summary["lesions"]["dice"]
+
+
+def score_masks(folder: Path, found: Collection) -> tuple[list[dict], dict]:
+    """Score masks that another program drew.
+
+    Returns:
+        The scores of every image, and the other keys of evaluation.json.
+    """
+    paths = pair_masks(folder, found.samples)
+    pictures = read_samples(found.samples)
+    groups = group_samples(found.samples, [image for image, _ in pictures])
+    references = [reference for _, reference in pictures]
+    masks = read_masks(paths, references)
+    print("note: whether the program was trained on these images, or on near-copies of them, is not known here")
+    scores = list(map(score_mask, found.samples, groups, references, masks))
+    return scores, {"masks": folder, "runs": [], "decision": None, "near_copies_in_training": None}
+
+
+def score_runs(config: EvaluationConfig, decisions: list[Decision], found: Collection) -> tuple[list[dict], dict]:
+    """Score the mean of the runs on the images that no run has seen.
+
+    Returns:
+        As `score_masks`.
+
+    Raises:
+        DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
+    """
     samples, where = found.samples, ", ".join(map(str, config.data_dir))
     pictures = read_samples(samples)
     seen = seen_by(config.run, samples)
@@ -91,20 +136,13 @@ def main(config: EvaluationConfig) -> float:
     scores = score_samples(
         prediction, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
     )
-    summary = summarise(scores)
     errors = judge_calibration(collect_pixels(prediction, [pictures[i][1] for i in chosen], decision))
-    result = found.describe() | {"runs": list(config.run), "calibration_error": errors}
-    result |= {"near_copies_in_training": leaked, "decision": asdict(decision), "environment": machine}
-    write_scores(table, scores)
-    write_json(config.output, result | {"summary": summary})
-    print(f"{len(chosen)} images scored, {sum(seen)} left out; summary in {config.output}, scores in {table}")
-    print(result_line(found.source, summary, leaked))
-    print("calibration error: {all_pixels:.3f} over all pixels, {predicted_lesion:.3f} over the masks".format(**errors))
-    return summary["lesions"]["dice"]
+    result = {"runs": list(config.run), "decision": asdict(decision), "near_copies_in_training": leaked}
+    return scores, result | {"calibration_error": errors}
 
 
 def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
-    """Whether any run has seen each sample before its test, by what its image holds, not by its name."""
+    """Whether each sample was trained on, or an epoch chosen on it, in any of the runs; images are compared by hash."""
     used = set().union(*map(hashes_seen, runs))
     return [file_hash(sample.image) in used for sample in samples]
 
@@ -112,25 +150,25 @@ def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
 def predict_mean(
     config: EvaluationConfig, own: list[Decision], images: list[np.ndarray]
 ) -> tuple[Prediction, Decision]:
-    """Mean of the runs' calibrated probabilities, at the largest network's size, and of their lesion scores; and the
-    decision to cut them with.
+    """Mean of the runs' calibrated probabilities, at the largest network's resolution, and of their lesion scores; and
+    the mean of their decisions.
 
     Raises:
-        RunError: a run cannot be loaded, or only some have a lesion score.
+        RunError: a run cannot be loaded, or only some of the runs have a lesion score.
     """
     found, decisions = [], []
     asked = {name: getattr(config, name) for name in ("threshold", "tta", "min_score")}
     for run, decision in zip(config.run, own, strict=True):
-        model, stored = load_run(run)
+        model, stored = open_network(run, "keras")
         check_min_score(run, stored, config.min_score)
         decisions.append(override_decision(decision, **asked))
         found.append(predict_pictures(model, images, decisions[-1]))
     maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
     if len({score is None for score in scores}) > 1:
-        raise RunError("some of these networks have a lesion score, and some none: they cannot be averaged.")
+        raise RunError("only some of these networks have a lesion score: they cannot be averaged.")
     side = max(m.shape[1] for m in maps)
     mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
-    # The maps are calibrated already, so this decision has no calibration of its own.
+    # The maps are calibrated already, so this decision has no calibration.
     together = Decision(
         threshold=float(np.mean([d.threshold for d in decisions])),
         min_peak=float(np.mean([d.min_peak for d in decisions])),

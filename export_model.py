@@ -1,14 +1,17 @@
-"""Write a trained network for other programs: ONNX, LiteRT (float or int8) and OpenVINO, each compared with Keras.
+"""Export a trained network to ONNX, LiteRT (float or int8) and OpenVINO, and compare each file with Keras.
 
-python export_model.py --run models/attention_unet --to onnx openvino
-python export_model.py --run models/attention_unet --to litert litert-int8 --data-dir FOLDER    # the run's own data
+    python export_model.py --run models/attention_unet --to onnx openvino
+    python export_model.py --run models/attention_unet --to litert litert-int8 --data-dir FOLDER    # the run's own data
 
-The files are in the run's folder, in export/, with export.json beside them; docs/export.md says how to use them. The
-packages come with: pip install -r requirements-export.txt
+The files are written to export/ in the run's folder, with a description, export.json; docs/export.md says how to use
+them. It needs more packages: pip install -r requirements-export.txt
 """
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from segmentation.common import startup  # isort: skip
@@ -26,7 +29,6 @@ from segmentation.data.phantoms import make_phantom
 from segmentation.inference.engines import (
     EXPORT_FILES,
     RUNNERS,
-    RUNS_AS,
     ExportedNetwork,
     Format,
     check_packages,
@@ -48,8 +50,9 @@ from segmentation.runs.run_folder import load_run
 from segmentation.runs.split_record import load_split
 from segmentation.scoring.prediction import predict_pictures
 
-MOST_PICTURES = 200  # that a file is compared on
-PHANTOMS = 24  # what a file is compared on where the run's data is not here
+MOST_PICTURES = 200  # test images on which a file is compared with Keras
+PHANTOMS = 24  # phantoms for the comparison if the run's data is not here
+PREFIX = ".writing-"  # of a folder whose files are not compared yet
 TABLE_HEADER = f"{'format':18}{'MiB':>6}{'largest difference':>20}{'changed mask pixels':>21}{'Dice':>8}{'Keras':>8}"
 
 
@@ -59,7 +62,7 @@ class ExportConfig:
 
     run: AnyPath  # folder of a finished run
     to: tuple[Format, ...] = ("onnx",)  # the formats; litert-int8 needs the run's data
-    data_dir: Folders = ()  # the run's data, if it has moved; without any, phantoms are predicted to compare
+    data_dir: Folders = ()  # the run's data, if it has moved; without data, the files are compared on phantoms
 
     @model_validator(mode="after")
     def fit_together(self):
@@ -70,7 +73,7 @@ class ExportConfig:
 
 
 def main(config: ExportConfig) -> None:
-    """Write the files, compare them with Keras, and put those in place that agree.
+    """Write the files, compare them with Keras, and keep those that agree.
 
     Raises:
         DataError, RunError: the run or its data cannot be used, a package is missing, or a file does not agree.
@@ -82,46 +85,49 @@ def main(config: ExportConfig) -> None:
     pictures, training, where = find_pictures(config, stored, model.input_shape[1:3])
     if training is None and "litert-int8" in config.to:
         raise RunError(
-            f"{find_folders(stored)[0]}: the run's data is not here. litert-int8 is scaled to pictures of its training "
-            "part: say with --data-dir where they are."
+            f"{find_folders(stored)[0]}: the run's data is not here. litert-int8 needs images of the training set: "
+            "name their folder with --data-dir."
         )
-    folder = config.run / "export"
-    record = prepare_folder(config.run, folder)
     exported = with_calibration(model, decision)
-    record |= describe_export(stored, decision, list(exported.output)) | {"compared_on": f"{len(pictures)} {where}"}
+    described = describe_export(stored, decision, list(exported.output)) | {"compared_on": f"{len(pictures)} {where}"}
     expected = predict_pictures(model, [image for image, _ in pictures], decision)
     print(f"compared with Keras on {len(pictures)} {where}\n{TABLE_HEADER}")
     problems = []
-    with lock_folder(folder, "export"), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+    with (
+        open_folder(config.run) as (folder, record),
+        tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX) as temporary,
+    ):
         for kind in config.to:
             files = [Path(temporary) / name for name in EXPORT_FILES[kind]]
             write_network(exported, kind, files[0], training)
-            found = {}
-            for runner in RUNS_AS.get(kind, (kind,)):
-                with startup.without_notes():
-                    network = ExportedNetwork(files[0], runner, model.input_shape[1:], list(exported.output))
-                found[runner] = compare(network, model, decision, pictures, expected)
-                print(row(runner, files, found[runner]))
-            wrong = [f"{runner} {line}" for runner, each in found.items() if (line := each.problem(runner))]
-            problems += wrong
-            if not wrong:
-                put_in_place(kind, files, folder, record, found)
+            with startup.without_notes():
+                network = ExportedNetwork(files[0], kind, model.input_shape[1:], list(exported.output))
+            found = compare(network, model, decision, pictures, expected)
+            print(row(kind, files, found))
+            if line := found.problem(kind):
+                problems.append(f"{kind} {line}")
+                continue
+            record["files"] |= {path.name: {"format": kind, "sha256": sha256(path)} for path in files}
+            record["agreement"] |= {kind: found._asdict()}
+            write_json(folder / "export.json", record | described)  # before the files, so that it never misses one
+            for path in files:
+                os.replace(path, folder / path.name)
     if problems:
-        raise RunError(f"{config.run}: {'; '.join(problems)}. What differs so much was not kept.")
+        raise RunError(f"{config.run}: {'; '.join(problems)}. These files were not kept.")
     print(f"{', '.join(record['files'])} and export.json in {folder}")
 
 
 def find_pictures(
     config: ExportConfig, stored: dict, size: tuple[int, int]
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray | None, str]:
-    """What the files are compared on, and scaled to.
+    """Find the pictures for the comparison, and training images for int8.
 
     Returns:
-        Image and mask of each picture to compare on; training pictures (N, S, S) uint8, None where the run's data is
-        not here; and which pictures the first are.
+        Image and mask of each picture for the comparison; training images (N, S, S) uint8, None if the run's data is
+        not here; and a description of the former.
 
     Raises:
-        DataError: the data named with --data-dir is not here, or not the run's.
+        DataError: the data named with --data-dir is missing, or not the run's.
     """
     folders = find_folders(stored, config.data_dir)
     if not config.data_dir and not all(folder.is_dir() for folder in folders):
@@ -139,48 +145,43 @@ def find_pictures(
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Indices of all of `count`, or of `most` that are spread over them."""
+    """At most `most` evenly spaced indices from 0 to count - 1."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
-def prepare_folder(run: Path, folder: Path) -> dict:
-    """Make export/ in the run's folder, and look at what is there.
+@contextmanager
+def open_folder(run: Path) -> Iterator[tuple[Path, dict]]:
+    """Hold export/ in the run's folder, and remove what a killed export or an earlier network left there.
 
-    Returns:
-        What export.json will say of the run, and of the files there that are still of its network and decision; the
-        other files of earlier exports are removed.
+    Yields:
+        The folder, and the entries of export.json about the run and about the files that are kept.
 
     Raises:
-        RunError: a link has this name, or files there are not ours.
+        RunError: export/ is a link, holds files that no export wrote, or another export is writing there.
     """
+    folder = run / "export"
     if folder.is_symlink():
         raise RunError(f"{folder}: is a link to another folder. Remove it.")
-    listed = folder / "export.json"
-    check_output(listed, json_holds("files", *made_from(run)))
-    record = made_from(run) | {"files": {}, "agreement": {}}
-    if listed.exists():
-        earlier = read_export(folder)
+    folder.mkdir(exist_ok=True)
+    with lock_folder(folder, "export"):
+        for left_by_a_kill in folder.glob(f"{PREFIX}*"):
+            shutil.rmtree(left_by_a_kill)
+        listed, record = folder / "export.json", made_from(run) | {"files": {}, "agreement": {}}
+        check_output(listed, json_holds("files", *record))
+        earlier = read_export(folder) if listed.exists() else record
+        for name in (name for names in EXPORT_FILES.values() for name in names):
+            own = earlier["files"].get(name, {}).get("sha256")
+            check_output(folder / name, lambda path, own=own: sha256(path) == own)
         if made_from(run).items() <= earlier.items():
-            return record | {key: earlier[key] for key in ("files", "agreement")}
-        for name in set(earlier["files"]) & {name for names in EXPORT_FILES.values() for name in names}:
-            (folder / name).unlink(missing_ok=True)
-        listed.unlink()
-    for name in (name for names in EXPORT_FILES.values() for name in names):
-        check_output(folder / name, lambda path: False)
-    return record
-
-
-def put_in_place(kind: Format, files: list[Path], folder: Path, record: dict, found: dict[str, Agreement]) -> None:
-    """Move the files of one format into the folder; export.json names them first, so that none is ever nobody's."""
-    record["files"] |= {path.name: {"format": kind, "sha256": sha256(path)} for path in files}
-    record["agreement"] |= {runner: agreement._asdict() for runner, agreement in found.items()}
-    write_json(folder / "export.json", record)
-    for path in files:
-        os.replace(path, folder / path.name)
+            record |= {key: earlier[key] for key in ("files", "agreement")}
+        else:
+            for name in earlier["files"]:
+                (folder / name).unlink(missing_ok=True)
+        yield folder, record
 
 
 def row(runner: str, files: list[Path], found: Agreement) -> str:
-    """A line of the table below `TABLE_HEADER`."""
+    """A line of the table under `TABLE_HEADER`."""
     size = sum(path.stat().st_size for path in files) / 2**20
     changed = f"{100 * found.changed_pixels:.4f} %"
     return (

@@ -1,12 +1,12 @@
 """Train an Attention U-Net to segment lesions in breast ultrasound (BUSI), and score it on unseen images.
 
     python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
-    python train_model.py --data-dir ~/BUSI --epochs 100  # any setting below is also a flag
-    python train_model.py --data-dir ~/BUSI ~/BUS-BRA     # several folders, trained on together
-    python train_model.py paper                           # the paper's own network, from random weights
-    python train_model.py --resume models/attention_unet  # go on with a run that was stopped
+    python train_model.py --data-dir ~/BUSI --epochs 100  # every setting below is a flag
+    python train_model.py --data-dir ~/BUSI ~/BUS-BRA     # train on several folders together
+    python train_model.py paper                           # the paper's network, from random weights
+    python train_model.py --resume models/attention_unet  # go on with a stopped run
 
-Default settings on BUSI: 8 to 20 minutes on 2 CPU cores; on phantoms 4. Then: python visualize_results.py
+The default takes 8 to 20 minutes on 2 CPU cores on BUSI, and 4 on phantoms. Then: python visualize_results.py
 """
 
 import os
@@ -29,6 +29,7 @@ from dataset import Stream, make_dataset
 from segmentation.common.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Text, Whole, checked
 from segmentation.common.errors import one_clear_line
 from segmentation.common.files import check_space, write_json
+from segmentation.common.machine import environment
 from segmentation.data.augmentation import augmenter
 from segmentation.data.splits import ChooseOn, Division, Normals, count_folds
 from segmentation.network.encoders import Encoder, check_channels, load_imagenet
@@ -38,7 +39,7 @@ from segmentation.reports.tensorboard_log import TensorBoardLog
 from segmentation.runs.finished import BUS_BRA, check_finished
 from segmentation.runs.parts import Parts, load_data, split_data
 from segmentation.runs.recorder import RunRecorder, bytes_to_write
-from segmentation.runs.run_folder import begin, build_network, environment, load_run, open_run, take_weights
+from segmentation.runs.run_folder import begin, build_network, load_run, open_run, take_weights
 from segmentation.scoring.decision import Decision, load_decision, save_decision
 from segmentation.scoring.prediction import predict_pictures, predict_raw, score_samples
 from segmentation.scoring.scores import result_line, summarise
@@ -47,47 +48,47 @@ from segmentation.scoring.threshold import choose_decision, describe_min_scores
 
 @checked
 class TrainingConfig:
-    """Every setting that a flag can change, once, with the reason for its value; docs/settings.md says more of some."""
+    """All settings, each with the reason for its default; docs/settings.md has more about some."""
 
     # Data
-    data_dir: Folders = ()  # folders of images with masks; without any: data/, then Kaggle, then phantoms
-    mask_values: GreyValues = ()  # grey values that are lesion; without any: understood from what the masks hold
-    image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 gains little and takes half as long again
-    split: Text = "grouped"  # near-copies stay in one part; others are in docs/settings.md; or a CSV file
-    fold: Whole[0, 100] = 0  # which fold is the test, where the split has folds
-    split_seed: Seed = 0  # of the split alone: trainings with several seeds share one split
-    normals: Normals = "both"  # parts that hold normal images; a network trained without finds a lesion everywhere
-    choose_on: ChooseOn = "validation"  # chooses epoch and decision; decision: that alone; nothing: trained on too
+    data_dir: Folders = ()  # folders of images with masks; if none: data/, then a download of BUSI, then phantoms
+    mask_values: GreyValues = ()  # grey values of lesion pixels; if none: inferred from the masks of each folder
+    image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 is hardly better and takes 1.5 times as long
+    split: Text = "grouped"  # keeps near-copies in one set; docs/settings.md lists the other splits; or a CSV file
+    fold: Whole[0, 100] = 0  # which fold is the test set, if the split has folds
+    split_seed: Seed = 0  # of the split only, so that trainings with different seeds can share one split
+    normals: Normals = "both"  # sets that hold normal images; a network trained without them marks nearly every image
+    choose_on: ChooseOn = "validation"  # set that chooses epoch and decision; nothing: train on it (docs/settings.md)
     # Network
-    encoder: Encoder = "efficientnet_lite0"  # 0.03 Dice over "none", the paper's
-    start_from: Literal["bus-bra", "imagenet", "random"] | AnyPath = "bus-bra"  # first weights; or a finished run's
+    encoder: Encoder = "efficientnet_lite0"  # 0.03 Dice better than none, the paper's encoder, which is not pretrained
+    start_from: Literal["bus-bra", "imagenet", "random"] | AnyPath = "bus-bra"  # initial weights; or a finished run's
     base_filters: Whole[1, 256] = 8  # channels of the finest decoder level, doubled at each coarser one; the paper: 16
-    depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the others have 5
-    gates: Literal[GATES] = "paper"  # full: on the skip's own grid, the finest too; none is as good
-    lesion_score: Real[0, 1000] = 0.3  # weight in the loss of a second output, whether there is a lesion; 0 is without
-    precision: Precision = "auto"  # of 3x3 convolutions in training; auto: bfloat16 on CPUs that have it, 8 % faster
+    depth: Whole[1, 8] = 4  # number of poolings of encoder none, as in the paper; the other encoders have 5
+    gates: Literal[GATES] = "paper"  # full: on the skip's own grid, the finest skip too; none: a U-Net; Dice is equal
+    lesion_score: Real[0, 1000] = 0.3  # loss weight of a second output, whether the image holds a lesion; 0: one output
+    precision: Precision = "auto"  # of the 3x3 convolutions in training; auto: bfloat16 if the CPU has it, 8 % faster
     # Training
-    epochs: Whole[1, 100_000] = 20  # validation Dice was flat from epoch 15 on
-    batch_size: Whole[1, 10_000] = 8  # larger is hardly faster on a CPU; lower it if memory runs out
-    learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak: 3 epochs of warm-up, then a cosine down to 0; 5e-4 is no better
-    ema: Real[0, 0.9999] = 0.99  # weights are averaged over about 100 steps (two epochs at most); 0 is off
-    dice_weight: Real[0, 1000] = 1.0  # soft-Dice term beside binary cross-entropy; 0 is plain cross-entropy
-    augmentation: Real[0, 3] = 1.0  # strength; 0 leaves only the left-right flip; 1.5 is no better in 20 epochs
-    scanners: Real[0, 2] = 1.0  # how often another machine is imitated; 0.03 Dice in another hospital; 0 is never
-    seed: Seed = 0  # of the weights, the order, the augmentation and the phantoms
+    epochs: Whole[1, 100_000] = 20  # validation Dice did not rise after epoch 15
+    batch_size: Whole[1, 10_000] = 8  # larger batches are hardly faster on a CPU; lower it if memory runs out
+    learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak, after 3 epochs of warm-up; then cosine decay; 5e-4 is no better
+    ema: Real[0, 0.9999] = 0.99  # momentum of the weight average: about 100 steps, at most two epochs; 0: off
+    dice_weight: Real[0, 1000] = 1.0  # weight of soft Dice, added to binary cross-entropy; 0: cross-entropy alone
+    augmentation: Real[0, 3] = 1.0  # strength; 0: only the left-right flip; 1.5 is no better in 20 epochs
+    scanners: Real[0, 2] = 1.0  # frequency of augmentations that imitate other machines: +0.03 Dice elsewhere; 0: off
+    seed: Seed = 0  # of the initial weights, the order of the images, the augmentation and the phantoms
     # From probability to mask
-    decision_from: AnyPath | None = None  # a run to take the decision from: these settings, validation images held back
-    tta: bool = True  # average the prediction with the mirrored picture's: 0.005 Dice on validation
+    decision_from: AnyPath | None = None  # use the decision of this run of the same settings with a validation set
+    tta: bool = True  # average the predictions of the image and its mirror image: +0.005 validation Dice
     # Files
-    tensorboard: bool = False  # also write what TensorBoard shows, into the run's folder; needs one package more
-    models_dir: AnyPath = Path("models")  # where run folders are made
-    run: FolderName = "attention_unet"  # the run's folder there; a finished one is kept, and -2, -3, ... is added
-    resume: AnyPath | None = None  # folder of a stopped run; all other settings then come from it
+    tensorboard: bool = False  # also write TensorBoard logs to the run's folder; needs one more package
+    models_dir: AnyPath = Path("models")  # folder in which the runs' folders are made
+    run: FolderName = "attention_unet"  # name of the run's folder; if it holds a finished run, -2, -3, ... is added
+    resume: AnyPath | None = None  # folder of a stopped run to go on with; all other settings are then the run's own
     finish: bool = False  # with resume: train no further; choose the decision and score with the best epoch so far
 
     @model_validator(mode="after")
     def fit_together(self):
-        """Refuse values that cannot work with each other, before anything is loaded."""
+        """Refuse settings that contradict each other."""
         if self.finish and not self.resume:
             raise ValueError("--finish scores a stopped run: name its folder with --resume")
         count_folds(self.split)
@@ -121,19 +122,19 @@ PRESETS = {
         epochs=40,
     ),
 }
-MIN_NORMALS = 10  # in training, for a lesion score
-PHANTOM_EPOCHS = 16  # at most, where no data can be had: the phantoms show that everything works
+MIN_NORMALS = 10  # normal training images that a lesion score needs
+PHANTOM_EPOCHS = 16  # most epochs on phantoms that stand in for missing data: they only show that everything works
 
 
 def main(config: TrainingConfig) -> float:
-    """Train and score one network: mean Dice over the test images with a lesion.
+    """Train and score one network. Returns the mean Dice over the test images with a lesion.
 
     Raises:
         DataError, RunError: the data or the run folder cannot be used; the message says what to do.
     """
     started = time.time()
     with open_run(config, config.models_dir / config.run, config.resume) as (run, config, goes_on):
-        # Whatever can fail fails now, and not after hours of training.
+        # Everything that can fail comes first, not after hours of training.
         board = TensorBoardLog(run) if config.tensorboard else None
         machine = environment()
         convolutions = prepare_machine(config.seed, config.precision)
@@ -155,13 +156,13 @@ def main(config: TrainingConfig) -> float:
         model, _ = load_run(run)
         decision = decide(run, model, data, decision, config)
         scores = score(model, data, decision)
-        minutes = None if recorder.first_epoch else round((time.time() - started) / 60, 2)  # a resumed run's: not known
+        minutes = None if recorder.first_epoch else round((time.time() - started) / 60, 2)  # unknown for a resumed run
         made = describe_training(model, data, recorder, config)
         return save(run, made | {"minutes": minutes, "environment": machine, "decision": asdict(decision)}, scores)
 
 
 def prepare_machine(seed: int, precision: Precision) -> str:
-    """Seed everything that draws. Returns the dtype policy of the 3x3 convolutions in training."""
+    """Seed all random generators. Returns the dtype policy of the 3x3 convolutions in training."""
     keras.utils.set_random_seed(seed)
     gpus = len(tf.config.list_physical_devices("GPU"))
     convolutions = convolution_policy(precision, gpus)
@@ -170,7 +171,7 @@ def prepare_machine(seed: int, precision: Precision) -> str:
 
 
 def given_decision(decision_from: Path | None, tta: bool) -> Decision:
-    """The decision of the finished run that it is to be taken from, or the plain one: every pixel above 0.5."""
+    """The decision of the finished run `decision_from`, or without it the default one with a threshold of 0.5."""
     if decision_from:
         check_finished(decision_from, "decision.json")
     given = load_decision(decision_from / "decision.json") if decision_from else Decision()
@@ -178,18 +179,18 @@ def given_decision(decision_from: Path | None, tta: bool) -> Decision:
 
 
 def network_arguments(config: TrainingConfig) -> dict:
-    """What `build_network` is called with, but for the dtype of the convolutions; config.json keeps it."""
+    """Arguments of `build_network` except the dtype of the convolutions; stored in config.json."""
     network = {name: getattr(config, name) for name in ("encoder", "base_filters", "depth", "gates")}
     return network | {"input_shape": (config.image_size, config.image_size, 1), "lesion_score": config.lesion_score > 0}
 
 
 def first_weights(config: TrainingConfig) -> str | Path:
-    """What the network starts from: "imagenet", "random", or the folder of a finished run."""
+    """The initial weights: "imagenet", "random", or the folder of a finished run."""
     return BUS_BRA if config.start_from == "bus-bra" else config.start_from
 
 
 def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Model:
-    """Returns the network of these arguments with its first weights."""
+    """Build the network with its initial weights."""
     model = build_network(**network, convolutions=convolutions)
     if isinstance(start_from, Path):
         check_finished(start_from)
@@ -200,20 +201,20 @@ def build(network: dict, convolutions: str, start_from: str | Path) -> keras.Mod
 
 
 def keep_lesion_score(model: keras.Model, masks: np.ndarray) -> keras.Model:
-    """Returns the network, without its lesion score if too few of the masks are empty to learn it."""
+    """Returns the network, without its lesion score if there are fewer than MIN_NORMALS empty masks."""
     if not has_lesion_score(model) or (normals := len(masks) - np.count_nonzero(masks.any(axis=(1, 2)))) >= MIN_NORMALS:
         return model
-    print(f"{normals} normal images to train on: fewer than {MIN_NORMALS} teach no lesion score, so there is none")
+    print(f"no lesion score: there are {normals} normal images to train on, and it needs at least {MIN_NORMALS}")
     return keras.Model(model.input, model.output["lesion"], name=model.name)
 
 
 def fit(
     run: Path, model: keras.Model, data: Parts, config: TrainingConfig, board: TensorBoardLog | None
 ) -> RunRecorder:
-    """Train, from the first epoch or from where the run was stopped.
+    """Train, from the first epoch or from the one at which the run was stopped.
 
     Returns:
-        The recorder, which kept history, best network and backup in the run's folder.
+        The recorder, which has written history, best network and backup to the run's folder.
     """
     epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
     steps = -(-len(data.train[0]) // config.batch_size)
@@ -232,7 +233,7 @@ def fit(
     judged = make_dataset(*data.val, config.batch_size, weights=weights[1]) if data.val else None
     if has_lesion_score(model):
         batches, judged = (stream and stream.map(add_presence) for stream in (batches, judged))
-    # In front of the recorder, so that best.keras gets the averaged weights.
+    # Before the recorder, so that best.keras gets the averaged weights.
     averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.ema else []
     if recorder.first_epoch:
         print(f"resuming {run}: {recorder.first_epoch} of {epochs} epochs are done")
@@ -251,7 +252,7 @@ def fit(
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, config: TrainingConfig) -> None:
-    """Tie the network to its optimizer, losses and metrics."""
+    """Compile the network with its losses and metrics."""
     loss, metrics, weights, weighted = training_loss(config.dice_weight), training_metrics(), None, None
     if has_lesion_score(model):
         loss, weights = (
@@ -261,11 +262,11 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, con
         metrics, weighted = {"lesion": metrics}, {"lesion_score": [keras.metrics.AUC(name="auc")]}
     # XLA is slower on a CPU.
     model.compile(optimizer, loss, weights, metrics, weighted, jit_compile=False)
-    model.optimizer.build(model.trainable_variables)  # left to the first step, TensorFlow would trace it twice
+    model.optimizer.build(model.trainable_variables)  # otherwise TensorFlow traces the first step twice
 
 
 def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: TrainingConfig) -> Decision:
-    """Writes decision.json. Returns the decision: the given one, or one that is chosen on the validation images."""
+    """Write decision.json. Returns the decision: the given one, or one chosen on the validation images."""
     if config.choose_on in ("validation", "decision") and not config.decision_from:
         prediction, masks = predict_raw(model, data.val[0], given.tta), data.val[1]
         given = choose_decision(prediction, masks, given, data.val_folders)
@@ -276,13 +277,13 @@ def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: 
 
 
 def score(model: keras.Model, data: Parts, decision: Decision) -> list[dict]:
-    """Returns the scores of every test image, each at its original resolution."""
+    """Score every test image at its original resolution."""
     prediction = predict_pictures(model, [image for image, _ in data.pictures], decision)
     return score_samples(prediction, data.test, data.pictures, data.groups, decision)
 
 
 def describe_training(model: keras.Model, data: Parts, recorder: RunRecorder, config: TrainingConfig) -> dict:
-    """What metrics.json says of the training, beside its scores."""
+    """The content of metrics.json about the training, without the scores."""
     settings = ("split", "fold", "split_seed", "normals", "choose_on", "seed")
     return {
         "data": data.found.source,
@@ -296,25 +297,25 @@ def describe_training(model: keras.Model, data: Parts, recorder: RunRecorder, co
 
 
 def save(run: Path, result: dict, scores: list[dict]) -> float:
-    """Write metrics.json, which makes the run a finished one. Returns the mean Dice of the lesion images."""
+    """Write metrics.json, which marks the run as finished. Returns the mean Dice of the lesion images."""
     summary = summarise(scores)
     write_json(run / "metrics.json", result | {"summary": summary, "images": scores})
     (run / "backup.npz").unlink(missing_ok=True)
-    print(f"epoch {result['best_epoch'] + 1} of {result['epochs']} was kept; all files in {run}/")
+    print(f"epoch {result['best_epoch'] + 1} of {result['epochs']} was kept; all files are in {run}/")
     leaked, flattered = result["near_copies_in_training"], result["choose_on"] == "test"
     print(result_line(result["data"], summary, leaked, flattered))
     return summary["lesions"]["dice"]
 
 
 def parse_command_line() -> TrainingConfig:
-    """The preset that the first argument names, or the default, with the flags that follow."""
+    """The preset named by the first argument, or the default, with the flags after it."""
     arguments = sys.argv[1:]
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "default"
     return tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
 
 
 if __name__ == "__main__":
-    with one_clear_line("What was saved is whole; the same command, or --resume with the run's folder, goes on."):
+    with one_clear_line("All saved files are complete. To go on, repeat the command, or --resume the run's folder."):
         settings = parse_command_line()
         try:
             main(settings)

@@ -11,28 +11,22 @@ one picture, from the shell's command to the files. Run it on an idle machine.
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
 
 import cv2
 import numpy as np
 import tyro
-from step import Worker, rate
+from shared import REPOSITORY, Worker, rate, seconds, write_result
 
 from segmentation.data.phantoms import make_phantom
-from segmentation.inference.engines import FILES, ExportedNetwork, find_export
+from segmentation.inference.engines import EXPORT_FILES, ExportedNetwork, find_export
 from segmentation.runs.schemas import read_config
 
 BATCH, THREADS = 16, 2
@@ -66,7 +60,9 @@ def main(config: ExportBenchmarkConfig) -> None:
     cold = measure_cold_starts(config, [engine for engine in COLD if engine in names])
     rows = {}
     for name in names:
-        files = {"keras": ["best.keras"]}.get(name) or [f"export/{f}" for f in FILES.get(name.split("-b")[0], ())]
+        files = {"keras": ["best.keras"]}.get(name) or [
+            f"export/{f}" for f in EXPORT_FILES.get(name.split("-b")[0], ())
+        ]
         size = sum((config.run / file).stat().st_size for file in files) / 2**20
         spread = {
             "images_per_second": statistics.median(rates[name]),
@@ -84,15 +80,12 @@ def main(config: ExportBenchmarkConfig) -> None:
     rows["keras"] |= {"largest_difference": 0.0, "changed_pixels": 0.0, "dice": any_row["dice_keras"]}
     print(f"agreement on {record['compared_on']}\n{table(rows)}")
     if config.output:
-        versions = {package: version(package) for package in PACKAGES if find_spec(package.replace("-", "_"))}
-        machine = {"date": str(date.today()), "machine": platform.platform(), "cores": os.cpu_count()}
-        result = {**machine, "versions": versions, "compared_on": record["compared_on"], "rows": rows}
-        config.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(config.output, PACKAGES, compared_on=record["compared_on"], rows=rows)
 
 
 def measure_rates(config: ExportBenchmarkConfig, names: list[str]) -> dict[str, list[float]]:
     """Images/s of each program, turn by turn."""
-    workers = {name: Worker(json.dumps([name, str(config.run)]), __file__) for name in names}
+    workers = {name: Worker(__file__, json.dumps([name, str(config.run)])) for name in names}
     rates = {name: [] for name in names}
     for _ in range(config.repeats):
         for name, worker in workers.items():
@@ -104,19 +97,18 @@ def measure_rates(config: ExportBenchmarkConfig, names: list[str]) -> dict[str, 
 
 def measure_cold_starts(config: ExportBenchmarkConfig, engines: list[str]) -> dict[str, list[float]]:
     """Seconds from the command to the outline of one picture of 500x600, turn by turn."""
-    seconds = {engine: [] for engine in engines}
+    times = {engine: [] for engine in engines}
     with tempfile.TemporaryDirectory() as temporary:
         picture = Path(temporary) / "scan.png"
         cv2.imwrite(str(picture), cv2.resize(make_phantom("malignant", 0)[0], (600, 500)))
         command = [sys.executable, REPOSITORY / "visualize_results.py", "--run", config.run, "--images", picture]
         for turn in range(config.cold_starts + 1):
             for engine in engines:
-                started = time.perf_counter()
-                more = ["--engine", engine, "--output", Path(temporary) / engine]
-                subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
+                full = [*command, "--engine", engine, "--output", Path(temporary) / engine]
+                took = seconds(partial(subprocess.run, full, check=True, stdout=subprocess.DEVNULL))
                 if turn:  # the first one reads the packages from the disk
-                    seconds[engine].append(time.perf_counter() - started)
-    return seconds
+                    times[engine].append(took)
+    return times
 
 
 def table(rows: dict) -> str:

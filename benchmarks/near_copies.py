@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from segmentation import near_copies as search
+from segmentation.data import near_copies as search
 from segmentation.data.phantoms import make_phantom
 
 SEED = 31

@@ -8,21 +8,17 @@ import io
 import resource
 import shutil
 import statistics
-import sys
 import tempfile
-import time
 from pathlib import Path
-
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
-from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import cv2
 import tyro
+from shared import seconds
 
+from segmentation.common import startup  # noqa: F401  # isort: skip
 from dataset import read_gray
 from segmentation.data.phantoms import make_phantom
-from segmentation.inference.own_images import predict_images, write_prediction
+from segmentation.inference.own_images import Found, Wish, predict_images, write_prediction
 from segmentation.runs.run_folder import load_run
 from segmentation.scoring.decision import load_decision
 from segmentation.scoring.prediction import predict_pictures
@@ -30,12 +26,10 @@ from segmentation.scoring.prediction import predict_pictures
 PICTURES, REPEATS = 100, 5
 
 
-def seconds(work) -> float:
+def seconds_in_silence(call) -> float:
     """Wall time of one call, which prints nothing."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
+        return seconds(call)
 
 
 def peak() -> float:
@@ -52,32 +46,32 @@ def main(run: Path) -> None:
     model, stored = load_run(run)
     decision = load_decision(run / "decision.json")
     with tempfile.TemporaryDirectory() as temporary:
-        folder, output = Path(temporary) / "in", Path(temporary) / "out"
+        folder, wish = Path(temporary) / "in", Wish(Path(temporary) / "out", decision)
         folder.mkdir()
         for i in range(PICTURES):
             cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(make_phantom("benign", i)[0], (600, 500)))
         files = sorted(folder.iterdir())
         images = [read_gray(file) for file in files]
-        maps = predict_pictures(model, images, decision)  # traces and warms up
-        output.mkdir()
+        prediction = predict_pictures(model, images, decision)  # traces and warms up
+        (drawn := Path(temporary) / "drawn").mkdir()
 
         def draw() -> None:
-            for file, image, probability in zip(files, images, maps, strict=True):
-                write_prediction(output / file.stem, image, None, probability, decision, stored.get("appearance"))
+            for file, image, found in zip(files, images, prediction.each(), strict=True):
+                write_prediction(drawn / file.stem, Found(image, None, *found), wish, stored.get("appearance"))
 
         work = {
             "reading, one thread": lambda: [read_gray(file) for file in files],
             "network": lambda: predict_pictures(model, images, decision),
             "drawing and writing, one thread": draw,
-            "all of it, as the script does it": lambda: predict_images(model, stored, [folder], output, decision),
+            "all of it, as the script does it": lambda: predict_images(model, stored, [folder], wish),
         }
         times = {name: [] for name in work}
         for _ in range(REPEATS):
             for name, call in work.items():
-                times[name].append(seconds(call))
+                times[name].append(seconds_in_silence(call))
         before = peak()
         copies = [Path(shutil.copytree(folder, folder.with_name(f"in{k}"))) for k in range(5)]
-        five = seconds(lambda: predict_images(model, stored, copies, output, decision))
+        five = seconds_in_silence(lambda: predict_images(model, stored, copies, wish))
         print(f"| {PICTURES} pictures of 600x500 | seconds, median of {REPEATS} |\n|---|---|")
         for name, values in times.items():
             print(f"| {name} | {statistics.median(values):.2f} |")

@@ -5,25 +5,20 @@
 Uses simulated pictures, drawn in memory, and the settings of the default network. Run it on an idle machine.
 """
 
-import json
 import statistics
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
-from segmentation.common import startup  # noqa: F401  # isort: skip
-
 import numpy as np
 import tyro
-from default_run import default_network, default_settings
+from shared import default_network, default_settings, seconds, write_result
 
-from dataset import augment, make_dataset, resize_samples
+from segmentation.common import startup  # noqa: F401  # isort: skip
+from dataset import Stream, make_dataset, resize_samples
+from segmentation.data.augmentation import augmenter
 from segmentation.data.phantoms import make_phantom
-from segmentation.network.losses import BceDiceLoss, training_metrics
-from segmentation.runs.recorder import convolution_policy, make_optimizer
+from segmentation.network.losses import training_loss, training_metrics
+from segmentation.network.optimizer import convolution_policy, make_optimizer
 from segmentation.runs.run_folder import build_network
 
 STEPS, REPEATS = 8, 5
@@ -36,30 +31,25 @@ class PipelineConfig:
     output: Path | None = None  # write the figures as JSON too
 
 
-def seconds(work) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def main(config: PipelineConfig) -> None:
     """Print a table."""
     settings = default_settings()
     size, batch_size = settings["image_size"], settings["batch_size"]
     pictures = [make_phantom("benign", i) for i in range(32)]
     images, masks = resize_samples([(image, masks[0].astype(np.uint8)) for image, masks in pictures], size)
-    model = build_network(**default_network(), convolutions=convolution_policy(settings["precision"], gpus=0))
+    network = default_network(lesion_score=False)  # as in step.py
+    model = build_network(**network, convolutions=convolution_policy(settings["precision"], gpus=0))
     optimizer = make_optimizer(settings["learning_rate"], settings["ema"], 10, STEPS)
-    model.compile(optimizer, BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
-    stream = iter(make_dataset(images, masks, batch_size, training=True))
+    model.compile(optimizer, training_loss(settings["dice_weight"]), metrics=training_metrics(), jit_compile=False)
+    change = augmenter(settings["augmentation"], settings["scanners"])
+    stream = iter(make_dataset(images, masks, batch_size, Stream(change=change)))
     batch = next(stream)
     model.train_on_batch(*batch)
 
     rng = np.random.default_rng(0)
     single, pipeline, step = [], [], []
     for _ in range(REPEATS):  # in turn, so that a slow moment of the machine meets all three
-        single.append(seconds(lambda: [augment(images[i], masks[i], rng) for i in range(32)]) / 32)
+        single.append(seconds(lambda: [change(images[i], masks[i], rng) for i in range(32)]) / 32)
         # More than the pipeline holds ready, so that the time is that of making batches.
         pipeline.append(seconds(lambda: [next(stream) for _ in range(4 * STEPS)]) / (4 * STEPS))
         step.append(seconds(lambda: [model.train_on_batch(*batch) for _ in range(STEPS)]) / STEPS)
@@ -71,7 +61,7 @@ def main(config: PipelineConfig) -> None:
     print(f"| pipeline / step | {100 * made / trained:.1f} % |")
     if config.output:
         figures = {"augmented_per_second": 1 / one, "batch_seconds": made, "step_seconds": trained}
-        config.output.write_text(json.dumps(figures, indent=1) + "\n")
+        write_result(config.output, ("tensorflow", "keras"), **figures)
 
 
 if __name__ == "__main__":

@@ -7,29 +7,27 @@ and prints how many pixels of the masks differ. The model card, README.md, is wr
 """
 
 import io
-import json
 import shutil
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from segmentation.common import startup  # noqa: F401  # isort: skip
 
 import h5py
 import numpy as np
 import tyro
-from segmentation.earlier_runs import upgrade_settings
 
 from attention_unet import in_plain_keras
 from dataset import read_samples
 from segmentation.common.checks import AnyPath, Folders
-from segmentation.common.files import write_json
+from segmentation.common.files import read_json, write_json
 from segmentation.data.collection import collect
-from segmentation.runs.run_folder import check_finished, load_run
-from segmentation.runs.schemas import read_config, read_metrics, read_split
+from segmentation.runs.finished import check_finished
+from segmentation.runs.run_folder import load_run
+from segmentation.runs.schemas import read_metrics, read_split
 from segmentation.scoring.decision import load_decision, to_mask
 from segmentation.scoring.prediction import predict_pictures
 
@@ -81,14 +79,10 @@ def main(config: ShippingConfig) -> None:
     for name in ("split.json", "history.csv", "decision.json", "metrics.json"):
         shutil.copy(config.run / name, config.target / name)
     names = [str(Path("data") / root.name) for root in config.data_dir]
-    stored = json.loads((config.run / "config.json").read_text(encoding="utf-8"))
-    settings = upgrade_settings(stored["config"], config.run / "config.json")
-    settings |= {"data_dir": names, "models_dir": "models", "run": "attention_unet"}
-    network = read_config(config.run)["network"]
-    write_json(
-        config.target / "config.json",
-        stored | {"root": names[0] if len(names) == 1 else names, "network": network, "config": settings},
-    )
+    stored = read_json(config.run / "config.json")
+    settings = stored["config"] | {"data_dir": names, "models_dir": "models", "run": "attention_unet"}
+    root = names[0] if len(names) == 1 else names
+    write_json(config.target / "config.json", stored | {"root": root, "config": settings})
     save_halved(config.run, config.target / "best.keras")
 
     tested = {score["name"] for score in read_metrics(config.run / "metrics.json")["images"]}

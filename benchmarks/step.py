@@ -9,26 +9,18 @@ machine; each takes up to 3 GiB.
 """
 
 import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
 import numpy as np
 import tyro
-from default_run import default_network, default_settings
+from shared import Worker, default_network, default_settings, rate, write_result
 
 # name: (library, image size, batch, precision, compiled, network); without a size, the default network's
 CONFIGURATIONS = {
@@ -62,7 +54,7 @@ def main(config: StepConfig) -> None:
     """Print a table."""
     names = [n for n in config.only or CONFIGURATIONS if runs_here(n)]
     with ThreadPoolExecutor(2) as pool:  # building and compiling take longer than measuring
-        workers = dict(zip(names, pool.map(Worker, names), strict=True))
+        workers = dict(zip(names, pool.map(partial(Worker, __file__), names), strict=True))
     rates = {name: {"train": [], "predict": [], "ceiling": []} for name in names}
     for _ in range(config.repeats):
         for name, worker in workers.items():
@@ -78,10 +70,7 @@ def main(config: StepConfig) -> None:
         worker.close()
     print(table(rows))
     if config.output:
-        packages = ("tensorflow", "keras", "torch", "monai")
-        versions = {p: version(p) for p in packages if find_spec(p)}
-        machine = {"date": str(date.today()), "machine": platform.platform(), "cores": os.cpu_count()}
-        config.output.write_text(json.dumps({**machine, "versions": versions, "rows": rows}, indent=1) + "\n")
+        write_result(config.output, ("tensorflow", "keras", "torch", "monai"), rows=rows)
 
 
 def runs_here(name: str) -> bool:
@@ -89,9 +78,7 @@ def runs_here(name: str) -> bool:
     library, *_, network = CONFIGURATIONS[name]
     needed = [p for p, used in (("torch", library == "torch"), ("monai", network == "monai")) if used]
     for package in needed:
-        try:
-            version(package)
-        except PackageNotFoundError:
+        if not find_spec(package):
             print(f"left out: {name} ({package} is not installed)", file=sys.stderr)
             return False
     return True
@@ -119,29 +106,11 @@ def table(rows: dict) -> str:
 # ---------------------------------------------------------------- one process a configuration
 
 
-class Worker:
-    """A process that holds one network and works when asked."""
-
-    def __init__(self, name: str, script: str = __file__):
-        self.process = subprocess.Popen(
-            [sys.executable, script, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )  # fmt: skip
-        self.ask("facts", 0)  # has built and compiled
-
-    def ask(self, what: str, seconds: float):
-        """Images/s of "train" or "predict", GFLOP/s of "ceiling", or "facts" of the network."""
-        self.process.stdin.write(json.dumps([what, seconds]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def work(name: str) -> None:
-    """The worker's side: build, then answer on standard output."""
+    """The worker's side: build, then answer on standard output.
+
+    It answers with images/s of "train" or "predict", GFLOP/s of "ceiling", or "facts" of the network.
+    """
     library, size, batch, precision, compiled, network = CONFIGURATIONS[name]
     from segmentation.common import startup  # noqa: F401  # PyTorch's too: multiply-adds are counted on the Keras network
 
@@ -163,23 +132,15 @@ def work(name: str) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def rate(call, seconds: float) -> float:
-    """Calls a second."""
-    call()
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds or count < 2:
-        call()
-        count += 1
-    return count / (time.perf_counter() - started)
-
-
 def keras_network(network: str, size: int, convolutions: str | None = None):
     """The default network, the paper's own, or the pilot."""
     from segmentation.runs.run_folder import build_network
 
     if network == "pilot":
         return build_pilot(size)
-    arguments = default_network(input_shape=(size, size, 1), **(PAPER if network == "paper" else {}))
+    changes = PAPER if network == "paper" else {}
+    # Without the lesion score, which the networks that it is compared with do not have.
+    arguments = default_network(input_shape=(size, size, 1), lesion_score=False, **changes)
     return build_network(**arguments, convolutions=convolutions)
 
 
@@ -226,15 +187,16 @@ def build_keras(size: int, batch: int, precision: str, compiled: bool, network: 
     import keras
     import tensorflow as tf
 
-    from segmentation.network.losses import BceDiceLoss, training_metrics
-    from segmentation.runs.recorder import convolution_policy, make_optimizer
+    from segmentation.network.losses import training_loss, training_metrics
+    from segmentation.network.optimizer import convolution_policy, make_optimizer
 
     bfloat16 = precision == "bfloat16"
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
     model = keras_network(network, size, convolution_policy("auto", 0) if precision == "auto" else None)
     settings = default_settings()
     optimizer = make_optimizer(settings["learning_rate"], settings["ema"], 10, 70)
-    model.compile(optimizer, BceDiceLoss(), metrics=training_metrics(), jit_compile=compiled)
+    loss = training_loss(settings["dice_weight"])
+    model.compile(optimizer, loss, metrics=training_metrics(), jit_compile=compiled)
     x = np.random.default_rng(0).uniform(0, 255, (batch, size, size, 1)).astype(np.float32)
     y = (x > 200).astype(np.float32)
     side = 2048
@@ -251,12 +213,10 @@ def build_keras(size: int, batch: int, precision: str, compiled: bool, network: 
 def build_torch(size: int, batch: int, precision: str, compiled: bool, network: str):
     """Calls of a PyTorch network, trained with the same loss, optimizer, clipping and weight averaging."""
     import torch
-    from torch_attention_unet import AttentionUNet, Trainer
+    from torch_attention_unet import AttentionUNet, Trainer, build_monai
 
     if network == "monai":
-        from monai.networks.nets import AttentionUnet
-
-        model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
+        model = build_monai()
     else:
         arguments = PAPER if network == "paper" else default_network()
         model = AttentionUNet(arguments["base_filters"], arguments["encoder"])

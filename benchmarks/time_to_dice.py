@@ -12,33 +12,26 @@ what torch.compile kept from an earlier run. Who has reached the last goal stops
 """
 
 import json
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
-from segmentation.common import startup  # noqa: F401  # isort: skip
-
-import keras
 import numpy as np
-import torch
 import tyro
-from default_run import default_network, default_settings
-from monai.networks.nets import AttentionUnet
+from shared import default_network, default_settings, seconds
 from step import build_pilot
-from torch_attention_unet import Trainer
 
-from dataset import find_samples, make_dataset, read_samples, resize_samples
+from segmentation.common import startup  # noqa: F401  # isort: skip
+import keras
+
+from dataset import Stream, find_samples, make_dataset, read_samples, resize_samples
 from segmentation.data.augmentation import augmenter
-from segmentation.data.splits import split_samples
+from segmentation.data.splits import Division, split_samples
 from segmentation.importing.find_data import find_data
-from segmentation.inference.engines import BUS_BRA
 from segmentation.network.encoders import Encoder, load_imagenet
-from segmentation.network.losses import BceDiceLoss
-from segmentation.runs.recorder import convolution_policy, make_optimizer, make_schedule
+from segmentation.network.losses import training_loss
+from segmentation.network.optimizer import convolution_policy, make_optimizer, make_schedule
+from segmentation.runs.finished import BUS_BRA
 from segmentation.runs.run_folder import build_network, take_weights
 
 DEFAULT = default_settings()
@@ -74,7 +67,7 @@ class Ours:
             elif encoder != "none":
                 load_imagenet(self.model, encoder)
         optimizer = make_optimizer(DEFAULT["learning_rate"], DEFAULT["ema"], epochs, steps)
-        self.model.compile(optimizer, BceDiceLoss(DEFAULT["dice_weight"]), jit_compile=False)
+        self.model.compile(optimizer, training_loss(DEFAULT["dice_weight"]), jit_compile=False)
         self.averaging = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
 
     def epoch(self, batches, number: int, steps: int) -> None:
@@ -98,30 +91,33 @@ class Theirs:
     """MONAI's network, an epoch at a time."""
 
     def __init__(self, epochs: int, steps: int):
+        import torch  # not at the top: ours and the pilot need neither PyTorch nor MONAI
+        from torch_attention_unet import Trainer, build_monai
+
+        torch.compiler.config.force_disable_caches = True
+        torch.manual_seed(0)
+        self.torch = torch
         rate = make_schedule(DEFAULT["learning_rate"], epochs, steps)
-        model = AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
         momentum = min(DEFAULT["ema"], 1 - 1 / (2 * steps))
-        self.trainer = Trainer(model, lambda step: float(rate(step)), momentum, bfloat16=True, compiled=True)
+        self.trainer = Trainer(build_monai(), lambda step: float(rate(step)), momentum, bfloat16=True, compiled=True)
 
     def epoch(self, batches, number: int, steps: int) -> None:
         """Train."""
         for _, (images, masks) in zip(range(steps), batches, strict=False):
-            self.trainer.train(*(torch.from_numpy(a.numpy()).permute(0, 3, 1, 2) for a in (images / 255, masks)))
+            self.trainer.train(*(self.torch.from_numpy(a.numpy()).permute(0, 3, 1, 2) for a in (images / 255, masks)))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities with the averaged weights."""
-        x = torch.from_numpy(images.astype(np.float32) / 255)[:, None]
-        return torch.cat([self.trainer.predict(part, averaged=True) for part in x.split(16)])[:, 0].numpy()
+        x = self.torch.from_numpy(images.astype(np.float32) / 255)[:, None]
+        return self.torch.cat([self.trainer.predict(part, averaged=True) for part in x.split(16)])[:, 0].numpy()
 
 
 def main(config: TimeToDiceConfig) -> None:
     """Print a table."""
-    torch.compiler.config.force_disable_caches = True
     keras.utils.set_random_seed(0)
-    torch.manual_seed(0)
     samples = find_samples(find_data(config.data_dir))
     pictures = read_samples(samples)
-    parts = split_samples(samples, np.arange(len(samples)), "p1-1", normals="none")
+    parts = split_samples(samples, np.arange(len(samples)), Division("p1-1", normals="none"))
     train, test = (
         resize_samples([pictures[i] for i in parts[part]], DEFAULT["image_size"]) for part in ("train", "test")
     )
@@ -134,10 +130,8 @@ def main(config: TimeToDiceConfig) -> None:
         for name, network in networks.items():
             if not config.to_the_end and any(dice >= GOALS[-1] for _, dice in curves[name]):
                 continue
-            batches = make_dataset(*train, DEFAULT["batch_size"], training=True, change=change, first_epoch=epoch)
-            started = time.perf_counter()
-            network.epoch(batches, epoch, steps)
-            minutes[name] += (time.perf_counter() - started) / 60
+            batches = make_dataset(*train, DEFAULT["batch_size"], Stream(change=change, first_epoch=epoch))
+            minutes[name] += seconds(partial(network.epoch, batches, epoch, steps)) / 60
             if (epoch + 1) % config.score_every and epoch + 1 < config.epochs:
                 continue
             mirrored = network.predict(test[0][:, :, ::-1])[:, :, ::-1]

@@ -134,6 +134,13 @@ class AttentionUNet(nn.Module):
         return self.lesion(x)
 
 
+def build_monai() -> nn.Module:
+    """MONAI's AttentionUnet, in the size that its documentation uses."""
+    from monai.networks.nets import AttentionUnet
+
+    return AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2))
+
+
 class Trainer:
     """The project's loss, optimizer, clipping and weight averaging around a PyTorch network.
 

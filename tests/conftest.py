@@ -1,16 +1,23 @@
-"""Phantom data and tiny runs that the tests share."""
+"""Phantom data, tiny runs and helpers that the tests of both folders share.
+
+fast/ needs no training and no process that imports TensorFlow; scripts/ trains, and runs the real scripts.
+"""
 
 import csv
 import io
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,19 +40,12 @@ needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; B
 needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
 
 # These take longest and begin first, so that all workers end at about the same time.
-LONGEST = (
-    "run_folder",
-    "train_model",
-    "processes",
-    "cross_validate",
-    "run_subsets",
-    "first_second",
-    "visualize_results",
-)
-LONGEST += ("outside", "fuzz", "audit", "encoders", "faults")
+LONGEST = ("extensions", "stopped_trainings", "cross_validation", "stopped_folds", "training_settings")
+LONGEST += ("report_page", "evaluate_model", "browser_page", "export_formats", "tour")
 
-TINY = ["--encoder", "none", "--start-from", "random", "--image-size", "32", "--depth", "2"]
-TINY += ["--base-filters", "2", "--batch-size", "8"]
+# The smallest network that has a gate, and three steps an epoch on the phantoms.
+TINY = ["--encoder", "none", "--start-from", "random", "--image-size", "32", "--depth", "1", "--gates", "full"]
+TINY += ["--base-filters", "2", "--batch-size", "16"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,16 +54,75 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+# ---------------------------------------------------------------- data and runs
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, once for all workers of pytest-xdist."""
+    base = factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = base / name
+    with FileLock(base / f"{name}.lock"):
+        if not (base / f"{name}.made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (base / f"{name}.made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def phantom_data(tmp_path_factory) -> Path:
     """48 phantoms, some of them near-copies. Read only: use `broken_data` to change files."""
-    return write_phantoms(tmp_path_factory.mktemp("data é (1)") / "phantoms", images=48, seed=3, near_copy_share=0.4)
+
+    def draw(folder: Path) -> None:
+        write_phantoms(folder / "phantoms", images=48, seed=3, near_copy_share=0.4)
+
+    return make_once(tmp_path_factory, "data é (1)", draw) / "phantoms"
 
 
 @pytest.fixture
 def broken_data(phantom_data, tmp_path) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(phantom_data, tmp_path / "broken"))
+
+
+# Of the two runs below. At this rate the best epoch is one of the last, so that a resumed run writes it anew.
+SETTINGS = [*TINY, "--epochs", "4", "--ema", "0.9", "--learning-rate", "1", "--dice-weight", "100"]
+
+
+@pytest.fixture(scope="session")
+def finished_run(phantom_data, tmp_path_factory) -> Path:
+    """The folder of a run that is finished, with what was printed in `printed`. Read only: copy it to change files."""
+
+    def train(folder: Path) -> None:
+        result = run_here("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=folder)
+        assert_one_clear_line(result, code=0)
+        (folder / "printed").write_text(result.stdout)
+
+    return make_once(tmp_path_factory, "finished", train) / "models" / "attention_unet"
+
+
+@pytest.fixture(scope="session")
+def stopped_run(phantom_data, tmp_path_factory) -> Path:
+    """The folder of the same training, stopped by SIGTERM when two of its four epochs were done. Read only."""
+
+    def train(folder: Path) -> None:
+        from segmentation.runs.recorder import RunRecorder
+
+        begin = RunRecorder.on_epoch_begin
+
+        def stop(self, epoch, logs=None):
+            begin(self, epoch, logs)
+            if epoch == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.MonkeyPatch.context() as patch, default_signals():
+            patch.setattr(RunRecorder, "on_epoch_begin", stop)
+            result = run_here("train_model.py", "--data-dir", phantom_data, *SETTINGS, cwd=folder)
+        assert_one_clear_line(result, "stopped. All saved files are complete", "--resume", code=143)
+
+    return make_once(tmp_path_factory, "stopped", train) / "models" / "attention_unet"
 
 
 def busi_pairs(samples: list[dataset.Sample]) -> list[Pair]:
@@ -86,31 +145,51 @@ def copy_as_pairs(busi: Path, folder: Path) -> Path:
     return folder
 
 
+# ---------------------------------------------------------------- scripts
+
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def restore_signals() -> None:
+    """Undo what nohup and a shell's background do: they start programs that ignore Ctrl-C and SIGHUP."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """As `restore_signals`, in this process and for a while."""
+    before = [signal.getsignal(number) for number in STOPS]
+    for number in STOPS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in zip(STOPS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def start_python(*arguments: str | Path, cwd: Path, **settings) -> subprocess.Popen:
+    """Python in a process that runs beside the test, with pipes for what it prints."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": restore_signals}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, **pipes | settings)
+
+
 def run_script(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run one of the project's commands as a user would: a script, "train_model.py", or a module that is run with
-    `python -m`, "segmentation.audit", which Python must then find from another folder too."""
-    if script.endswith(".py"):
-        command = [str(REPOSITORY / script)]
-    else:
-        command = ["-m", script]
-        paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {"PYTHONPATH": os.pathsep.join(paths), **environment}
-    return subprocess.run(
-        [sys.executable, *command, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """Run one of the project's scripts as a user would: "train_model.py", "benchmarks/audit.py"."""
+    with start_python(REPOSITORY / script, *arguments, cwd=cwd, env={**os.environ, **environment}) as process:
+        try:
+            output, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def run_here(script: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     """As `run_script`, but in this process, which saves importing TensorFlow: the command line, what is printed, the
-    one clear line and the exit code are the same. For signals, streams, the environment and what is imported, and at
-    least once a script, take `run_script`."""
-    path = REPOSITORY / (script if script.endswith(".py") else f"{script.replace('.', '/')}.py")
+    one clear line and the exit code are the same. For signals, streams, the environment and what is imported, take
+    `run_script`."""
+    path = REPOSITORY / script
     code, output, errors = 0, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, chdir(cwd), redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
@@ -122,6 +201,26 @@ def run_here(script: str, *arguments: str | Path, cwd: Path) -> subprocess.Compl
         print(code, file=errors)
         code = 1
     return subprocess.CompletedProcess(sys.argv, code, output.getvalue(), errors.getvalue())
+
+
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    """Keras computes each step at once. A training of a few steps takes far less time than to trace its network."""
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though the `tf.config")  # of tf.data, which stays as it is
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+
+def train_here(data: Path, cwd: Path, *flags: str | Path) -> subprocess.CompletedProcess:
+    """A tiny training in this process, step by step: its numbers may differ from a traced one's in the last digit."""
+    with step_by_step():
+        return run_here("train_model.py", "--data-dir", data, *TINY, *flags, cwd=cwd)
 
 
 def assert_one_clear_line(result: subprocess.CompletedProcess, *words: str, code: int = 1) -> None:

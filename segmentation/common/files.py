@@ -98,7 +98,8 @@ def check_file(path: Path, limit: int = MAX_BYTES) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file. Is {path.parent} the folder of a run?") from None
+        hint = f"Is {path.parent} the folder of a run? train_model.py makes one."
+        raise RunError(f"{path}: no such file. {hint}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     if not stat.S_ISREG(status.st_mode):

@@ -1,7 +1,7 @@
-"""Which image is trained on, which chooses, which is tested; a group of near-copies is never in two parts.
+"""Divide images into training, validation and test set; a group of near-copies stays in one of them.
 
-BUSI holds many near-copies of one frame, and no patient numbers. A random split puts a near-copy of many a test image
-into training. The splits of this file are computed; a published one is a file, data/splits/NAME.csv.
+BUSI holds many near-copies of one frame, but no patient numbers. A random split therefore leaks: many test images have
+a near-copy in training. The splits of this module are computed; a published split is a file, data/splits/NAME.csv.
 """
 
 import csv
@@ -22,7 +22,7 @@ from segmentation.importing.data_table import key
 
 SPLIT_FILES = Path(__file__).parents[2] / "data" / "splits"
 PARTS = ("train", "val", "test")
-# What is computed, and how many folds each has; "table" and "by-hospital" have as many as the data name.
+# The computed splits and their numbers of folds; None: as many as the data's table or folders have.
 COMPUTED = {
     "grouped": 1,
     "grouped-cv": 5,
@@ -35,42 +35,44 @@ COMPUTED = {
 Normals = Literal["both", "train", "test", "none"]
 ChooseOn = Literal["validation", "decision", "nothing", "test"]
 
-_TWENTIETHS = 20  # every computed split is made of twenty grouped, stratified folds of 5 %
+_TWENTIETHS = 20  # every computed split is composed of twenty grouped, stratified folds of 5 %
 _LEAKY = ("all-random", "random-cv")  # these ignore near-copies
-_GROUPED_TEST, _GROUPED_VAL = [0, 1, 2], [3, 4, 5]  # the parts of "grouped"
+_GROUPED_TEST, _GROUPED_VAL = [0, 1, 2], [3, 4, 5]  # the twentieths of "grouped"
 
 
 @checked
 class Division:
-    """How a run's images are divided; split.json keeps it."""
+    """How a run's images are divided; stored in split.json."""
 
     split: Text = "grouped"  # a key of `COMPUTED`, the name of a file in data/splits/, or a CSV file
-    fold: Whole[0, 100] = 0  # for those that have folds
-    normals: Normals = "both"  # parts that may hold normal images: both; "train" (and validation); "test"; none
-    choose_on: ChooseOn = "validation"  # if it is "nothing" or "test", the validation images are trained on
+    fold: Whole[0, 100] = 0  # of a split that has folds
+    normals: Normals = "both"  # sets that may hold normal images: both; "train" (and validation); "test"; none
+    choose_on: ChooseOn = "validation"  # with "nothing" or "test", the validation images are added to the training set
     seed: Seed = 0  # of the shuffling
 
 
 def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Division) -> dict[str, list[int]]:
     """Indices of the training, validation and test samples.
 
-    The computed splits: "grouped" 70/15/15; "grouped-cv" fold 0..4, 70/10/20; "table" the folds of the table beside the
-    data, the next one for validation; "by-hospital" tests one folder, named in alphabetical order, and divides the
-    others as "grouped" does; "tuning" fold 0..2, to compare ideas without a look at the test images of "grouped": those
-    are in no part, a third of the others stands for the test; "all-random" 70/15/15 and "random-cv" fold 0..4 ignore
-    groups, leak, and exist to measure the leak.
+    The computed splits (shares of training/validation/test in %):
+    - "grouped": 70/15/15; "grouped-cv": folds 0 to 4, 70/10/20.
+    - "tuning": folds 0 to 2, to compare ideas without using the test set of "grouped": its images are left out, and a
+      third of the others is the test set.
+    - "table": the folds of the table beside the data; fold k is the test set, the next fold the validation set.
+    - "by-hospital": fold k tests on the k-th folder in alphabetical order; the others are divided as in "grouped".
+    - "all-random": 70/15/15; "random-cv": folds 0 to 4. Both ignore near-copies, and exist to measure the leak.
 
     Args:
-        samples: as `find_samples` lists them.
+        samples: from `find_samples`.
         groups: near-copy group of each sample.
         division: which split, and which of its folds.
 
     Returns:
-        {"train": [...], "val": [...], "test": [...]}; images that a file does not name are in no part, and val is
-        empty if it is trained on.
+        {"train": [...], "val": [...], "test": [...]}; images that a split's file does not name are left out, and "val"
+        is empty if the validation images are trained on.
 
     Raises:
-        DataError: there is no such split or fold, an image of its file is missing, or a part is empty.
+        DataError: there is no such split or fold, an image of its file is missing, or a set has no lesion image.
     """
     part = (
         _parts_of_file(samples, division)
@@ -94,27 +96,29 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Divis
 
 
 def _twentieths(samples: Sequence[Sample], groups: np.ndarray, seed: int, strata: Sequence[str]) -> np.ndarray:
-    """Fold 0..19 of each sample; a group is in one fold, the strata are spread evenly."""
+    """Fold 0 to 19 of each sample; a group is in one fold, and the strata are spread evenly."""
     if (lesions := sum(s.label != "normal" for s in samples)) < _TWENTIETHS:
         raise DataError(f"{lesions} images with a lesion are too few to split: at least {_TWENTIETHS} are needed.")
-    if max(Counter(strata).values()) < _TWENTIETHS:  # scikit-learn needs one of so many images
+    if max(Counter(strata).values()) < _TWENTIETHS:  # scikit-learn needs a stratum of this size
         strata = ["normal" if s.label == "normal" else "lesion" for s in samples]
     if (count := len(set(groups.tolist()))) < _TWENTIETHS:
+        patient, images = Counter(s.patient for s in samples).most_common(1)[0]
+        held = f" ({images} are of patient {patient!r})" if patient else ""
         raise DataError(
-            f"{len(samples)} images in {count} groups of near-copies are too few to split: at least {_TWENTIETHS} "
-            "groups are needed. Use images of more lesions."
+            f"{len(samples)} images in {count} groups of near-copies{held} are too few to split: at least "
+            f"{_TWENTIETHS} groups are needed. Use images of more lesions."
         )
     folds = np.zeros(len(samples), int)
     splitter = StratifiedGroupKFold(_TWENTIETHS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class of fewer than 20 images cannot be in every fold; that is fine
+        warnings.simplefilter("ignore")  # scikit-learn warns of a class with fewer than 20 images; that is fine
         for fold, (_, members) in enumerate(splitter.split(strata, strata, groups)):
             folds[members] = fold
     return folds
 
 
 def _assign_parts(samples: Sequence[Sample], groups: np.ndarray, division: Division) -> np.ndarray:
-    """Part of each sample by a computed split, "" for none."""
+    """Part of each sample in a computed split; "" if it is left out."""
     split, fold, part = division.split, division.fold, np.full(len(samples), "train", dtype="U5")
     if split == "table":
         names = np.array([s.fold for s in samples])
@@ -151,7 +155,7 @@ def _check_fold(division: Division, folds: int) -> None:
 
 
 def _parts_of_folds(names: np.ndarray, division: Division) -> np.ndarray:
-    """Part of each sample whose fold has a name: one fold is tested, the next one is the validation part."""
+    """Part of each sample from the name of its fold: one fold is the test set, the next one the validation set."""
     folds = sorted(set(names.tolist()) - {""}, key=lambda fold: (len(fold), fold))
     if len(folds) < 3:
         raise DataError(f"split {division.split} needs three folds; there are {len(folds)}.")
@@ -167,13 +171,13 @@ def _parts_of_folds(names: np.ndarray, division: Division) -> np.ndarray:
 
 
 def read_split_file(split: str) -> dict[str, dict[str, str]]:
-    """Rows of a split's file by the image's name; each has a "part" (train, val, test) or a "fold".
+    """Read a split's file: for each image name, its "part" (train, val, test) or its "fold".
 
     Args:
         split: the name of a file in data/splits/, or the path of a CSV file.
 
     Raises:
-        DataError: there is no such split, or its file has other columns, an image twice, or a part that is none.
+        DataError: there is no such split, or its file has other columns, an image twice, or an unknown part.
     """
     path = Path(split) if split.endswith(".csv") else SPLIT_FILES / f"{split}.csv"
     if not path.is_file():
@@ -194,15 +198,15 @@ def read_split_file(split: str) -> dict[str, dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         name, value = key(row["image"] or ""), (row[column] or "").strip()
         if name in table:
-            raise DataError(f"{path}, line {number}: {row['image']} stands here twice.")
+            raise DataError(f"{path}, line {number}: {row['image']} is listed twice.")
         if column == "part" and value not in PARTS:
-            raise DataError(f"{path}, line {number}: part {value!r} is none of {', '.join(PARTS)}.")
+            raise DataError(f"{path}, line {number}: part {value!r} must be one of {', '.join(PARTS)}.")
         table[name] = {column: value}
     return table
 
 
 def count_folds(split: str) -> int | None:
-    """How many folds a split has; None where only the data can tell.
+    """Number of folds of a split; None if it depends on the data.
 
     Raises:
         DataError: as `read_split_file`.
@@ -231,7 +235,7 @@ def _parts_of_file(samples: Sequence[Sample], division: Division) -> np.ndarray:
 
 
 def group_samples(samples: Sequence[Sample], pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Group of each sample, (N,) int: near-copies, and pictures of one patient, share one; pictures (H, W) uint8."""
+    """Group of each sample, (N,) int: near-copies and images of one patient share a group; pictures (H, W) uint8."""
     pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
     first: dict[str, int] = {}
     pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]

@@ -1,1 +1,1 @@
-"""A trained network at work: pictures of one's own, other programs that run it."""
+"""Prediction on the user's own pictures, and export of a network to other programs."""

@@ -1,6 +1,6 @@
-"""What runs a network: Keras, or a file of `export_model.py` in another program, which starts without TensorFlow.
+"""Runtimes for a network: Keras, or another program with a file of `export_model.py`, which needs no TensorFlow.
 
-Each is a `Network` of scoring/prediction.py. The files are a run's, in `export/`; export.json there says of which.
+Each is a `Network` of scoring/prediction.py. The files are in `export/` in a run's folder, described by export.json.
 """
 
 import hashlib
@@ -21,17 +21,18 @@ from segmentation.common.files import check_file, read_json
 from segmentation.runs.schemas import read_config
 from segmentation.scoring.prediction import Network
 
-Format = Literal["onnx", "litert", "litert-int8", "openvino"]
+Format = Literal["onnx", "litert", "litert-int8", "openvino", "openvino-bfloat16"]
 Engine = Literal["keras", "onnx", "openvino", "openvino-bfloat16"]
-# The files of each format, first the one that is opened, and the package that runs it.
+# The files of each format, the one to open first; then the package that runs each format.
 EXPORT_FILES = {
     "onnx": ("network.onnx",),
     "litert": ("network.tflite",),
     "litert-int8": ("network_int8.tflite",),
     "openvino": ("network.xml", "network.bin"),
+    "openvino-bfloat16": ("network_bfloat16.xml", "network_bfloat16.bin"),  # the same weights, computed in bfloat16
 }
-RUNNERS = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "litert-int8": "ai_edge_litert", "openvino": "openvino"}
-RUNS_AS = {"openvino": ("openvino", "openvino-bfloat16")}  # where one format runs in two ways
+RUNNERS = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "litert-int8": "ai_edge_litert"}
+RUNNERS |= {"openvino": "openvino", "openvino-bfloat16": "openvino"}
 MAX_EXPORT_BYTES = 600_000_000
 RAW = "_raw"  # ending of the name of an output without calibration
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # a batch -> all outputs by their names
@@ -51,11 +52,11 @@ class ExportedFile(TypedDict):
 
 @with_config(STRICT)
 class ExportRecord(TypedDict):
-    """export.json, as far as it is read again; the rest is for people and other programs."""
+    """The keys of export.json that this project reads; the others are for people and other programs."""
 
     network_sha256: Sha256  # of best.keras
-    decision_sha256: Sha256  # of decision.json, whose calibration is inside the files
-    outputs: Annotated[dict[Text, Text], Field(max_length=10)]  # names, and what each is
+    decision_sha256: Sha256  # of decision.json, whose calibration is part of the files
+    outputs: Annotated[dict[Text, Text], Field(max_length=10)]  # names and descriptions
     agreement: Annotated[dict[Text, dict[Text, Plain]], Field(max_length=10)]  # with Keras
     files: Annotated[dict[FolderName, ExportedFile], Field(max_length=10)]
 
@@ -64,7 +65,7 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits.
 
     Raises:
-        RunError: it is missing, no file, or too large to be one of ours.
+        RunError: it is missing, not a regular file, or larger than any exported network.
     """
     check_file(path, MAX_EXPORT_BYTES)
     with path.open("rb") as content:
@@ -72,14 +73,14 @@ def sha256(path: Path) -> str:
 
 
 def made_from(run: Path) -> dict[str, str]:
-    """Hashes in export.json of what the files are made from."""
-    decision = run / "decision.json"  # none while the run is not finished
+    """Hashes in export.json of the network and the decision that are exported."""
+    decision = run / "decision.json"  # missing while the run is not finished
     decision_sha256 = sha256(decision) if decision.exists() else hashlib.sha256(b"").hexdigest()
     return {"network_sha256": sha256(run / "best.keras"), "decision_sha256": decision_sha256}
 
 
 def read_export(folder: Path) -> ExportRecord:
-    """export.json.
+    """Read export.json.
 
     Raises:
         RunError: it is missing or damaged.
@@ -88,10 +89,10 @@ def read_export(folder: Path) -> ExportRecord:
 
 
 def find_export(run: Path, kind: Format) -> tuple[Path, ExportRecord]:
-    """A run's exported file of one format, the one to open, and export.json.
+    """Find the file to open for one format of a run's export, and read export.json.
 
     Raises:
-        RunError: there is none, or it is not of the network and the decision that the run has now.
+        RunError: there is none, or the run's network or decision has changed since the export.
     """
     folder, command = run / "export", f"python export_model.py --run {run} --to {kind}"
     if not (folder / "export.json").exists():
@@ -99,12 +100,12 @@ def find_export(run: Path, kind: Format) -> tuple[Path, ExportRecord]:
     record = read_export(folder)
     for key, value in made_from(run).items():
         if record[key] != value:
-            raise RunError(f"{folder}: made from another {key.split('_')[0]} than the run has now. Again: {command}")
+            raise RunError(f"{folder}: made from another {key.split('_')[0]} than the run has. Export again: {command}")
     for name in EXPORT_FILES[kind]:
         if record["files"].get(name, {}).get("format") != kind:
             raise RunError(f"{folder}: holds no {kind} file. First: {command}")
         if sha256(folder / name) != record["files"][name]["sha256"]:
-            raise RunError(f"{folder / name}: is not the file that export.json describes. Again: {command}")
+            raise RunError(f"{folder / name}: is not the file that export.json describes. Export again: {command}")
     return folder / EXPORT_FILES[kind][0], record
 
 
@@ -112,29 +113,28 @@ def find_export(run: Path, kind: Format) -> tuple[Path, ExportRecord]:
 
 
 def open_network(run: Path, engine: Engine) -> tuple[Network, dict]:
-    """A run's network in the program that is to run it, and config.json.
+    """Open a run's network in a runtime. Returns the network and config.json.
 
     Raises:
-        RunError: a file is missing, damaged or of another network, or the program is not installed.
+        RunError: a file is missing, damaged or of another network, or the runtime is not installed.
     """
     if engine == "keras":
-        # Not at the top: TensorFlow takes seconds to import, and the others do without.
+        # Imported here, because TensorFlow takes seconds to import and the other runtimes do not need it.
         from segmentation.common import startup  # noqa: F401  # isort: skip
         from segmentation.runs.run_folder import load_run
 
         return load_run(run)
-    kind = engine.removesuffix("-bfloat16")
-    check_packages(engine, RUNNERS[kind])
+    check_packages(engine, RUNNERS[engine])
     config = read_config(run)
-    path, record = find_export(run, kind)
+    path, record = find_export(run, engine)
     return ExportedNetwork(path, engine, config["network"]["input_shape"], list(record["outputs"])), config
 
 
 def check_packages(kind: Format, *packages: str) -> None:
-    """Refuse a format if one of the packages is not installed.
+    """Check that the packages of a format are installed.
 
     Raises:
-        RunError: what to install.
+        RunError: one is missing; the message says how to install it.
     """
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         package = missing[0].replace("_", "-")
@@ -142,18 +142,18 @@ def check_packages(kind: Format, *packages: str) -> None:
 
 
 class ExportedNetwork:
-    """An exported file in the program that runs it.
+    """An exported file, opened in its runtime.
 
     Args:
         path: the file.
-        kind: its format; "openvino-bfloat16" lets OpenVINO compute in bfloat16 on CPUs that have it, twice as fast and
-            less exact.
-        shape: (height, width, 1) of a picture.
-        outputs: names of the outputs, those that end in "_raw" without calibration.
-        threads: CPU threads that work; without it, as many as there are CPUs.
+        kind: its format; with "openvino-bfloat16", OpenVINO computes in bfloat16 on CPUs that support it, twice as fast
+            and less exactly.
+        shape: (height, width, 1) of an image.
+        outputs: names of the outputs; those that end in "_raw" are not calibrated.
+        threads: number of CPU threads; None: as many as there are CPUs.
 
     Raises:
-        RunError: the program cannot open the file, or the file is of another network.
+        RunError: the runtime cannot open the file, or the file is of another network.
     """
 
     def __init__(
@@ -165,21 +165,21 @@ class ExportedNetwork:
             self.run = openers.get(kind, open_litert)(path, threads or os.cpu_count() or 1)
             found = self.run(np.zeros((1, *shape), np.float32))
             shapes = {name: values.shape for name, values in found.items()}
-        except Exception as error:  # each program raises its own
+        except Exception as error:  # each runtime raises its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise RunError(f"{path}: cannot be opened as {kind} ({reason}).") from error
         if set(shapes) != set(outputs) or shapes.get(f"lesion{RAW}") != (1, *shape):
             raise RunError(f"{path}: is of another network than its export.json and the run's config.json.")
 
     def predict_on_batch(self, batch: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
-        """As the Keras network: without calibration, which follows the mean with the mirrored picture's prediction."""
+        """Outputs without calibration, like those of Keras: calibration follows the averaging with the mirror image."""
         found = self.run(np.ascontiguousarray(batch, np.float32))
         raw = {name.removesuffix(RAW): found[name] for name in self.raw}
         return raw if len(raw) > 1 else raw["lesion"]
 
 
 def open_onnx(path: Path, threads: int) -> Run:
-    """A file in ONNX Runtime."""
+    """Open a file in ONNX Runtime."""
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # only Windows has any
@@ -191,15 +191,15 @@ def open_onnx(path: Path, threads: int) -> Run:
 
 
 def import_openvino():
-    """OpenVINO, but for the part of it that tells Google Analytics of every import."""
-    sys.modules.setdefault("openvino_telemetry", None)  # as if not installed: OpenVINO then has a stub of its own
+    """Import OpenVINO without its telemetry, which reports every import to Google Analytics."""
+    sys.modules.setdefault("openvino_telemetry", None)  # as if it were not installed: OpenVINO then uses a stub
     import openvino
 
     return openvino
 
 
 def open_openvino(path: Path, threads: int, bfloat16: bool = False) -> Run:
-    """A file in OpenVINO, on the CPU."""
+    """Open a file in OpenVINO, on the CPU."""
     core = import_openvino().Core()
     able = bfloat16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hints = {"INFERENCE_PRECISION_HINT": "bf16" if able else "f32", "INFERENCE_NUM_THREADS": threads}
@@ -209,12 +209,12 @@ def open_openvino(path: Path, threads: int, bfloat16: bool = False) -> Run:
 
 
 def open_bfloat16(path: Path, threads: int) -> Run:
-    """A file in OpenVINO, in bfloat16 on CPUs that have it."""
+    """Open a file in OpenVINO, in bfloat16 on CPUs that support it."""
     return open_openvino(path, threads, bfloat16=True)
 
 
 def open_litert(path: Path, threads: int) -> Run:
-    """A file in LiteRT."""
+    """Open a file in LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(path), num_threads=threads).get_signature_runner()

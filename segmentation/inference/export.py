@@ -1,4 +1,4 @@
-"""A trained network in files for other programs, and the comparison that shows that they say the same."""
+"""Export a trained network to files for other programs, and compare their predictions with those of Keras."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,39 +18,40 @@ from segmentation.scoring.decision import Decision, Prediction, to_mask
 from segmentation.scoring.prediction import BATCH, Network, predict_pictures
 from segmentation.scoring.scores import overlap
 
-WRITERS = {"onnx": ("onnx", "tf2onnx")}  # packages that a format is written with, beside TensorFlow and what runs it
+WRITERS = {"onnx": ("onnx", "tf2onnx")}  # packages to write a format, beside TensorFlow and the format's runtime
 EXACT = ("onnx", "litert", "openvino")  # these compute in float32, as Keras does
-MOST_DIFFERENCE, MOST_DICE = 1e-3, 0.005  # of a probability where the numbers are float32; of the mean Dice
+MOST_DIFFERENCE, MOST_DICE = 1e-3, 0.005  # largest allowed difference of a probability (`EXACT`), and of the mean Dice
 DECISION = (
-    "A pixel is lesion where the calibrated probability, enlarged to the picture's size, is above the threshold, times "
-    "its highest value in the picture if threshold_of_highest is true; an "
-    "area whose highest probability is below min_peak is dropped, and everything where the calibrated lesion score is "
-    "below min_score. With mirrored averaging, the uncalibrated outputs of the picture and of its mirror image, turned "
-    "back, are averaged first, and the mean p is calibrated: 1 / (1 + exp(-scale * log(p / (1 - p)) - offset))."
+    "Enlarge the calibrated probability map to the picture's size. A pixel is lesion if its probability is above the "
+    "threshold; if threshold_of_highest is true, multiply the threshold by the map's highest value first. Drop "
+    "connected components whose highest probability is below min_peak and, if largest_component is true, all but the "
+    "largest. If the calibrated lesion score is below min_score, the mask is empty. With mirrored averaging, first "
+    "average the uncalibrated outputs of the picture and of its mirror image (mirrored back), then calibrate the mean "
+    "p: 1 / (1 + exp(-scale * log(p / (1 - p)) - offset))."
 )
 OUTPUTS = {
     "lesion": "lesion probability of each pixel, calibrated",
-    f"lesion{RAW}": "the same as the network gives it",
-    "lesion_score": "how likely the picture holds a lesion, calibrated",
-    f"lesion_score{RAW}": "the same as the network gives it",
+    f"lesion{RAW}": "the same without calibration",
+    "lesion_score": "probability that the picture holds a lesion, calibrated",
+    f"lesion_score{RAW}": "the same without calibration",
 }
 LARGEST_LOGIT = float(np.log((1 - MARGIN) / MARGIN))
-CALIBRATION_PICTURES = 128  # of the training part, evenly spaced; int8 is scaled to what the layers hold of them
+CALIBRATION_PICTURES = 128  # of the training set, evenly spaced; they determine the ranges for int8
 
 
 # ---------------------------------------------------------------- write
 
 
 def with_calibration(model: keras.Model, decision: Decision) -> keras.Model:
-    """The network that is exported: its outputs, and the same with the decision's calibration.
+    """The network to export: its outputs with and without the decision's calibration.
 
     Args:
-        model: as `load_run` returns it.
-        decision: with the calibration of the run.
+        model: from `load_run`.
+        decision: has the run's calibration.
 
     Returns:
-        A model that shares the other's layers: (B, S, S, 1) -> a dict with `OUTPUTS`, the last two where the network
-        has a lesion score. Mirrored averaging is not inside: it would take twice as long, and not everybody wants it.
+        A model that shares the layers of `model`: (B, S, S, 1) -> a dict with `OUTPUTS`, the last two only if the
+        network has a lesion score. It does not average with the mirror image, which would double the time.
     """
     calibration = {"lesion": (decision.scale, decision.offset)}
     calibration |= {"lesion_score": (decision.score_scale, decision.score_offset)}
@@ -64,7 +65,7 @@ def with_calibration(model: keras.Model, decision: Decision) -> keras.Model:
 
 
 def _logit(model: keras.Model, name: str):
-    """What the layer of that name hands to its sigmoid."""
+    """The input of the sigmoid of the layer of that name."""
     layer = model.get_layer(name)
     linear = type(layer).from_config(layer.get_config() | {"activation": "linear", "name": f"{name}_logit"})
     logit = linear(layer.input)
@@ -76,10 +77,10 @@ def write_network(model: keras.Model, kind: Format, path: Path, pictures: np.nda
     """Write one format.
 
     Args:
-        model: what `with_calibration` returns.
+        model: from `with_calibration`.
         kind: the format.
-        path: the first of its `EXPORT_FILES`; another lies beside it.
-        pictures: (N, S, S) uint8, for litert-int8 alone: the layers' ranges are measured on them.
+        path: the first of its `EXPORT_FILES`; a second one is written beside it.
+        pictures: (N, S, S) uint8, for litert-int8 only: the ranges of the layers' outputs are measured on them.
     """
     options = {"input_signature": [keras.InputSpec(shape=model.input_shape, dtype="float32", name="image")]}
     if kind == "litert-int8":
@@ -92,30 +93,30 @@ def write_network(model: keras.Model, kind: Format, path: Path, pictures: np.nda
         options |= {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]}}
     elif kind == "litert":
         options |= {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}}
-    elif kind == "openvino":
+    elif kind.startswith("openvino"):
         import_openvino()
     with without_notes(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Keras and tf2onnx, about NumPy
-        model.export(str(path), format=kind.removesuffix("-int8"), verbose=False, **options)
+        warnings.simplefilter("ignore")  # Keras and tf2onnx warn about NumPy
+        model.export(str(path), format=kind.split("-")[0], verbose=False, **options)
 
 
 # ---------------------------------------------------------------- compare
 
 
 class Agreement(NamedTuple):
-    """How far a file is from Keras on the same pictures."""
+    """Differences between an exported file and Keras on the same pictures."""
 
     largest_difference: float  # of a probability or a lesion score, calibrated or not
-    changed_pixels: float  # share of all mask pixels, at the pictures' own size
+    changed_pixels: float  # share of the masks' pixels, at the pictures' own size
     dice: float  # mean over the pictures with a lesion, with the run's decision
     dice_keras: float
 
     def problem(self, kind: str) -> str:
-        """What lies beyond the stated bound; "" if nothing does."""
+        """Which bound is exceeded, in words; "" if none is."""
         if kind in EXACT and self.largest_difference > MOST_DIFFERENCE:
             return f"differs from Keras by {self.largest_difference:.2g}; at most {MOST_DIFFERENCE} is allowed"
         if abs(self.dice - self.dice_keras) > MOST_DICE:
-            return f"has Dice {self.dice:.4f}, and Keras {self.dice_keras:.4f}; at most {MOST_DICE} apart is allowed"
+            return f"has Dice {self.dice:.4f}, Keras {self.dice_keras:.4f}; a difference of {MOST_DICE} is allowed"
         return ""
 
 
@@ -126,14 +127,14 @@ def compare(
     pictures: Sequence[tuple[np.ndarray, np.ndarray]],
     expected: Prediction,
 ) -> Agreement:
-    """Run a file on pictures, beside Keras.
+    """Compare an exported file with Keras on pictures.
 
     Args:
-        network: the file.
+        network: the exported file.
         model: the Keras network.
-        decision: of the run.
+        decision: the run's decision.
         pictures: image and mask of each, (H, W) uint8.
-        expected: what `predict_pictures` returns of them for the Keras network.
+        expected: the Keras network's predictions, from `predict_pictures`.
     """
     images = [image for image, _ in pictures]
     found = predict_pictures(network, images, decision)
@@ -153,7 +154,7 @@ def compare(
         ]
         for own in masks
     ]
-    # What is calibrated inside the file, too, which the engines do not use.
+    # Also compare the outputs that are calibrated inside the file, which `ExportedNetwork` does not use.
     batch = np.stack([resize_image(image, model.input_shape[1:3]) for image in images[:BATCH]])[..., None]
     differences += _calibration_differences(network, model, decision, batch.astype(np.float32))
     share = changed / sum(image.size for image in images)
@@ -171,11 +172,11 @@ def _calibration_differences(network: ExportedNetwork, model: Network, decision:
 
 
 def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) -> dict:
-    """What export.json says to people and other programs, but for the hashes.
+    """The content of export.json for people and other programs, without the hashes.
 
     Args:
-        stored: config.json.
-        decision: of the run.
+        stored: the run's config.json.
+        decision: the run's decision.
         outputs: names of the files' outputs.
     """
     size = stored["network"]["input_shape"][0]
@@ -187,7 +188,7 @@ def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) ->
             "shape": ["batch", size, size, 1],
             "type": "float32",
             "range": [0, 255],
-            "picture": "grey; resized to this size without keeping its aspect, averaging areas where it shrinks",
+            "picture": "grey; resized to this size without keeping its aspect ratio, by area averaging if it shrinks",
         },
         "outputs": {name: OUTPUTS[name] for name in outputs},
         "decision": {
@@ -204,6 +205,6 @@ def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) ->
             "how": DECISION,
         },
         "data": data,
-        "licence": f"The code has an MIT licence. The network has the terms of what it was trained with: {data}, and "
-        "ImageNet if its encoder started from ImageNet weights, which is for research, not for commercial use.",
+        "licence": f"The code has the MIT licence, the network the terms of its training data: {data}, and ImageNet, "
+        "which is for non-commercial research, if its encoder started from ImageNet weights.",
     }

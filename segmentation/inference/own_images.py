@@ -1,4 +1,4 @@
-"""Predict on a user's own pictures: overlay, mask, probability, and a table."""
+"""Predict on the user's own pictures: overlay, mask and probability map of each, and a table."""
 
 import csv
 import io
@@ -18,49 +18,54 @@ from tqdm import tqdm
 from dataset import READERS, SUFFIXES, DataError, try_reading
 from segmentation.common.files import comparable, encode_picture, numbered, write_atomic
 from segmentation.data.appearance import unlike_training
+from segmentation.inference.dicom_seg import SEGMENTATION_ENDING, write_segmentations
 from segmentation.pictures.dicom import is_dicom
 from segmentation.pictures.picture_files import Picture, list_pages, read_picture
 from segmentation.pictures.pixel_depth import understand_depth
 from segmentation.reports.overlays import draw_overlay
 from segmentation.scoring.decision import Decision, doubtful_mask, to_mask
+from segmentation.scoring.doubt import find_doubt
 from segmentation.scoring.measure import measure
 from segmentation.scoring.prediction import BATCH, Network, predict_pictures
 from segmentation.scoring.score_table import text_to_cell
 
-MAX_FILE_BYTES = 1_000_000_000  # a picture of dataset.MAX_PIXELS, uncompressed, has 0.4 GB at most
+MAX_FILE_BYTES = 1_000_000_000  # an uncompressed picture of dataset.MAX_PIXELS has at most 0.4 GB
 TABLE = "predictions.csv"
 RESULT_ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture's results
-# Of the largest lesion its longest axis and the one across it; the area is of all. In mm where a pixel's size is given.
+# Axes of the largest lesion and area of all lesions; in mm only if the size of a pixel is known.
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
 TABLE_COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
-TABLE_COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score", "warning")
+TABLE_COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score")
+TABLE_COLUMNS += ("doubt", "warning")
+MOST_DOUBTFUL = 10  # named at the end
 
 
 class Wish(NamedTuple):
-    """What a user wants of the predictions."""
+    """The user's settings for the predictions."""
 
     output: Path  # folder for the results
     decision: Decision  # how a probability becomes a mask
-    spacing: float | None = None  # mm from pixel to pixel, of pictures whose file does not say
+    spacing: float | None = None  # mm between pixels, for files that do not contain it
+    segmented_by: str | None = None  # version that DICOM Segmentations name; None: none are written
 
 
 class Found(NamedTuple):
-    """A picture and what the network says of it."""
+    """A picture and the network's outputs for it."""
 
     image: np.ndarray  # (H, W) uint8
-    spacing: tuple[float, float] | None  # mm from row to row and from column to column, from the picture's file
+    spacing: tuple[float, float] | None  # mm between rows and between columns, from the picture's file
     probability: np.ndarray  # (S, S) float32, calibrated
-    score: float | None  # that there is a lesion at all; None of a network without one
+    score: float | None  # lesion score, calibrated; None if the network has none
 
 
-# ---------------------------------------------------------------- which pictures
+# ---------------------------------------------------------------- find the pictures
 
 
 def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Files as named and the pictures in folders, each once, without the results of earlier predictions.
+    """List the named files and the pictures in the named folders, each once, without results of earlier predictions.
 
     Returns:
-        The pictures, and one line for each file that cannot be one.
+        The pictures, and one line for each file that cannot be read as a picture.
 
     Raises:
         DataError: there is neither.
@@ -72,7 +77,7 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     pictures = [path for path in found.values() if not _is_result(path)]
     earlier = len(found) - len(pictures)
     if earlier:
-        print(f"{earlier} files are results of earlier predictions, and not taken for pictures")
+        print(f"{earlier} files are results of earlier predictions, and are left out")
     if not pictures:
         raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join((*SUFFIXES, *READERS))}).")
     problems = {path: problem for path in pictures if (problem := _not_a_picture(path))}
@@ -80,7 +85,8 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _is_result(path: Path) -> bool:
-    return path.name.endswith(tuple(f"_{ending}" for ending in RESULT_ENDINGS)) and (path.parent / TABLE).exists()
+    endings = tuple(f"_{ending}" for ending in (*RESULT_ENDINGS, SEGMENTATION_ENDING))
+    return path.name.endswith(endings) and (path.parent / TABLE).exists()
 
 
 def _looks_like_a_picture(path: Path) -> bool:
@@ -90,11 +96,11 @@ def _looks_like_a_picture(path: Path) -> bool:
 
 
 def _not_a_picture(path: Path) -> str:
-    """Why a file is not even opened; "" if it can be. A pipe would be waited for, a device may never end."""
+    """Why a file must not be opened; "" if it can be. Reading a pipe or a device might never end."""
     if not path.exists():
         return f"{path}: {'is a link to nothing' if path.is_symlink() else 'no such file'}."
     if not path.is_file():
-        return f"{path}: is a {'folder' if path.is_dir() else 'pipe or a device'}, and no picture."
+        return f"{path}: is a {'folder' if path.is_dir() else 'pipe or a device'}, not a picture."
     too_large = path.stat().st_size > MAX_FILE_BYTES
     return f"{path}: larger than {MAX_FILE_BYTES // 10**9} GB. Shrink it first." if too_large else ""
 
@@ -103,21 +109,21 @@ def _not_a_picture(path: Path) -> str:
 
 
 def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wish) -> int:
-    """Overlay, mask and probability of each picture, and one CSV; a bad file is named and skipped.
+    """Write overlay, mask and probability map of each picture, and one CSV table; unreadable files are skipped.
 
-    Nothing that is there is replaced: where the output folder holds anything, output-2 is made.
+    No file is replaced: if the output folder is not empty, output-2 is made.
 
     Args:
         model: the run's network.
         stored: the run's config.json.
         paths: files and folders.
-        wish: where the results go, and how a probability becomes a mask.
+        wish: the output folder, and how a probability becomes a mask.
 
     Returns:
         1 if a file was skipped, else 0.
 
     Raises:
-        DataError: there is no picture at all that can be opened.
+        DataError: no picture can be opened.
     """
     files, problems = list_images(paths)
     white = range_of(files, stored.get("white"))
@@ -141,27 +147,33 @@ def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wi
                 done.append({"file": str(picture.path), "page": page, "name": names[picture], **row})
     finally:
         _write_table(folder / TABLE, done)
+    skipped = len(problems)
+    if wish.segmented_by is not None:
+        problems += write_segmentations(folder, done, wish.segmented_by)
     _print_warnings(done, problems, wish.decision)
-    print(f"{len(done)} predictions in {folder}" + (f"; {len(problems)} files skipped" if problems else ""))
+    print(f"{len(done)} predictions in {folder}" + (f"; {skipped} files skipped" if skipped else ""))
+    if len(done) > 1:
+        first = sorted(done, key=lambda row: -row["doubt"])[:MOST_DOUBTFUL]
+        print("look at these first (doubt): " + ", ".join(f"{row['name']} {row['doubt']:.2f}" for row in first))
     return 1 if problems else 0
 
 
 def _claim_folder(output: Path) -> Path:
-    """Make the folder, or the first of output-2, output-3, ... that holds nothing; the table in it makes it taken."""
+    """Make the folder, or the first of output-2, output-3, ... that is empty; an empty table marks it as taken."""
     for folder in numbered(output):
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):  # another prediction began at the same moment, and was faster
+            with suppress(FileExistsError):  # another process has taken the folder at the same moment
                 (folder / TABLE).touch(exist_ok=False)
                 return folder
 
 
 def _name_results(pictures: Sequence[Picture]) -> dict[Picture, str]:
-    """Names of the pictures' results, without endings: those of the files, numbered where two are alike."""
+    """Names of the pictures' results, without endings: the files' names, numbered if two are the same."""
     taken: set[str] = set()
     names = {}
     for picture in pictures:
-        # Bytes that are no text are left out, and what would be too long for a file name with an ending.
+        # Without bytes that are not UTF-8, and short enough for a file name with an ending.
         stem = os.fsencode(picture.path.stem)[:200].decode(errors="ignore") or "picture"
         stem = stem if picture.page is None else f"{stem}_page{picture.page + 1}"
         names[picture] = next(path.name for path in numbered(Path(stem)) if comparable(path.name) not in taken)
@@ -174,13 +186,13 @@ def _write_table(path: Path, rows: Sequence[Mapping]) -> None:
     table = csv.DictWriter(text, TABLE_COLUMNS)
     table.writeheader()
     table.writerows({key: text_to_cell(v) if isinstance(v, str) else v for key, v in row.items()} for row in rows)
-    # backslashreplace: a file may be named by bytes that are no text.
+    # backslashreplace: a file name may contain bytes that are not UTF-8.
     content = text.getvalue().encode("utf-8", "backslashreplace")
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:
-    """The value that is white in pictures of more than 8 bits: as in training, unless these go beyond it."""
+    """The value of white in pictures of more than 8 bits: that of the training images, unless these exceed it."""
     white = understand_depth(files, several_are_read=True)
     if white and trained_on and white < trained_on:
         print(f"{trained_on:g} is white, as in the pictures that the network was trained on")
@@ -191,17 +203,17 @@ def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:
 def predict_each(
     model: Network, pictures: Sequence[Picture], decision: Decision, read: Callable, write: Callable
 ) -> Iterator[dict | str]:
-    """Read, predict and write picture by picture.
+    """Read, predict and write all pictures, at most two batches at a time.
 
     Args:
         model: the network.
-        pictures: where each lies.
-        decision: how it is calibrated, and whether with the mirrored picture.
-        read: image and spacing of a picture, or a DataError.
+        pictures: the file and page of each.
+        decision: calibration, and whether to average with the mirrored picture.
+        read: returns image and spacing of a picture, or raises a DataError.
         write: called with a picture and its `Found`.
 
     Yields:
-        In the order of the pictures, what `write` returns, or why one cannot be read or its results not written.
+        For each picture in order, what `write` returns, or why the picture could not be read.
     """
     batch = min(BATCH, len(pictures))
     chunks = [slice(start, start + batch) for start in range(0, len(pictures), batch)]
@@ -213,7 +225,7 @@ def predict_each(
         reading = [pool.submit(try_reading, read, picture) for picture in pictures[:batch]]
         for chunk, following in zip(chunks, [*chunks[1:], slice(0)], strict=True):
             images = [job.result() for job in reading]
-            # While the network is busy, the next pictures are read and the last results drawn.
+            # While the network computes, the next pictures are read and the last results are written.
             reading = [pool.submit(try_reading, read, picture) for picture in pictures[following]]
             good = [item[0] for item in images if not isinstance(item, str)]
             found = iter(predict_pictures(model, good, decision, batch).each() if good else ())
@@ -231,19 +243,19 @@ def _results(jobs: Sequence[Future | str]) -> list[dict | str]:
 
 
 def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) -> dict | str:
-    """Three files for one picture. Returns what predictions.csv says of them, or why they cannot be written.
+    """Write the three files of one picture. Returns its row of predictions.csv, or why they cannot be written.
 
     Args:
         base: path of the files, without their endings.
-        found: the picture and what the network says of it.
+        found: the picture and the network's outputs.
         wish: how a probability becomes a mask.
-        limits: how the training images look.
+        limits: range of the training images' statistics.
     """
     image, own_spacing, probability, score = found
     mask = to_mask(probability, image.shape, wish.decision, score)
     doubtful = doubtful_mask(probability, image.shape, wish.decision, score)
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    # The overlay is to be looked at and not measured: JPEG is 3 times faster to write and 8 times smaller.
+    # The overlay is only looked at, so JPEG will do: it is 3 times faster to write and 8 times smaller.
     pictures = {
         "overlay.jpg": draw_overlay(image, mask, doubtful=doubtful)[..., ::-1],
         "mask.png": mask.astype(np.uint8) * 255,
@@ -259,7 +271,7 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     sizes = measure(mask, pixel := own_spacing or (wish.spacing and (wish.spacing, wish.spacing)))
     if pixel:
-        sizes["area_mm2"] = int(mask.sum()) * pixel[0] * pixel[1]  # of all lesions, as area_px
+        sizes["area_mm2"] = int(mask.sum()) * pixel[0] * pixel[1]  # of all lesions, like area_px
     return {
         "width": image.shape[1],
         "height": image.shape[0],
@@ -273,6 +285,7 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
         **{name: round(sizes[name], 2) for name in SIZES if name in sizes},
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
         "lesion_score": "" if score is None else round(score, 4),
+        "doubt": round(find_doubt(full, mask, None if wish.decision.lesion_given else score), 4),
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
     }
 
@@ -284,6 +297,6 @@ def _print_warnings(done: Sequence[Mapping], problems: Sequence[str], decision: 
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if decision.lesion_given:
-        print("every picture was taken to hold a lesion, as you said: an outline is no sign that there is one")
-    elif nothing := sum(not row["area_px"] for row in done):
-        print(f"no lesion in {nothing} of {len(done)} pictures; where you know that there is one: --lesion-given")
+        print("a lesion was assumed in every picture (--lesion-given): an outline does not show that there is one")
+    elif empty := sum(not row["area_px"] for row in done):
+        print(f"no lesion found in {empty} of {len(done)} pictures; if you know that there is one: --lesion-given")

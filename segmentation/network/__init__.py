@@ -1,1 +1,1 @@
-"""What is trained: pretrained encoders, the loss, the optimizer."""
+"""The network and its training: pretrained encoders, losses and metrics, the optimizer."""

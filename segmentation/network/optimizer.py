@@ -1,4 +1,4 @@
-"""How a network is trained: the number format of its convolutions, the optimizer and its schedule."""
+"""The optimizer, its learning-rate schedule, and the dtype policy of the convolutions in training."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,19 +7,19 @@ import keras
 
 Precision = Literal["auto", "float32", "bfloat16"]
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-CLIP_NORM = 1.0  # of each gradient: one odd batch cannot spoil the averages of Adam
-WEIGHT_DECAY = 1e-4  # decoupled (AdamW): over a default training, it takes a ten-thousandth off each weight
+CLIP_NORM = 1.0  # of each variable's gradient: one outlier batch cannot spoil Adam's running averages
+WEIGHT_DECAY = 1e-4  # decoupled (AdamW): a default training shrinks each weight by about 1/10,000
 
 
 def convolution_policy(precision: Precision, gpus: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Keras dtype policy for the 3x3 convolutions in training.
 
-    What the processor says of itself, and not a timing: two starts on one machine must give the same network.
+    It depends on the CPU's flags and not on a timing, so that two trainings on one machine give the same network.
 
     Args:
         precision: "auto" is bfloat16 on a CPU that multiplies it in hardware, else float32.
-        gpus: how many GPUs train; with one, "auto" is float32 (TensorFlow uses TF32 there by itself).
-        cpuinfo: where Linux lists what the processor can do; elsewhere "auto" is float32.
+        gpus: number of GPUs; with any, "auto" is float32 (TensorFlow uses TF32 there by itself).
+        cpuinfo: Linux's list of CPU flags; on other systems "auto" is float32.
 
     Returns:
         "mixed_bfloat16" or "float32".
@@ -34,10 +34,10 @@ def convolution_policy(precision: Precision, gpus: int, cpuinfo: Path = Path("/p
 
 
 class AveragingAdamW(keras.optimizers.AdamW):
-    """AdamW whose weight average is short at first: after t steps, momentum is at most (1 + t) / (10 + t).
+    """AdamW with a weight average that is short at first: after t steps, its momentum is at most (1 + t) / (10 + t).
 
-    The rule of TensorFlow's `ExponentialMovingAverage(num_updates=t)`. A long average from the first step on
-    is of weights that no longer fit the batch statistics: validation stays at 0 for up to six epochs.
+    This is the rule of TensorFlow's `ExponentialMovingAverage(num_updates=t)`. With a constant momentum, the averaged
+    weights do not fit the batch statistics at first, and validation Dice stays at 0 for up to six epochs.
     """
 
     @property
@@ -55,7 +55,7 @@ class AveragingAdamW(keras.optimizers.AdamW):
 
 
 def make_schedule(learning_rate: float, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Warm-up to the peak over three epochs of `steps` each, then a cosine down to 0."""
+    """Linear warm-up to the peak over at most three epochs of `steps` each, then a cosine decay to 0."""
     warmup = min(3, epochs // 2) * steps
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else learning_rate,
@@ -66,8 +66,8 @@ def make_schedule(learning_rate: float, epochs: int, steps: int) -> keras.optimi
 
 
 def make_optimizer(learning_rate: float, ema: float, epochs: int, steps: int) -> keras.optimizers.Optimizer:
-    """Adam with decoupled weight decay, `make_schedule`, clipping, and weight averaging unless `ema` is 0."""
-    # An average over more than two epochs would lag too far behind in a short run on few images.
+    """AdamW with `make_schedule`, gradient clipping, and weight averaging (EMA) unless `ema` is 0."""
+    # An average over more than two epochs would lag too far behind in a short training on few images.
     average = dict(use_ema=True, ema_momentum=min(ema, 1 - 1 / (2 * steps))) if ema else {}
     schedule = make_schedule(learning_rate, epochs, steps)
     return AveragingAdamW(schedule, weight_decay=WEIGHT_DECAY, clipnorm=CLIP_NORM, **average)

@@ -1,6 +1,6 @@
-"""Masks that are corrected by hand: to the browser's editor and back, and kept as training data.
+"""Exchange masks with the browser's mask editor, and save corrected masks as training data.
 
-The folder of corrections has images/ and masks/, and two PNG files of one name for each picture.
+The folder of corrections has images/ and masks/; each picture has a PNG file of the same name in both.
 """
 
 import base64
@@ -20,15 +20,15 @@ from segmentation.reports.overlays import data_uri, jpeg
 from segmentation.runs.finished import SHIPPED
 from segmentation.runs.schemas import read_config
 
-LESIONS_NEEDED = 20  # images of a lesion, for a training; segmentation/data/splits.py
-EDITOR_SIDE = 1600  # pixels; a larger picture is shown smaller, and its mask enlarged again
-MAX_MASK_TEXT = 20_000_000  # characters; the mask that comes back is a PNG
+LESIONS_NEEDED = 20  # lesion images that a training needs (segmentation/data/splits.py)
+EDITOR_SIDE = 1600  # pixels; a larger picture is reduced for the editor, and its mask is enlarged afterwards
+MAX_MASK_TEXT = 20_000_000  # characters of the PNG data URI that the browser sends
 
 # ---------------------------------------------------------------- to mask_editor.js and back
 
 
 def to_editor(image: np.ndarray, mask: np.ndarray) -> dict[str, str]:
-    """What the editor shows: a picture, and its mask as one that is opaque where there is lesion, both as data URIs.
+    """Encode a picture and its mask for the editor, both as data URIs; the mask is opaque where there is lesion.
 
     Args:
         image: (H, W) uint8.
@@ -44,17 +44,17 @@ def to_editor(image: np.ndarray, mask: np.ndarray) -> dict[str, str]:
 
 
 def from_editor(value: object, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mask that a browser sends back; where nothing was painted or erased, it keeps each of its pixels.
+    """Decode the mask from the editor; pixels that were neither painted nor erased keep their value in `mask`.
 
     Args:
-        value: what was sent, by whomever.
-        image, mask: what the editor was given.
+        value: what the browser sent; not trusted.
+        image, mask: the arguments of `to_editor`.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        DataError: what was sent is no mask of this picture.
+        DataError: the value is not a mask of this picture.
     """
     before = _read_mask(to_editor(image, mask)["mask"])
     after = _read_mask(value.get("mask") if isinstance(value, dict) else None)
@@ -64,14 +64,14 @@ def from_editor(value: object, image: np.ndarray, mask: np.ndarray) -> np.ndarra
 
 
 def _read_mask(uri: object) -> np.ndarray | None:
-    """Where a picture is opaque, (h, w) bool; None if this is no picture that the editor may have."""
+    """Where a PNG picture is opaque, (h, w) bool; None if the data URI is not valid or the picture is too large."""
     if not isinstance(uri, str) or len(uri) > MAX_MASK_TEXT:
         return None
     try:
         content = base64.b64decode(uri.removeprefix("data:image/png;base64,"), validate=True)
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             return np.asarray(picture.convert("RGBA"))[..., 3] > 127 if max(picture.size) <= EDITOR_SIDE else None
-    except Exception:  # a damaged file makes Pillow raise many kinds
+    except Exception:  # Pillow raises many kinds of errors for a damaged file
         return None
 
 
@@ -79,15 +79,15 @@ def _resize(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
-# ---------------------------------------------------------------- kept
+# ---------------------------------------------------------------- save and train
 
 
 def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> str:
-    """Write a picture and its mask, losslessly and at the picture's own size, and never over an earlier one.
+    """Write a picture and its mask, losslessly, at the picture's own size and under a new name.
 
     Args:
         folder: gets images/ and masks/.
-        name: of the picture's file; what a file cannot be called is left out.
+        name: of the picture's file; characters that are not allowed in file names are left out.
         image: (H, W) uint8.
         mask: (H, W), lesion where not zero; all zero for a picture without a lesion.
 
@@ -95,14 +95,14 @@ def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
         The name of the two files, without ".png".
 
     Raises:
-        RunError: another process writes there; OSError, DataError: the files cannot be written.
+        RunError: another process has locked the folder; OSError, DataError: the files cannot be written.
     """
     images, masks = folder / "images", folder / "masks"
     for part in (images, masks):
         part.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "correction"):
         name = _free_name(name, {comparable(Path(file).stem) for part in (images, masks) for file in os.listdir(part)})
-        # The mask first: an image without a mask would be taken for one without a lesion, should we be stopped between.
+        # The mask first: if this is stopped in between, an image without a mask would count as one without a lesion.
         write_picture(masks / f"{name}.png", (mask != 0).astype(np.uint8) * 255)
         try:
             write_picture(images / f"{name}.png", image)
@@ -120,19 +120,19 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def count_corrections(folder: Path) -> int:
-    """How many corrected pictures lie in a folder; 0 where there is no such folder."""
+    """Number of corrected pictures in a folder; 0 if there is no such folder."""
     return len(list((folder / "images").glob("*.png")))
 
 
 def training_commands(folder: Path, run: Path, stored: dict) -> Iterator[str]:
-    """Commands that train: on from a run with the corrections; and anew with the run's data too, where these are here.
+    """Commands to train from the run's weights on the corrections; and, if the run's data are here, anew on both.
 
-    The second does not start from the run: images that the run was trained on would be test images of the new one.
+    The second command does not start from the run: images that it was trained on would become test images.
 
     Args:
-        folder: of the corrections.
+        folder: the folder of corrections.
         run: the run's folder.
-        stored: its config.json.
+        stored: the run's config.json.
     """
     flags = _network_flags(stored["network"])
     root = stored.get("root", ())
@@ -143,7 +143,7 @@ def training_commands(folder: Path, run: Path, stored: dict) -> Iterator[str]:
 
 
 def _network_flags(network: dict) -> list[str]:
-    """What makes train_model.py build this network; nothing where it is the default one, which the repository has."""
+    """Flags of train_model.py for this network; none for settings that are those of the repository's own network."""
 
     def settings(network: dict) -> dict:
         return {"--image-size": network["input_shape"][0]} | {

@@ -1,7 +1,7 @@
-"""The page of demo.py, made with Gradio: pictures in, outlines out, and masks that are corrected and kept.
+"""The page of demo.py, made with Gradio: it outlines lesions in uploaded pictures, and saves corrected masks.
 
-What a visitor dropped lies in the visitor's own session, and nothing of it in this process's variables. No file, font
-or script of the page comes from another machine, and none is asked.
+The pictures of each visitor are kept in the visitor's own Gradio session, not in global variables. The page loads no
+file, font or script from another machine.
 """
 
 import html
@@ -19,68 +19,70 @@ import numpy as np
 
 from dataset import MAX_PIXELS, DataError
 from segmentation.common.errors import RunError, hint
+from segmentation.data.appearance import unlike_training
 from segmentation.inference.own_images import range_of
 from segmentation.page import corrections
 from segmentation.pictures.picture_files import Picture, list_pages, read_picture
 from segmentation.reports.overlays import draw_overlay, jpeg
 from segmentation.reports.report import attention, attention_network
 from segmentation.scoring.decision import Decision, doubtful_mask, override_decision, to_mask
+from segmentation.scoring.doubt import find_doubt
 from segmentation.scoring.measure import measure
-from segmentation.scoring.prediction import predict_pictures, unlike_training
+from segmentation.scoring.prediction import predict_pictures
 
 for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-    del os.environ[name]  # such as GRADIO_SHARE: this page is for this machine alone
+    del os.environ[name]  # such as GRADIO_SHARE: this page is only for this machine
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own server whether it is up
+for name in ("NO_PROXY", "no_proxy"):  # Gradio connects to its own server to check that it runs
     os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
 
-import gradio as gr  # noqa: E402  after its environment
+import gradio as gr  # noqa: E402  after its environment variables are set
 
 HERE = Path(__file__).parent
-MAX_PICTURES, MAX_UPLOAD = 20, "100mb"  # on the page at a time; of a file
-MAX_VISITORS, MAX_WAITING = 20, 20  # whose pictures are kept; whose pictures wait for the network
+MAX_PICTURES, MAX_UPLOAD = 20, "100mb"  # pictures on the page; size of a file
+MAX_VISITORS, MAX_WAITING = 20, 20  # sessions that are kept; requests that wait for the network
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 
 
 class Upload(NamedTuple):
-    """A file that a visitor dropped."""
+    """An uploaded file."""
 
-    path: Path  # where the server put it
-    name: str  # what the visitor's machine calls it
+    path: Path  # on the server
+    name: str  # on the visitor's machine
 
 
 class Seen(NamedTuple):
-    """A picture and what the network says of it."""
+    """A picture and the network's outputs for it."""
 
     name: str
     image: np.ndarray  # (H, W) uint8
-    spacing: tuple[float, float] | None  # mm from row to row and from column to column
+    spacing: tuple[float, float] | None  # mm between rows and between columns
     probability: np.ndarray  # (S, S) float32, calibrated
-    score: float | None  # that there is a lesion at all; None of a network without one
-    alphas: dict[str, np.ndarray]  # of each gate, (h, w)
+    score: float | None  # lesion score, calibrated; None if the network has none
+    alphas: dict[str, np.ndarray]  # attention coefficients of each gate, (h, w)
 
 
-Visit = tuple[list[Seen], list[str]]  # the pictures of a visitor, and what is wrong with the other files
+Visit = tuple[list[Seen], list[str]]  # the pictures of a visitor, and the problems with the other files
 
 
-# ---------------------------------------------------------------- from files to what the network says
+# ---------------------------------------------------------------- predict
 
 
 class Outliner:
-    """Reads pictures and asks a run's network about them.
+    """Reads pictures, and predicts on them with a run's network.
 
     Args:
         run: the run's folder.
-        model, stored: what `load_run` returns for it.
+        model, stored: from `load_run`.
         decision: how a probability becomes a mask.
-        spacing: mm from pixel to pixel, of pictures whose file does not say.
+        spacing: mm between pixels, for files that do not contain it.
     """
 
     def __init__(self, run: Path, model: keras.Model, stored: dict, decision: Decision, spacing: float | None = None):
         self.run, self.model, self.stored, self.decision = run, model, stored, decision
         self.spacing = (spacing, spacing) if spacing else None
         self.gates = attention_network(model)
-        self.see("", np.zeros((8, 8), np.uint8), None)  # traced now, so that the first visitor does not wait
+        self.see("", np.zeros((8, 8), np.uint8), None)  # TensorFlow traces the network now, not for the first visitor
 
     def see(self, name: str, image: np.ndarray, spacing: tuple[float, float] | None) -> Seen:
         """Predict on one picture, (H, W) uint8."""
@@ -89,10 +91,10 @@ class Outliner:
         return Seen(name, image, spacing or self.spacing, probability, score, alphas)
 
     def masks(self, seen: Seen, given: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """What is outlined, and what would be if the lesion score were not so low; each (H, W) bool.
+        """The predicted mask, and the mask that a low lesion score has emptied, if it has; each (H, W) bool.
 
         Args:
-            given: a lesion is known to be there.
+            given: whether lesion presence is given.
         """
         parts = seen.probability, seen.image.shape, override_decision(self.decision, lesion_given=given), seen.score
         return to_mask(*parts), doubtful_mask(*parts)
@@ -108,7 +110,7 @@ class Outliner:
             try:
                 image, spacing = read_picture(picture, white)
                 if pixels + image.size > MAX_PIXELS:
-                    raise DataError(f"{name}: with it there are more than {MAX_PIXELS // 10**6} million pixels here.")
+                    raise DataError(f"{name}: left out, the page holds at most {MAX_PIXELS // 10**6} million pixels.")
                 seen.append(self.see(name, image, spacing))
                 pixels += image.size
             except (DataError, RunError) as error:
@@ -117,10 +119,10 @@ class Outliner:
 
 
 def _list_pictures(uploads: Sequence[Upload], problems: list[str]) -> Iterator[tuple[str, Picture]]:
-    """Name and place of each picture in the files; a line for each other file is added to `problems`."""
+    """Name and location of each picture in the files; a line for each unusable file is added to `problems`."""
     for path, name in uploads:
         if Path(name.replace("\\", "/")).name != name:
-            problems.append(f"{name}: is a path, and no name of a file. Rename the file.")
+            problems.append(f"{name}: is a path, not the name of a file. Rename the file.")
             continue
         try:
             pages = list_pages(path)
@@ -131,7 +133,7 @@ def _list_pictures(uploads: Sequence[Upload], problems: list[str]) -> Iterator[t
             yield name if len(pages) == 1 else f"{Path(name).stem}_page{picture.page + 1}{Path(name).suffix}", picture
 
 
-# ---------------------------------------------------------------- from that to HTML
+# ---------------------------------------------------------------- HTML
 
 
 def _read(name: str) -> str:
@@ -143,18 +145,29 @@ _RESULTS, _SAVED = (_JINJA.from_string(_read(f"demo_{name}.html.jinja")) for nam
 
 
 def describe_visit(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[str], chosen: int, given: bool) -> str:
-    """Problems, a table of all pictures, and the figures of the chosen one, as HTML."""
+    """Problems, a table of all pictures, the most doubtful first, and the figures of the selected one, as HTML."""
     rows, figures, warning = [], [], ""
-    for picture in seen:
+    for number, picture in enumerate(seen):
         mask, _ = outliner.masks(picture, given)
         score = "" if picture.score is None else f"{picture.score:.2f}"
-        rows.append({"name": picture.name, "score": score, "lesions": _count(mask)} | _sizes(mask, picture.spacing))
+        full = cv2.resize(picture.probability, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        row = {"name": picture.name, "number": number, "score": score, "lesions": _count(mask)}
+        row["doubt"] = find_doubt(full, mask, None if given else picture.score)
+        rows.append(row | _sizes(mask, picture.spacing))
+    rows.sort(key=lambda row: -row["doubt"])
     if seen:
         figures = [(jpeg(rgb), caption) for rgb, caption in _figures(outliner, seen[chosen], given)]
         warning = ", ".join(unlike_training(seen[chosen].image, outliner.stored.get("appearance") or {}))
     pixels = any(picture.spacing is None for picture in seen)
     return _RESULTS.render(
-        problems=problems, rows=rows, chosen=chosen, figures=figures, warning=warning, pixels=pixels, given=given
+        problems=problems,
+        rows=rows,
+        chosen=chosen,
+        name=seen[chosen].name if seen else "",
+        figures=figures,
+        warning=warning,
+        pixels=pixels,
+        given=given,
     )
 
 
@@ -163,7 +176,7 @@ def _count(mask: np.ndarray) -> int:
 
 
 def _sizes(mask: np.ndarray, spacing: tuple[float, float] | None) -> dict[str, str]:
-    """Area, and axes of the largest lesion, in mm where they are known."""
+    """Area of all lesions and axes of the largest, in mm if the spacing is known."""
     if not mask.any():
         return dict.fromkeys(("area", "longest", "across"), "–")
     unit, digits, pixel = ("mm", 1, spacing[0] * spacing[1]) if spacing else ("px", 0, 1)
@@ -176,9 +189,9 @@ def _sizes(mask: np.ndarray, spacing: tuple[float, float] | None) -> dict[str, s
 
 
 def _figures(outliner: Outliner, seen: Seen, given: bool) -> Iterator[tuple[np.ndarray, str]]:
-    """Pictures (h, w, 3) RGB and their captions."""
+    """Figures of a picture, (h, w, 3) uint8 RGB, and their captions."""
     mask, doubtful = outliner.masks(seen, given)
-    caption = "outline" if doubtful is None else "dashed: what would be outlined if the lesion score were not so low"
+    caption = "outline" if doubtful is None else "dashed: not marked, because the lesion score is below the cut-off"
     yield draw_overlay(seen.image, mask, doubtful=doubtful), caption
     yield _heat_map(seen.image, seen.probability, 0, 1), "probability of a lesion: dark blue 0, yellow 1"
     for gate, alpha in seen.alphas.items():
@@ -198,39 +211,39 @@ def _heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) ->
 # ---------------------------------------------------------------- the page
 
 PAGE_HEADER = """<h1>Lesion outlines in breast ultrasound</h1>
-<p class="notice"><b>For research and teaching only.</b> This is no medical device. Decide nothing about a patient with
-it. The network outlines lesions in many pictures that hold none.</p>
+<p class="notice"><b>For research and teaching only.</b> This is not a medical device. Do not use it for decisions about
+a patient. The network outlines lesions in many pictures that hold none.</p>
 <p class="quiet">Network: {run}. Your pictures stay on this computer.</p>"""
 CORRECT = """<h2>Correct it</h2>
-<p>Paint what belongs to the lesion, erase what does not, and save: picture and mask become training data. Erase
-everything where there is no lesion.</p>"""
+<p>Paint what belongs to the lesion, erase what does not, and save: picture and mask become training data. If there is
+no lesion, erase everything.</p>"""
 
 
 def read_payload(payload) -> list[Upload]:
-    """What Gradio's `File` hands over. Its own reading drops the name, and leaves an empty file behind for each."""
+    """Replaces `preprocess` of Gradio's `File`, which drops the file's name and leaves an empty file behind."""
     return [Upload(Path(file.path), file.orig_name or Path(file.path).name) for file in payload or []]
 
 
 class Page:
-    """What happens on the page.
+    """The page and its event handlers.
 
     Args:
         outliner: the network.
-        folder: where corrected pictures are saved in.
+        folder: the folder of corrections.
     """
 
     def __init__(self, outliner: Outliner, folder: Path):
         self.outliner, self.folder = outliner, folder
 
     def drop(self, uploads: list[Upload], given: bool) -> tuple:
-        """Files were dropped or removed."""
+        """Handle added or removed files."""
         visit = self.outliner.look(uploads)
         names = [(f"{number}. {picture.name}", number - 1) for number, picture in enumerate(visit[0], start=1)]
         chooser = gr.Dropdown(names, value=0 if names else None, visible=len(names) > 1)
         return visit, chooser, gr.Column(visible=bool(names)), *self.show(visit, 0, given)
 
     def show(self, visit: Visit, chosen: int | None, given: bool) -> tuple[str, dict | None, str]:
-        """Results, what the editor shows, and nothing saved yet."""
+        """Results as HTML, the value of the editor, and an empty text below it."""
         seen, problems = visit
         chosen = chosen or 0
         editor = None
@@ -239,7 +252,7 @@ class Page:
         return describe_visit(self.outliner, seen, problems, chosen, given), editor, ""
 
     def save(self, visit: Visit, chosen: int | None, given: bool, value: object) -> str:
-        """Keep the corrected mask. Returns what was done, as HTML."""
+        """Save the corrected mask. Returns a message as HTML."""
         try:
             if not visit[0]:
                 raise DataError("The picture is no longer here. Drop it again.")
@@ -263,11 +276,11 @@ class Page:
         )
 
     def build(self) -> gr.Blocks:
-        """The page, ready to be served."""
+        """Build the page."""
         with gr.Blocks(title="Lesion outlines", analytics_enabled=False, delete_cache=(600, 3600)) as page:
             gr.HTML(PAGE_HEADER.format(run=html.escape(str(self.outliner.run))))
             files = gr.File(label="Pictures: PNG, JPEG, BMP, TIFF, DICOM", file_count="multiple", elem_id="files")
-            files.preprocess = read_payload  # no subclass: Gradio writes a .pyi beside the module of one
+            files.preprocess = read_payload  # not a subclass, beside whose module Gradio would write a .pyi file
             given = gr.Checkbox(label="A lesion is known to be in each picture", elem_id="given")
             visit = gr.State(([], []))
             chosen = gr.Dropdown(label="Picture that is shown", visible=False, elem_id="chosen")
@@ -289,7 +302,7 @@ class Page:
 
 
 def serve(outliner: Outliner, folder: Path, port: int) -> None:
-    """Serve the page on this machine alone, until a signal comes; what was uploaded is removed then."""
+    """Serve the page on this machine only, until a signal; then remove the uploaded files."""
     with tempfile.TemporaryDirectory(prefix="pictures-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page = Page(outliner, folder).build()

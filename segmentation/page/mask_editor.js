@@ -1,6 +1,6 @@
-// A picture under a mask that is painted and erased with mouse, pen or finger. Gradio calls this once, with `element`,
-// `props` and `watch`. props.value comes as {picture, mask, number}, both pictures as data URIs, and goes back with the
-// mask as it was left: opaque where there is lesion, transparent elsewhere.
+// An editor in which a mask over a picture is painted and erased with mouse, pen or finger. Gradio calls this once, with
+// `element`, `props` and `watch`. props.value is {picture, mask}, two data URIs; it is sent back with the edited mask,
+// which is opaque where there is lesion and transparent elsewhere.
 const find = (selector) => element.querySelector(selector);
 const [image, canvas, size, undo] = ["img", "canvas", "[data-size]", "[data-undo]"].map(find);
 const pen = canvas.getContext("2d", { willReadFrequently: true });

@@ -1,4 +1,4 @@
-"""Pictures and millimetres from ultrasound DICOM files; a patient's name, dates and numbers are not even read.
+"""Pictures and millimetres from ultrasound DICOM files. Patient data is not even read, but by inference/dicom_seg.py.
 
 Of a file only the elements named in `FORMAT`, `_SPACING` and dicom_pixels.py are taken, and what pydicom and the
 decoders say of it is never repeated: every failure is one `DataError` in words of our own. Importing this module adds
@@ -58,7 +58,7 @@ def read_stored(path: Path, count: int | None = None) -> Stored:
     Raises:
         DataError: the file is missing, damaged, no DICOM picture, too large, or of a kind that is not read.
     """
-    with _one_line(path):
+    with one_line(path):
         header, form = _read_header(path)
         count = min(count or form.frames, form.frames)
         if count * form.rows * form.columns > MAX_ALL_PIXELS:
@@ -86,7 +86,7 @@ def read_dicom(path: Path) -> np.ndarray:
 
 def read_format(path: Path) -> Format:
     """How the pixels are stored. Raises as `read_stored` does, but for the pixels' own faults."""
-    with _one_line(path):
+    with one_line(path):
         return _read_header(path)[1]
 
 
@@ -101,7 +101,7 @@ def read_segments(path: Path, wanted: Sequence[str] = ()) -> np.ndarray | None:
     Raises:
         DataError: as `read_stored`; it holds several segments and none is wanted, or not the wanted one.
     """
-    with _one_line(path):
+    with one_line(path):
         header, form = _read_header(path, _SEGMENTS)
         if header.get("Modality") != "SEG":
             return None
@@ -144,7 +144,7 @@ def _is_marked(path: Path) -> bool:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def one_line(path: Path) -> Iterator[None]:
     """Make one DataError of whatever goes wrong: the words of other libraries may quote the header."""
     try:
         with _ONE_AT_A_TIME, warnings.catch_warnings():

@@ -1,6 +1,6 @@
-"""Drawings of a run: overlays, attention, curves, distributions, calibration.
+"""The figures of a run: overlays, attention, curves, distributions, calibration.
 
-Nothing here reads or writes a run. Colours mean the same in every figure.
+This module reads and writes no files. Colours have the same meaning in every figure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ class Case(NamedTuple):
     reference: np.ndarray  # (H, W), lesion where not zero
     prediction: np.ndarray  # (H, W) bool
     probability: np.ndarray  # (S, S) float32, at the network's size
-    doubtful: np.ndarray | None = None  # (H, W) bool: what would be outlined, had a low lesion score not emptied it
+    doubtful: np.ndarray | None = None  # (H, W) bool: the mask that a low lesion score has emptied
 
 
 def overlay_of(case: Case) -> np.ndarray:
-    """`draw_overlay` of all that a case holds."""
+    """`draw_overlay` of a case."""
     return draw_overlay(case.image, case.prediction, case.reference, doubtful=case.doubtful)
 
 
 def caption(score: Mapping) -> str:
-    """Name and lesion score of an image, if it has one, and what was found in it, in two lines."""
+    """Two lines: name and, if there is one, lesion score of an image; then its scores."""
     name = score["name"]
     if score.get("lesion_score") is not None:
         name += f"  lesion score {score['lesion_score']:.2f}"
@@ -79,14 +79,14 @@ def overlay_grid(cases: Sequence[Case], title: str, columns: int = 4, rows: Sequ
 
 
 def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], title: str) -> Figure:
-    """One row a case: its overlay, then the attention coefficients of each gate over the image.
+    """One row per case: its overlay, then the attention coefficients of each gate over the image.
 
     Args:
         alphas: layer name -> (N, h, w) in [0, 1], in the order of `cases`.
     """
     figure = Figure(figsize=(3.1 * (1 + len(alphas)), 2.7 * len(cases) + 1.5), layout="constrained")
     figure.suptitle(title)
-    # The scales get a row of their own: they would push their columns out of line with the overlays.
+    # The colour bars get a row of their own: elsewhere they would shift their columns against the overlays.
     axes = figure.subplots(len(cases) + 1, 1 + len(alphas), squeeze=False, height_ratios=[1] * len(cases) + [0.05])
     for axis in (*axes[:-1].flat, axes[-1, 0]):
         axis.set_axis_off()
@@ -107,13 +107,13 @@ def attention_grid(cases: Sequence[Case], alphas: Mapping[str, np.ndarray], titl
 
 
 def curves(history: Sequence[Mapping[str, float]], best: int, baseline: float, judged: str = "validation") -> Figure:
-    """Loss, Dice, IoU, accuracy and learning rate of each epoch, in training and on the images `judged` names."""
+    """Loss, Dice, IoU, accuracy and learning rate of each epoch, in training and on the images that `judged` names."""
     figure = Figure(figsize=(12, 6.2), layout="constrained")
     epochs = [int(row["epoch"]) + 1 for row in history]
     panels = (("loss", "loss"), ("dice", "Dice per lesion image"), ("iou", "IoU, pixels pooled"),
               ("accuracy", "pixel accuracy"), ("learning_rate", "learning rate"))  # fmt: skip
     axes = figure.subplots(2, 3).flat
-    lines = {}  # one of each kind, for the legend
+    lines = {}  # for the legend
     for axis, (key, label) in zip(axes, panels, strict=False):
         training = axis.plot(epochs, [row[key] for row in history], color="0.55", ls="--")
         lines.setdefault("training (augmented)", *training)
@@ -169,12 +169,12 @@ def distributions(scores: Sequence[Mapping]) -> Figure:
 
 
 def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) -> Figure:
-    """How well the lesion score tells lesion images from normal ones: ROC, and both rates against the minimum score.
+    """ROC curve of the lesion score, and its sensitivity and specificity against the cut-off.
 
     Args:
-        scores: rows of metrics.json.
-        summary: what `scores.summarise` says of the lesion score.
-        min_score: the run's own, drawn as a point and a line.
+        scores: per-image scores of metrics.json.
+        summary: the lesion score's part of `scores.summarise`.
+        min_score: the run's cut-off, drawn as a point and a line.
     """
     lesion = np.array([s["label"] != "normal" for s in scores])
     score = np.array([s["lesion_score"] for s in scores])
@@ -182,13 +182,13 @@ def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) 
     roc, sweep = figure.subplots(1, 2)
     rates = roc_curve(lesion, score, drop_intermediate=False)
     false_positives, sensitivity, points = (values[::-1] for values in rates)
-    points[-1] = 1  # infinite: nothing is marked
+    points[-1] = 1  # instead of infinity, the threshold at which no image is marked
     own = (score[~lesion] >= min_score).mean(), (score[lesion] >= min_score).mean()
     roc.plot([0, 1], [0, 1], color="0.6", ls="--")
     roc.plot(false_positives, sensitivity, color="black")
     roc.plot(*own, "o", color=PREDICTION, label=f"minimum score {min_score:.2f}")
     low, high = summary["auc_interval"]
-    roc.set(xlabel="share of normal images above the score", ylabel="share of lesion images above it", aspect="equal")
+    roc.set(xlabel="false-positive rate (1 - specificity)", ylabel="sensitivity", aspect="equal")
     roc.set(title=f"AUC {summary['auc']:.3f} ({low:.3f} to {high:.3f})")
     roc.legend(frameon=False, loc="lower right")
     sweep.step(points, sensitivity, color="black", label="sensitivity")
@@ -200,8 +200,8 @@ def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) 
 
 
 def threshold_curves(probability: np.ndarray, reference: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """Dice, IoU and sensitivity (means over lesion images) and false-positive area (mean over normals; NaN
-    without any) at each threshold, at the network's resolution. Arrays (N, S, S)."""
+    """Dice, IoU and sensitivity (means over lesion images) and false-positive area (mean over normal images, or NaN
+    without any) at each threshold, at the network's resolution. The arrays are (N, S, S)."""
     lesion = reference.any(axis=(1, 2))
     curves = {"dice": [], "iou": [], "sensitivity": [], "false_positive_area": []}
     for threshold in thresholds:
@@ -217,9 +217,9 @@ def calibration(pixels: Pixels, threshold: float, of_highest: bool) -> Figure:
     """Reliability diagram of the test images, and their scores against the threshold.
 
     Args:
-        pixels: what `calibration.collect_pixels` returns.
-        threshold: the run's own, drawn as a line.
-        of_highest: whether it is a share of a picture's highest probability.
+        pixels: from `calibration.collect_pixels`.
+        threshold: the run's own threshold, drawn as a line.
+        of_highest: whether it is a share of an image's highest probability.
     """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     diagram, sweep = figure.subplots(1, 2)

@@ -1,6 +1,6 @@
-"""Outlines over a picture, and pictures inside a page of HTML; without matplotlib and Keras, slow to import.
+"""Outlines over an image, and images embedded in HTML, without matplotlib and Keras, which are slow to import.
 
-Colours (Okabe and Ito, safe for colour-blind readers) mean the same in every figure.
+Colours (Okabe and Ito, safe for colour-blind readers) have the same meaning in every figure.
 """
 
 import base64
@@ -24,14 +24,13 @@ def draw_overlay(
     side: int = 640,
     doubtful: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Picture with outlines; with a reference, false positives and negatives are hatched in opposite directions.
+    """Image with outlines; with a reference, false positives and negatives are hatched in opposite directions.
 
     Args:
         image: (H, W) uint8.
         prediction, reference: (H, W), lesion where not zero.
-        side: length of the longer side of the result.
-        doubtful: (H, W), what is not predicted because the picture's lesion score is low: a dashed outline, and a line
-            that says so.
+        side: length of the longer side of the result in pixels.
+        doubtful: (H, W), the mask that a low lesion score has emptied; drawn as a dashed outline with a line of text.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -60,21 +59,21 @@ def draw_overlay(
 
 
 def _draw_doubtful(canvas: np.ndarray, mask: np.ndarray) -> None:
-    """Dashes of 8 pixels around what a low lesion score has kept out of the mask, and a line of text."""
+    """Draw a dashed outline, dashes of 8 pixels, and a line of text."""
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for outline in outlines:
         for start in range(0, len(outline), 16):
             cv2.polylines(canvas, [outline[start : start + 8]], False, _rgb(PREDICTION), 2, cv2.LINE_AA)
-    for shift, colour in ((1, (0, 0, 0)), (0, _rgb(PREDICTION))):  # black below it: read on any grey
+    for shift, colour in ((1, (0, 0, 0)), (0, _rgb(PREDICTION))):  # with a black shadow, legible on any grey
         place = 8 + shift, canvas.shape[0] - 10 + shift
         cv2.putText(canvas, LOW_SCORE, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
 
 
 def data_uri(content: bytes, image_format: str) -> str:
-    """The file as part of a page."""
+    """An image file as a data URI."""
     return f"data:image/{image_format};base64,{base64.b64encode(content).decode()}"
 
 
 def jpeg(rgb: np.ndarray) -> str:
-    """A picture as part of a page."""
+    """An image (H, W, 3) uint8, RGB, as a JPEG data URI."""
     return data_uri(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes(), "jpeg")

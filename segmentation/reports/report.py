@@ -1,9 +1,9 @@
-"""What a run did on its test images: the figures, and report.html with everything in it."""
+"""The report of a run on its test images: the figures, and report.html, which contains everything."""
 
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from segmentation.runs.split_record import load_split
 from segmentation.scoring.calibration import collect_pixels
 from segmentation.scoring.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
 from segmentation.scoring.prediction import predict_pictures, score_samples
-from segmentation.scoring.scores import FLATTERED, further_scores, summarise
+from segmentation.scoring.scores import FLATTERED, further_scores, score_image, summarise
 
 REPORT_COLUMNS = (
     ("name", "image"),
@@ -43,23 +43,23 @@ REPORT_COLUMNS = (
 
 
 class Drawn(NamedTuple):
-    """What the figures of a run show."""
+    """The data behind a run's figures."""
 
     cases: list[figures.Case]
-    background: float  # share of background in the masks that the epoch was chosen on
+    background: float  # share of background pixels in the masks of the validation set
     decision: Decision
     metrics: dict  # metrics.json, with the summary of the cases' scores
 
 
 def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: Decision) -> Drawn:
-    """Predict on the run's test images, with the scores of metrics.json, or new ones for another decision."""
+    """Predict on the run's test images; their scores are those of metrics.json, or new ones for another decision."""
     finished = (run / "metrics.json").exists()
     metrics = read_metrics(run / "metrics.json") if finished else describe_unfinished(model, run)
     parts, groups = load_split(run, samples)
     test = [samples[i] for i in parts["test"]]
     pictures = read_samples(test)
     prediction = predict_pictures(model, [image for image, _ in pictures], decision)
-    if finished and decision == load_decision(run / "decision.json"):
+    if finished and decision == load_decision(run / "decision.json") and holds_all_scores(metrics["images"]):
         by_name = {score["name"]: score for score in metrics["images"]}
         if set(by_name) != {sample.name for sample in test}:
             raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
@@ -80,13 +80,19 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
         for row, (image, reference), (probability, score) in zip(scores, pictures, prediction.each(), strict=True)
     ]
     size = prediction.probability.shape[1:]
-    judged = [samples[i] for i in parts["val"] or parts["test"]]  # a run that chose on nothing has no validation
+    judged = [samples[i] for i in parts["val"] or parts["test"]]  # without a validation set, the test set
     background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_samples(judged)]))
     return Drawn(cases, background, decision, metrics)
 
 
+def holds_all_scores(images: Sequence[Mapping]) -> bool:
+    """Whether no score was added to `score_image` since these images were scored."""
+    one = np.ones((1, 1), bool)
+    return score_image(one, one).keys() <= images[0].keys()
+
+
 def describe_unfinished(model: keras.Model, run: Path) -> dict:
-    """What metrics.json will say of a run that is not finished, as far as it is known."""
+    """The content of metrics.json, as far as it is known for an unfinished run."""
     history, unknown = read_history(run / "history.csv"), "not finished"
     best = int(np.argmax([row.get("val_dice", row["epoch"]) for row in history]))
     known = {"data": read_config(run).get("data", unknown), "split": read_split(run).get("split", unknown)}
@@ -95,7 +101,7 @@ def describe_unfinished(model: keras.Model, run: Path) -> dict:
 
 
 def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[str, Figure]]:
-    """Names and figures of a run."""
+    """Draw the figures of a run; yields their names and the figures."""
     cases, background, decision, metrics = drawn
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
     middle = max(len(lesions) // 2 - 2, 0)
@@ -139,22 +145,22 @@ def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[
 
 
 def prediction_of(cases: Sequence[figures.Case]) -> Prediction:
-    """What the network says of all cases, with their lesion scores if it has any."""
+    """The network's outputs for all cases."""
     scores = [case.score.get("lesion_score") for case in cases]
     return Prediction(np.stack([c.probability for c in cases]), None if None in scores else np.array(scores))
 
 
 def attention_network(model: keras.Model) -> keras.Model | None:
-    """The network with the coefficients of its gates as outputs, finest last; None if it has no gates."""
+    """A network whose outputs are the attention coefficients of `model`, finest last; None if it has no gates."""
     names = [layer.name for layer in model.layers if layer.name.endswith("_alpha")]
     return keras.Model(model.input, [model.get_layer(name).output for name in names]) if names else None
 
 
 def attention(network: keras.Model | None, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Coefficients of each gate, finest last: layer name -> (N, h, w); empty for a network without gates.
+    """Attention coefficients of each gate, finest last: layer name -> (N, h, w); empty without gates.
 
     Args:
-        network: what `attention_network` returns.
+        network: from `attention_network`.
         images: (H, W) uint8 of any sizes.
     """
     if network is None:
@@ -166,7 +172,7 @@ def attention(network: keras.Model | None, images: Sequence[np.ndarray]) -> dict
 
 
 def score_sentence(summary: dict) -> str:
-    """How well the lesion score tells normal images apart, for the headline; "" of a network without one."""
+    """AUC of the lesion score, for the headline; "" if the network has no lesion score."""
     if "lesion_score" not in summary:
         return ""
     auc, (low, high) = (summary["lesion_score"][key] for key in ("auc", "auc_interval"))
@@ -174,19 +180,19 @@ def score_sentence(summary: dict) -> str:
 
 
 def thumbnail(rgb: np.ndarray) -> np.ndarray:
-    """The picture at 112 pixels height, or less where it would be wider than 224."""
+    """The image scaled to a height of 112 pixels, or to a width of 224 if it would be wider."""
     height, width = rgb.shape[:2]
     scale = min(112 / height, 224 / width)
     return cv2.resize(rgb, (max(round(width * scale), 1), max(round(height * scale), 1)), interpolation=cv2.INTER_AREA)
 
 
 def write_report(run: Path, drawn: Drawn, stored: dict, names: Sequence[str]) -> None:
-    """One HTML file with everything in it; opens from disk, asks no network.
+    """Write report.html, one file that contains everything and loads nothing from a network.
 
     Args:
         run: the run's folder.
-        drawn: what `load_cases` returned.
-        stored: config.json.
+        drawn: from `load_cases`.
+        stored: the run's config.json.
         names: of the figures in figures/.
     """
     cases, metrics = drawn.cases, drawn.metrics
@@ -226,7 +232,7 @@ def write_report(run: Path, drawn: Drawn, stored: dict, names: Sequence[str]) ->
         "test images with a near-copy in training": metrics["near_copies_in_training"],
         "parameters": metrics["parameters"],
         "multiply-adds of an image, billions": metrics.get("gmac"),
-        "minutes": "not known: resumed" if metrics.get("minutes") is None else metrics["minutes"],
+        "minutes": "unknown, since the run was resumed" if metrics.get("minutes") is None else metrics["minutes"],
         **metrics["environment"],
         **stored.get("config", {}),
     }
@@ -236,7 +242,7 @@ def write_report(run: Path, drawn: Drawn, stored: dict, names: Sequence[str]) ->
     ]
     source = (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
-    # A browser runs this script and no other, should a name ever get past the escaping.
+    # By its hash, a browser runs this script only, even if a file name should get past the escaping.
     script = re.search("<script>(.*)</script>", source, re.DOTALL).group(1)
     page = template.render(
         title=f"Attention U-Net, run {run.name}",

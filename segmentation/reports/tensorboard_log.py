@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training while it runs; `--tensorboard` asks for it, and the package is optional."""
+"""Logs of a training for TensorBoard (`--tensorboard`); the package is optional."""
 
 import importlib.util
 from pathlib import Path
@@ -13,15 +13,15 @@ from segmentation.reports.overlays import draw_overlay
 from segmentation.scoring.decision import Decision, to_mask
 from segmentation.scoring.prediction import predict_raw
 
-PICTURES, EVERY, SIDE = 4, 5, 320  # overlays of so many pictures, after every fifth epoch, of so many pixels
-PLAIN_DECISION = Decision(threshold=0.5, min_score=0.5)  # while none is chosen
+PICTURES, EVERY, SIDE = 4, 5, 320  # overlays: number of images, epochs between them, pixels of the longer side
+PLAIN_DECISION = Decision(threshold=0.5, min_score=0.5)  # the run's own is chosen after training
 
 
 class TensorBoardLog(keras.callbacks.TensorBoard):
-    """Losses, scores and learning rate of each epoch, and overlays of the same few pictures every few epochs.
+    """Losses, metrics and learning rate of each epoch, and overlays of the same few images every few epochs.
 
-    All in `tensorboard/` in the run's folder. A training that goes on adds a file there, and TensorBoard joins the two.
-    Put it behind SwapEMAWeights, as the `RunRecorder`: it then shows the weights that are kept.
+    They are written to `tensorboard/` in the run's folder. A resumed training adds a file, and TensorBoard joins them.
+    Put it after SwapEMAWeights, like the `RunRecorder`, so that it shows the averaged weights.
 
     Args:
         run: the run's folder.
@@ -38,17 +38,17 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
         self.images = self.references = np.zeros((0, 1, 1), np.uint8)
 
     def show(self, judged: tuple[np.ndarray, np.ndarray] | None) -> "TensorBoardLog":
-        """Choose the pictures for the overlays, evenly spaced among images and masks, (N, S, S). Returns itself."""
+        """Choose the images for the overlays, evenly spaced, from images and masks, (N, S, S). Returns itself."""
         if judged:
             chosen = np.unique(np.linspace(0, len(judged[0]) - 1, PICTURES).round().astype(int))
             self.images, self.references = (part[chosen] for part in judged)
         return self
 
     def on_test_end(self, logs=None):
-        """Nothing: Keras would draw each validation score once more, against the training steps."""
+        """Do nothing: Keras would log each validation metric a second time, against the training steps."""
 
     def on_epoch_end(self, epoch, logs=None):
-        """Write the scores of this epoch, and overlays if it is one that has them."""
+        """Write the metrics of this epoch and, every few epochs, the overlays."""
         try:
             super().on_epoch_end(epoch, logs)
             if len(self.images) and (epoch % EVERY == 0 or epoch + 1 == self.params["epochs"]):
@@ -58,7 +58,7 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
             raise RunError(f"{self.log_dir}: cannot be written ({error.message}).") from error
 
     def draw(self) -> np.ndarray:
-        """The chosen pictures with both outlines at a threshold of one half: (n, h, w, 3) uint8, RGB."""
+        """The chosen images with both outlines at a threshold of 0.5: (n, h, w, 3) uint8, RGB."""
         prediction = predict_raw(self.model, self.images, batch_size=len(self.images))
         drawn = []
         for image, reference, (probability, score) in zip(self.images, self.references, prediction.each(), strict=True):

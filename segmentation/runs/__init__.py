@@ -1,1 +1,1 @@
-"""The folder of a run: begun, written, resumed, loaded, trained in a process of its own."""
+"""The folder of a run: created, written, resumed, loaded; trainings in processes of their own."""

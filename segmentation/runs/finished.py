@@ -1,7 +1,4 @@
-"""Which runs are finished, which of them is meant where none is named, and how an unfinished one is used.
-
-It imports nothing heavy.
-"""
+"""Find finished runs, choose one where the user names none, and use an unfinished one. Quick to import."""
 
 from pathlib import Path
 
@@ -9,14 +6,14 @@ from segmentation.common.environment import REPOSITORY
 from segmentation.common.errors import RunError
 from segmentation.scoring.decision import Decision, load_decision
 
-# In the order in which they are written; segmentation/runs/run_folder.py says what each is.
+# In the order in which they are written; segmentation/runs/run_folder.py describes them.
 RUN_FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
-MODELS = REPOSITORY / "models"  # the two that come with the repository (models/README.md)
+MODELS = REPOSITORY / "models"  # holds the two networks of the repository (models/README.md)
 SHIPPED, BUS_BRA = MODELS / "attention_unet_busi", MODELS / "attention_unet_bus_bra"
 
 
 def newest_run(models_dir: Path) -> Path:
-    """Folder of the run that was finished last; without one, of the network that comes with the repository.
+    """Folder of the run that was finished last; without any, that of the repository's own network.
 
     Raises:
         RunError: there is neither.
@@ -32,21 +29,21 @@ def newest_run(models_dir: Path) -> Path:
 
 
 def check_finished(run: Path, *files: str) -> None:
-    """Refuse to build upon what is no finished run.
+    """Check that a run is finished and has these further files.
 
     Raises:
-        RunError: a file is missing, of `files` or of those that every finished run has.
+        RunError: one of the files is missing.
     """
     for name in ("config.json", "split.json", "best.keras", "metrics.json", *files):
         if not (run / name).exists():
-            raise RunError(f"{run / name}: no such file. Only a finished run can be built upon or scored.")
+            raise RunError(f"{run / name}: no such file. Only a finished run can be used or scored.")
 
 
 def open_decision(run: Path) -> Decision:
-    """A run's decision; the plain one, with a note, if the run is not finished.
+    """Read a run's decision; if the run is not finished, print a note and return the default decision.
 
     Raises:
-        RunError: decision.json is missing or damaged; an unfinished run has no network yet.
+        RunError: decision.json is missing or damaged, or an unfinished run has no network yet.
     """
     if (run / "metrics.json").exists():
         return load_decision(run / "decision.json")

@@ -1,4 +1,4 @@
-"""From folders to what a training needs: everything read, divided into parts, near-copies together."""
+"""Read the data of a training, and divide them into training, validation and test set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +14,21 @@ from segmentation.runs.split_record import check_same_split, load_split, seen_be
 
 
 class Data(NamedTuple):
-    """What `load_data` found."""
+    """All samples and their decoded images."""
 
     found: Collection
     pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each sample, (H, W) uint8
 
 
 class Parts(NamedTuple):
-    """What `split_data` makes of it: small arrays to train and to choose on, and full pictures to be tested on."""
+    """The three sets: training and validation at the network's resolution, test at the original one."""
 
     found: Collection
     record: dict  # for split.json
-    appearance: dict  # how the training images look, so that a strange picture can be warned of
+    appearance: dict  # range of the training images' statistics, to warn of pictures unlike them
     train: tuple[np.ndarray, np.ndarray]  # images and masks, (N, image_size, image_size) uint8
-    val: tuple[np.ndarray, np.ndarray] | None  # the same; None where nothing is chosen
-    val_folders: list[str]  # of each of them
+    val: tuple[np.ndarray, np.ndarray] | None  # the same; None without a validation set
+    val_folders: list[str]  # folder of each validation image
     weights: tuple[np.ndarray | None, np.ndarray | None]  # of each training and validation image, for the lesion score
     test: list[Sample]
     pictures: list[tuple[np.ndarray, np.ndarray]]  # image and mask of each test sample, (H, W) uint8
@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
 
 def load_data(folders: Sequence[Path], mask_values: Sequence[float], seed: int) -> Data:
-    """Find and read everything, so that a damaged file is named now. Returns samples and pictures."""
+    """Find and read all images and masks, so that damaged files are reported before training."""
     found = collect(folders, mask_values, seed)
     return Data(found, read_samples(found.samples))
 
@@ -45,14 +45,14 @@ def load_data(folders: Sequence[Path], mask_values: Sequence[float], seed: int) 
 def split_data(
     data: Data, division: Division, image_size: int, earlier: Sequence[Path], stopped: Path | None = None
 ) -> Parts:
-    """Divide the samples, near-copies together. Returns what each part needs.
+    """Divide the samples; near-copies stay together.
 
     Args:
-        data: everything that was read.
-        division: how it is divided.
+        data: all samples.
+        division: how they are divided.
         image_size: side of the network's input in pixels.
-        earlier: runs whose weights or decision are to be used; no test sample may have been seen by one.
-        stopped: the folder of a run that goes on, with its split.json.
+        earlier: runs whose weights or decision are used; they must not have been trained on a test sample.
+        stopped: the folder of a run that is resumed, with its split.json.
     """
     samples, pictures = data.found.samples, data.pictures
     if stopped:
@@ -85,13 +85,13 @@ def split_data(
 def weigh_scores(
     samples: Sequence[Sample], train: Sequence[int], judged: Sequence[int]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Weight of each training and validation image in the lesion score's loss; None, None where all count alike.
+    """Weight of each training and validation image in the lesion score's loss; None, None if all have weight 1.
 
-    The score is learned where both kinds of images are: of several folders, those without a normal training image have
-    weight 0. Otherwise a hospital that has no normal images would itself become a sign of a lesion.
+    The images of a folder without normal training images have weight 0. Otherwise the network would learn to recognise
+    the hospital, as a sign of a lesion.
     """
     both = {samples[i].folder for i in train if samples[i].label == "normal"}
     if not both or both == {samples[i].folder for i in train}:
         return None, None
-    print(f"the lesion score is learned in {', '.join(sorted(both))} alone: the other folders hold no normal image")
+    print(f"the lesion score is learned from {', '.join(sorted(both))} only: the other folders hold no normal image")
     return tuple(np.array([samples[i].folder in both for i in part], np.float32) for part in (train, judged))

@@ -1,7 +1,8 @@
-"""What a training writes after each epoch, and what a stopped one goes on from."""
+"""The Keras callback that writes a run's files after each epoch, from which a stopped training is resumed."""
 
 import csv
 import io
+import json
 import math
 import re
 import time
@@ -18,7 +19,9 @@ from segmentation.common.errors import RunError
 from segmentation.common.files import check_file, write_atomic, write_text
 from segmentation.runs.schemas import read_history
 
-LOGGED = {  # what is printed of an epoch: the history's column, and its heading
+NEW_ARGUMENTS = {"input_axes": None, "output_axes": None, "quantization_config": None}  # after Keras 3.8
+NEW_ARGUMENTS |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
+LOGGED = {  # columns of history.csv that are printed after each epoch, and their headings
     "loss": "loss",
     "dice": "Dice",
     "val_loss": "val loss",
@@ -29,19 +32,19 @@ LOGGED = {  # what is printed of an epoch: the history's column, and its heading
 
 
 class RunRecorder(keras.callbacks.Callback):
-    """Writes history.csv, best.keras and backup.npz, prints a line an epoch, and can go on where a run was killed.
+    """Writes history.csv, best.keras and backup.npz, prints one line per epoch, and resumes a stopped training.
 
-    Stands for CSVLogger, ModelCheckpoint and BackupAndRestore, which (Keras 3.15) overwrite good files in place, keep a
-    NaN epoch as best, and forget the best score on resume. All that is remembered is in two files: the history says
-    what was best, the backup's iteration count says how many of its rows count.
+    It replaces CSVLogger, ModelCheckpoint and BackupAndRestore, which (Keras 3.15) overwrite good files in place, keep
+    an epoch with NaN as the best, and forget the best score on resume. Its whole state is in two files: history.csv has
+    the scores of the epochs, and the optimizer's iteration count in the backup tells how many of its rows are valid.
 
-    Put it behind SwapEMAWeights(swap_on_epoch=True): at the end of an epoch it then sees the averaged
-    weights (best.keras), at the start of the next the raw ones (backup.npz).
+    Put it after SwapEMAWeights(swap_on_epoch=True) in the list of callbacks: at the end of an epoch it then sees the
+    averaged weights (for best.keras), at the start of the next epoch the raw ones (for backup.npz).
 
     Args:
         run: the run's folder.
-        monitor: history column whose maximum is best.
-        epochs: how many there will be.
+        monitor: history column; the epoch with its maximum is the best.
+        epochs: number of epochs of the training.
         steps_per_epoch: training steps in an epoch.
     """
 
@@ -49,16 +52,16 @@ class RunRecorder(keras.callbacks.Callback):
         super().__init__()
         self.run, self.monitor, self.epochs, self.steps_per_epoch = run, monitor, epochs, steps_per_epoch
         self.history: list[dict[str, float]] = []
-        self.first_epoch = 0  # to be trained; later in a run that goes on
-        self.plain: keras.Model | None = None  # what is saved; made once, since it takes a second
+        self.first_epoch = 0  # the next epoch to train; more than 0 in a resumed run
+        self.plain: keras.Model | None = None  # the copy that is saved; made once, since it takes a second
 
     def _state(self) -> list:
-        # Random states (dropout) are variables of their layers, and not among model.variables.
+        # Random states (dropout) are variables of their layers, but not in model.variables.
         seeds = [v for layer in self.model.layers for v in layer.variables if "seed_generator" in v.path]
         return list({id(v): v for v in (*self.model.variables, *seeds, *self.model.optimizer.variables)}.values())
 
     def restore(self, model: keras.Model) -> None:
-        """Load backup.npz into a compiled model, if there is one; `first_epoch` is the one to go on with.
+        """Load backup.npz, if there is one, into a compiled model, and set `first_epoch`.
 
         Raises:
             RunError: the backup does not fit the model, or the history does not fit the backup.
@@ -98,29 +101,29 @@ class RunRecorder(keras.callbacks.Callback):
                 )
 
     def on_train_batch_end(self, batch, logs=None):
-        """Stop at the first loss that is NaN or infinite, before anything is saved."""
+        """Stop at the first NaN or infinite loss, before anything is saved."""
         self.progress.update()
         self._stop_unless_finite({"loss": (logs or {}).get("loss", 0.0)})
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Back up the state after the epoch before, raw weights and optimizer."""
+        """Back up the state after the previous epoch: raw weights and optimizer."""
         self.began = time.monotonic()
         self.progress = tqdm(total=self.steps_per_epoch, desc=f"epoch {epoch + 1}", unit="step", leave=False)
         if self.history:
-            buffer = io.BytesIO()  # in memory first: a full disk then fails on one plain write
+            buffer = io.BytesIO()  # in memory first, so that a full disk raises a plain OSError
             np.savez(buffer, **{f"v{n}": np.asarray(v) for n, v in enumerate(self._state())})
             write_atomic(self.run / "backup.npz", lambda path: path.write_bytes(buffer.getbuffer()))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Add a history row; save the network if it is the best. Stop if a score or a weight is no number."""
+        """Add a history row; save the network if it is the best. Stop if a score or a weight is NaN or infinite."""
         self.progress.close()
         row = {"epoch": epoch, "learning_rate": float(self.model.optimizer.learning_rate)} | {
-            # Keras puts the output's name in front where there are two; the lesion map's metrics go without it.
+            # With two outputs, Keras prefixes each metric with the output's name; the lesion map's prefix is removed.
             re.sub("^(val_)?lesion_(?!loss$|score_)", r"\1", key): float(value)
             for key, value in (logs or {}).items()
         }
-        whole = all(np.isfinite(values).all() for values in self.model.get_weights())
-        self._stop_unless_finite(row | {"largest weight": 0.0 if whole else math.nan})
+        finite = all(np.isfinite(values).all() for values in self.model.get_weights())
+        self._stop_unless_finite(row | {"largest weight": 0.0 if finite else math.nan})
         self.history.append(row)
         text = io.StringIO()
         columns = [column for column in row if column in self.history[0]]
@@ -129,7 +132,7 @@ class RunRecorder(keras.callbacks.Callback):
         writer.writerows(self.history)
         write_text(self.run / "history.csv", text.getvalue())
         if self.best_epoch() == len(self.history) - 1:
-            # Without the optimizer, which would make the file four times as large.
+            # Without the optimizer's state, which would make the file four times as large.
             self.plain = self.plain or in_plain_keras(self.model)
             self.plain.set_weights(self.model.get_weights())
             write_atomic(self.run / "best.keras", lambda path: _save_checked(self.plain, path))
@@ -138,24 +141,24 @@ class RunRecorder(keras.callbacks.Callback):
         print(self._line(row, time.monotonic() - self.began))
 
     def _line(self, row: dict[str, float], seconds: float) -> str:
-        """An epoch as it is printed, in less than 100 columns; everything else is in history.csv."""
+        """The printed line of an epoch, less than 100 columns wide."""
         cells = [f"{row[key]:10.4f}" if key in row else f"{'-':>10}" for key in LOGGED]
         best = "  best" if self.best_epoch() == len(self.history) - 1 else ""
         return f"{row['epoch'] + 1:>4}/{self.epochs:<4}{seconds:6.0f} s" + "".join(cells) + best
 
 
 def bytes_to_write(parameters: int, averaged: bool) -> int:
-    """The most that a run's files take at one time: the network, its backup, and a backup that is being replaced."""
-    # The optimizer keeps two numbers a parameter, and its average; 20 MB are room for tables, figures and the report.
+    """The most disk space that a run's files take: the network, its backup, and a backup that is being replaced."""
+    # The optimizer has two values per parameter, and the average; 20 MB are for tables, figures and the report.
     backup = 4 * parameters * (4 if averaged else 3)
     return 2 * backup + 4 * parameters + 20_000_000
 
 
 def read_backup(path: Path, variables: Sequence) -> list[np.ndarray]:
-    """Values of the variables in backup.npz, checked before any memory is taken for them.
+    """Read the values of the variables from backup.npz; shapes are checked before memory is allocated.
 
     Raises:
-        RunError: the file is damaged, or holds arrays of other shapes or types.
+        RunError: the file is damaged, or its arrays have other shapes or types.
     """
     expected = [(variable.shape, np.dtype(variable.dtype)) for variable in variables]
     values = []
@@ -170,11 +173,11 @@ def read_backup(path: Path, variables: Sequence) -> list[np.ndarray]:
                     if found != (shape, False, dtype):
                         raise ValueError(f"array {number} is {found[0]} of {found[2]}, not {shape} of {dtype}")
                     size = math.prod(shape) * dtype.itemsize
-                    content = member.read(size + 1)  # one more, so that the end is reached and the checksum compared
+                    content = member.read(size + 1)  # one more byte, so that zipfile compares the checksum
                     if len(content) != size:
-                        raise ValueError(f"array {number} is not whole")
+                        raise ValueError(f"array {number} is not complete")
                     values.append(np.frombuffer(content, dtype).reshape(shape))
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a damaged file
+    except Exception as error:  # zipfile, zlib and NumPy raise different errors for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise RunError(f"{path}: does not fit this run ({reason}). Start it under another --run name.") from None
     return values
@@ -182,6 +185,23 @@ def read_backup(path: Path, variables: Sequence) -> list[np.ndarray]:
 
 def _save_checked(network: keras.Model, path: Path) -> None:
     network.save(path)
+    _write_for_earlier_keras(path)
     with zipfile.ZipFile(path) as written:
         if damaged := written.testzip():
-            raise OSError(f"{damaged} was not written whole")
+            raise OSError(f"{damaged} was not written completely")
+
+
+def _write_for_earlier_keras(path: Path) -> None:
+    """Leave out of a .keras file the arguments that Keras 3.8 does not know, where they have their default values."""
+
+    def known(config):
+        if isinstance(config, dict):
+            return {k: known(v) for k, v in config.items() if k not in NEW_ARGUMENTS or v != NEW_ARGUMENTS[k]}
+        return [known(item) for item in config] if isinstance(config, list) else config
+
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents["config.json"] = json.dumps(known(json.loads(contents["config.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)

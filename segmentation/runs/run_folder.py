@@ -1,25 +1,22 @@
-"""The files of a run, `models/<run>/`: written so that a kill or a full disk never loses a good one.
+"""The files of a run, in models/RUN/. They are written atomically: a kill or a full disk never damages one.
 
-config.json   how the run was made, and how to rebuild its network; written first, and once
-split.json    which image is in which part, with hashes; config.json holds its own hash
-history.csv   one row an epoch
-best.keras    the network of the best validation epoch
-backup.npz    everything needed to go on training; deleted when the run is finished
-decision.json from probability to mask
-metrics.json  scores of the held-out test images; a run that has it is finished
+config.json   settings of the training, and how to rebuild the network; written once, before training
+split.json    set and hashes of every image; config.json has the hash of this file
+history.csv   one row per epoch
+best.keras    the network of the best epoch
+backup.npz    the state from which training is resumed; deleted when the run is finished
+decision.json how a probability map becomes a mask
+metrics.json  scores of the test images; a run that has this file is finished
 
-This is also the order in which they are written. Without metrics.json, a run goes on from backup.npz; without that, no
-more than one epoch is done, and it begins anew. Any other set of files is none that a stop can leave, and is refused.
-What --tensorboard writes is in tensorboard/, and nothing here reads it.
+They are written in this order. A run without metrics.json is resumed from backup.npz; without that too, at most one
+epoch was completed, and the training starts again. A combination of files that no stopped training leaves is refused.
+--tensorboard writes to tensorboard/, which is never read here.
 """
 
 import os
-import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import keras
@@ -27,7 +24,6 @@ import numpy as np
 
 from attention_unet import build_attention_unet
 from segmentation.common.checks import check
-from segmentation.common.environment import REPOSITORY
 from segmentation.common.errors import RunError
 from segmentation.common.files import (
     MAX_BYTES,
@@ -44,44 +40,8 @@ from segmentation.network.encoders import check_channels, choose_encoder
 from segmentation.runs.finished import RUN_FILES
 from segmentation.runs.schemas import read_config, read_history, read_split
 
-MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # of 4 bytes each, and room for their names
-SCORE_BYTES = 600  # of an image in metrics.json, beside its name
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
-
-
-def environment() -> dict[str, str]:
-    """Versions and, in a git checkout, the commit: what else a figure depends on. Whatever is not there is said so."""
-
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    return {
-        "commit": commit(REPOSITORY),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        **{package: installed(package) for package in PACKAGES},
-    }
-
-
-def commit(folder: Path) -> str:
-    """Commit of the checkout whose top `folder` is; "unknown" without git, and where another repository is around."""
-
-    def git(*arguments: str) -> str:
-        elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, env=elsewhere, capture_output=True, text=True, errors="replace", timeout=20, check=True
-        ).stdout.strip()
-
-    try:
-        if git("rev-parse", "--show-prefix") or not git("ls-files", "segmentation/runs/run_folder.py"):
-            return "unknown"  # the folder, or this file, was copied into somebody's repository
-        return git("describe", "--always", "--dirty", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # 4 bytes each, and the file's overhead
+SCORE_BYTES = 600  # of an image in metrics.json, without its name
 
 
 # ---------------------------------------------------------------- open
@@ -89,20 +49,20 @@ def commit(folder: Path) -> str:
 
 @contextmanager
 def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, object, bool]]:
-    """Decide where a training writes, a new folder or that of an unfinished run, and hold that folder.
+    """Choose and lock the folder of a training: a new one, or that of an unfinished run.
 
     Args:
         config: an object of a class decorated with `checked`.
-        folder: the run's folder; a finished one is kept, and -2, -3, ... tried.
-        resume: a folder whose own settings are to be used instead of `config`.
+        folder: the run's folder; if it holds a finished run, -2, -3, ... are tried.
+        resume: the folder of a stopped run, whose settings are used instead of `config`.
 
     Yields:
-        The folder, the settings to train with, and whether the training goes on with what is in the folder. If it does
-        not, nothing in the folder counts, and `begin` is to be called.
+        The folder, the settings, and whether the training is resumed from the files in the folder. If not, these files
+        are to be ignored, and `begin` must be called.
 
     Raises:
-        RunError: there is nothing to resume, another training holds the folder, or what it holds is not what a stopped
-            training of these settings leaves.
+        RunError: there is nothing to resume, another training has locked the folder, or the folder's files are not
+            those of a stopped training with these settings.
     """
     run = resume or next(path for path in numbered(folder) if not (path / "metrics.json").exists())
     if resume:
@@ -122,10 +82,10 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
 
 @contextmanager
 def lock(run: Path) -> Iterator[None]:
-    """Make a run's folder and hold it.
+    """Make a run's folder and lock it.
 
     Raises:
-        RunError: another training holds it.
+        RunError: another training has locked it.
     """
     run.mkdir(parents=True, exist_ok=True)
     with lock_folder(run, "training"):
@@ -135,7 +95,7 @@ def lock(run: Path) -> Iterator[None]:
 
 
 def settings_of(run: Path, settings: type):
-    """The settings in a run's config.json, as an object of that class.
+    """Read the settings in a run's config.json, as an object of the class `settings`.
 
     Raises:
         RunError: the file is missing, or a setting is unknown or has the wrong type or range.
@@ -145,23 +105,23 @@ def settings_of(run: Path, settings: type):
 
 
 def goes_on(run: Path, config) -> bool:
-    """Whether an unfinished run is one of these settings that is to go on from its backup; False: it begins anew.
+    """Whether an unfinished run is resumed from its backup; if False, its training starts again.
 
     Raises:
-        RunError: an epoch or more was trained with other settings, or a file is missing that no stop takes away.
+        RunError: at least one epoch was trained with other settings, or a file is missing that a stopped training has.
     """
-    there = [name for name in RUN_FILES if os.path.lexists(run / name)]
-    if not there:
+    present = [name for name in RUN_FILES if os.path.lexists(run / name)]
+    if not present:
         return False
-    if "config.json" not in there:
-        raise RunError(f"{run}: holds {there[0]} but no config.json. Choose another --run, or remove the folder.")
+    if "config.json" not in present:
+        raise RunError(f"{run}: holds {present[0]} but no config.json. Choose another --run, or remove the folder.")
     if config.finish:
         if not read_history(run / "history.csv"):
             raise RunError(f"{run}: has no finished epoch to score. Go on with it: --resume {run}")
         return True
     stored = settings_of(run, type(config))
     different = [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]
-    if set(there) <= {"config.json", "split.json"}:
+    if set(present) <= {"config.json", "split.json"}:
         print(f"{run} holds a run that was stopped before its first epoch: beginning anew")
         return False
     if different:
@@ -170,10 +130,10 @@ def goes_on(run: Path, config) -> bool:
             f"it: --resume {run}; or choose another --run."
         )
     epochs = len(read_history(run / "history.csv"))
-    needed = RUN_FILES[:5] if "backup.npz" in there or epochs > 1 else RUN_FILES[:1] + RUN_FILES[2:3]
-    if missing := [name for name in needed if name not in there]:
+    needed = RUN_FILES[:5] if "backup.npz" in present or epochs > 1 else RUN_FILES[:1] + RUN_FILES[2:3]
+    if missing := [name for name in needed if name not in present]:
         raise RunError(f"{run}: {missing[0]} is missing, so this run cannot go on. Choose another --run.")
-    if "backup.npz" in there:
+    if "backup.npz" in present:
         read_split(run)
         print(f"{run} holds an unfinished run of this command: going on with it")
         return True
@@ -182,14 +142,14 @@ def goes_on(run: Path, config) -> bool:
 
 
 def begin(run: Path, config: dict, split: dict) -> None:
-    """Write config.json, then split.json, of a run that begins; what an earlier one left is removed first.
+    """Remove the files of an earlier training from the folder, and write config.json, then split.json.
 
     Args:
-        config: what `schemas.RunConfig` describes, but for the hash.
-        split: what `schemas.SplitRecord` describes.
+        config: as in `schemas.RunConfig`, without the hash.
+        split: as in `schemas.SplitRecord`.
 
     Raises:
-        RunError: the run could not be read again: it has too many images, or a name is no text.
+        RunError: the files could not be read again: there are too many images, or an image's name is not valid.
     """
     text = to_json(split)
     if len(text) + SCORE_BYTES * len(split["images"]) > MAX_BYTES:
@@ -205,10 +165,10 @@ def begin(run: Path, config: dict, split: dict) -> None:
 
 
 def build_network(encoder: str, **arguments) -> keras.Model:
-    """`build_attention_unet` with the encoder of that name; what else config.json keeps under "network" goes to it.
+    """`build_attention_unet` with the encoder of that name and the other arguments under "network" in config.json.
 
     Raises:
-        ValueError: there is no such network; RunError: it is larger than what is loaded again.
+        ValueError: an argument is not allowed; RunError: the network has too many parameters.
     """
     check_channels(encoder, arguments["base_filters"], arguments["depth"])
     model = build_attention_unet(encoder=choose_encoder(encoder), **arguments)
@@ -221,11 +181,11 @@ def build_network(encoder: str, **arguments) -> keras.Model:
 
 
 def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
-    """Rebuild a run's network and load its weights. No code from any file is run.
+    """Rebuild a run's network and load its weights. No code from a file is executed.
 
     Args:
         run: the run's folder.
-        weights: the file in it.
+        weights: the name of the weights file.
 
     Returns:
         The network, and config.json.
@@ -243,7 +203,7 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
         model.load_weights(path)
     except RunError as error:
         raise RunError(f"{run / 'config.json'}: {error}") from None
-    except Exception as error:  # zipfile, h5py and Keras each raise their own for a damaged file
+    except Exception as error:  # zipfile, h5py and Keras raise different errors for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise RunError(f"{path}: cannot be loaded into the network of config.json ({reason}).") from error
     if not all(np.isfinite(values).all() for values in model.get_weights()):
@@ -254,21 +214,21 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
 
 
 def take_weights(model: keras.Model, run: Path) -> None:
-    """Give a network the weights of a run's best epoch; the image size may be another.
+    """Copy the weights of a run's best epoch into a network; the image sizes may differ.
 
-    Only one of the two may have a lesion score: without one to take, that of `model` stays as it is.
+    If only one of the two networks has a lesion score, that output's weights are not copied.
 
     Raises:
         RunError: the run's network cannot be loaded or has other layers.
     """
     other, _ = load_run(run)
     own, theirs = ({layer.name: layer for layer in m.layers if layer.weights} for m in (model, other))
-    both = own.keys() & theirs.keys()
+    shared = own.keys() & theirs.keys()
     alike = own.keys() ^ theirs.keys() <= {"lesion_score"}
-    if not alike or any([w.shape for w in own[n].weights] != [w.shape for w in theirs[n].weights] for n in both):
+    if not alike or any([w.shape for w in own[n].weights] != [w.shape for w in theirs[n].weights] for n in shared):
         raise RunError(
             f"{run}: is another network than this one. Give --encoder, --base-filters, --depth and the other "
-            "settings of a network as in its config.json, or --start-from imagenet."
+            "settings of the network as in its config.json, or --start-from imagenet."
         )
-    for name in both:
+    for name in shared:
         own[name].set_weights(theirs[name].get_weights())

@@ -10,7 +10,7 @@ from segmentation.scoring.scores import FLATTERED, LESION_GIVEN, further_scores,
 
 
 def collect_scores(folder: Path, names: list[str]) -> dict:
-    """Scores of every run, their means and standard deviations, and all images that were tested, together.
+    """Collect the scores of every run, their means and standard deviations, and a summary of all test images together.
 
     Raises:
         RunError: a run's metrics.json is damaged.
@@ -24,7 +24,7 @@ def collect_scores(folder: Path, names: list[str]) -> dict:
         row |= {"all_dice": summary["all"]["dice"], "all_iou": summary["all"]["iou"]}
         row["normals_with_false_positive"] = summary.get("normals", {}).get("false_positive_rate")
         row |= {key: metrics[key] for key in ("data", "parameters", "near_copies_in_training")}
-        row |= {key: metrics.get(key) for key in ("minutes", "gmac", "choose_on")}  # no minutes of a resumed run
+        row |= {key: metrics.get(key) for key in ("minutes", "gmac", "choose_on")}  # minutes: None if a run was resumed
         images += [score | {"run": name} for score in metrics["images"]]
         runs[name] = row
     not_scores = ("data", "parameters", "gmac", "near_copies_in_training", "choose_on")
@@ -33,7 +33,7 @@ def collect_scores(folder: Path, names: list[str]) -> dict:
     spread = {
         key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
         for key, v in values.items()
-        if v  # a score may be undefined in every run, but not in the last alone
+        if v  # a score may be undefined in every run
     }
     luck = seed_luck(images)
     result = {"mean": spread, "seed_luck": luck, "runs": runs, "further": further_scores(images)}
@@ -41,7 +41,7 @@ def collect_scores(folder: Path, names: list[str]) -> dict:
 
 
 def seed_luck(images: Sequence[dict]) -> float | None:
-    """Standard deviation of lesion Dice between runs with the same test images, pooled; None without such runs."""
+    """Pooled standard deviation of lesion Dice between runs with the same test images; None without such runs."""
     runs: dict[str, list[dict]] = {}
     for score in images:
         runs.setdefault(score["run"], []).append(score)
@@ -54,7 +54,7 @@ def seed_luck(images: Sequence[dict]) -> float | None:
 
 
 def format_table(result: dict) -> str:
-    """Markdown: one row a run, then mean and standard deviation, then sentences on all images together."""
+    """Markdown: one row per run, then mean and standard deviation, then sentences on all images together."""
     columns = {"dice": "Dice", "dice_lesion_given": "presence given", "iou": "IoU", "hd95": "HD95 px"}
     columns |= {"missed": "missed", "normals_with_false_positive": "normals with FP", "minutes": "minutes"}
     columns |= {key: key for key in result["further"]}
@@ -85,7 +85,7 @@ def _describe_together(together: dict, seed_luck: float | None) -> Iterator[str]
             f"{judged['specificity_at_95']:.0%} at a sensitivity of 95 %, {judged['specificity_at_90']:.0%} at 90 %"
         )
     if seed_luck is not None:
-        yield f"runs with the same test images, so seeds alone: Dice differs with sd {seed_luck:.3f}"
+        yield f"runs with the same test images but other seeds: standard deviation of Dice {seed_luck:.3f}"
     yield (
         f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "
         f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (an empty mask on a lesion: 100 %)"

@@ -1,6 +1,6 @@
-"""What the files of a run may hold. Everything that reads one goes through here, whoever made the run.
+"""Schemas of the files of a run, and the functions that read them.
 
-What a program needs is checked. Further keys and columns, as of a metric or a score that somebody added, are kept.
+The keys and columns that the project needs are checked. Others, such as a metric or a score of your own, are kept.
 """
 
 import csv
@@ -26,7 +26,7 @@ Table = Annotated[dict[Text, Plain], Field(max_length=200)]
 
 @with_config(STRICT | {"extra": "forbid"})
 class Arguments(TypedDict):
-    """The arguments of `build_network`, which checks the names: nothing else can reach it."""
+    """The arguments of `build_network`, which checks the names of encoder and gates; no others are allowed."""
 
     input_shape: Annotated[tuple[Whole[1, 4096], Whole[1, 4096], Literal[1]], Field(strict=False)]
     base_filters: Whole[1, 256]
@@ -42,8 +42,8 @@ class RunConfig(TypedDict):
 
     network: Arguments
     data: NotRequired[Text]
-    root: NotRequired[AnyPath | Folders]  # several where several were trained on
-    white: NotRequired[Real[1e-6, 1e10]]  # in pictures of more than 8 bits, if there were any
+    root: NotRequired[AnyPath | Folders]  # the data's folder, or folders
+    white: NotRequired[Real[1e-6, 1e10]]  # the value of white in images of more than 8 bits, if there were any
     config: NotRequired[Table]  # the settings of the training
     convolutions: NotRequired[Text]
     appearance: NotRequired[Annotated[dict[Text, Limits], Field(max_length=20)]]
@@ -51,7 +51,7 @@ class RunConfig(TypedDict):
 
 
 def read_config(run: Path) -> dict:
-    """config.json of a run.
+    """Read a run's config.json.
 
     Raises:
         RunError: the file is missing or damaged.
@@ -61,10 +61,10 @@ def read_config(run: Path) -> dict:
 
 
 def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
-    """Refuse a minimum lesion score for a network that gives none, `stored` being its config.json.
+    """Refuse a minimum lesion score if the network has no lesion score; `stored` is the run's config.json.
 
     Raises:
-        RunError: it would be ignored.
+        RunError: the minimum would be ignored.
     """
     if min_score is not None and not stored["network"].get("lesion_score"):
         raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")
@@ -78,7 +78,7 @@ class SplitImage(TypedDict):
     """One image of split.json."""
 
     part: Literal["train", "val", "test"]
-    group: Group  # of near-copies and of one patient's pictures
+    group: Group  # of near-copies and images of the same patient
     sha256: Hash  # of image and masks together
     image_sha256: Hash
 
@@ -103,10 +103,10 @@ class SplitRecord(TypedDict):
 
 
 def read_split(run: Path) -> dict:
-    """split.json of a run.
+    """Read a run's split.json.
 
     Raises:
-        RunError: the file is missing or damaged, or not the one that the run's config.json belongs to.
+        RunError: the file is missing or damaged, or its hash is not the one in config.json.
     """
     path = run / "split.json"
     split = check(SplitRecord, read_json(path), path)
@@ -120,22 +120,22 @@ def read_split(run: Path) -> dict:
 
 @with_config(STRICT | {"strict": False})
 class HistoryRow(TypedDict, extra_items=Number):
-    """One epoch of history.csv, where everything is text.
+    """One epoch of history.csv, whose cells are text.
 
-    Further columns are the training metrics of `network/losses.py`, and what Keras adds for a lesion score.
+    The other columns are the training metrics of `network/losses.py`, and Keras' losses and AUC of the lesion score.
     """
 
     epoch: Whole[0, MAX_EPOCHS]
     learning_rate: Number
     loss: Number
-    val_loss: NotRequired[Number]  # none in a run that chooses on nothing
+    val_loss: NotRequired[Number]  # missing without a validation set
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of history.csv, one an epoch; none if there is no file yet.
+    """Read history.csv, one row per epoch; an empty list if there is no file yet.
 
     Raises:
-        RunError: it holds anything but what training writes.
+        RunError: the file is not a history as training writes it.
     """
     if not path.exists():
         return []
@@ -147,7 +147,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise RunError(f"{path}: is damaged ({error}).") from None
     rows = check(Annotated[list[HistoryRow], Field(max_length=MAX_EPOCHS)], rows, path)
     if wrong := next((number for number, row in enumerate(rows) if row["epoch"] != number), None):
-        raise RunError(f"{path}: row {wrong + 1} is of epoch {rows[wrong]['epoch']} in place of {wrong}.")
+        raise RunError(f"{path}: row {wrong + 1} is of epoch {rows[wrong]['epoch']} instead of {wrong}.")
     return rows
 
 
@@ -158,20 +158,20 @@ def _can_be_summarised(images: list[dict]) -> list[dict]:
     if not any(score["label"] != "normal" for score in images):
         raise ValueError("holds no scored image with a lesion")
     if len({score["name"] for score in images}) < len(images):
-        raise ValueError("holds two images of one name")
+        raise ValueError("holds two images with the same name")
     return images
 
 
 @with_config(STRICT | {"extra": "allow"})
 class Metrics(TypedDict):
-    """metrics.json; the summary in it is not read, since it follows from the images."""
+    """metrics.json; its summary is not read, since it is computed from the images."""
 
     data: Text
     split: Text
     near_copies_in_training: Count
     parameters: Count
     best_epoch: Whole[0, MAX_EPOCHS]
-    minutes: NotRequired[Real[0, 10**9] | None]  # not known of a run that was resumed
+    minutes: NotRequired[Real[0, 10**9] | None]  # None if the run was resumed
     environment: Table
     images: Annotated[list[ImageScore], Field(max_length=MAX_IMAGES), AfterValidator(_can_be_summarised)]
     choose_on: NotRequired[Text]
@@ -179,9 +179,9 @@ class Metrics(TypedDict):
 
 
 def read_metrics(path: Path) -> dict:
-    """metrics.json with everything that a report reads of it.
+    """Read metrics.json.
 
     Raises:
-        RunError: the file is missing or damaged, or a score in it cannot come from training.
+        RunError: the file is missing or damaged, or holds an impossible score.
     """
     return check(Metrics, read_json(path), path)

@@ -1,4 +1,4 @@
-"""split.json: which image of a run is in which part, with hashes, and what must therefore not be tested on."""
+"""split.json: the set and the hashes of every image of a run, and checks that no test image was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,10 +20,10 @@ def split_record(
     division: Division,
     seen: Sequence[str] = (),
 ) -> dict:
-    """What `split.json` holds: how the split was made, then part, group and hashes of every image in it.
+    """The content of split.json: how the split was made, then part, group and hashes of every image.
 
-    `sha256` is that of image and masks together, `image_sha256` of the image alone; `seen_before` lists hashes of what
-    the runs were trained on that this one takes weights or a decision from.
+    `sha256` is the hash of image and masks together, `image_sha256` of the image alone; `seen_before` lists the hashes
+    of the images on which earlier runs were trained, if this run uses their weights or decision.
     """
     images = {
         samples[i].name: {
@@ -39,7 +39,7 @@ def split_record(
 
 
 def hashes_seen(run: Path) -> set[str]:
-    """Image hashes of what a run, and those it took weights or a decision from, was trained or its epoch chosen on.
+    """Hashes of the images that a run was trained or chosen on, and so were the runs whose weights or decision it uses.
 
     Raises:
         RunError: its split.json is missing or damaged, or belongs to another run.
@@ -51,10 +51,10 @@ def hashes_seen(run: Path) -> set[str]:
 
 
 def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: Sequence[int]) -> list[str]:
-    """Hashes of what the run that a training takes weights or a decision from has seen, for split.json.
+    """`hashes_seen` of a run whose weights or decision a training uses, for its split.json.
 
     Raises:
-        DataError: a test sample, or a near-copy of one, is among them; RunError: as `hashes_seen`.
+        DataError: a test sample, or a near-copy of one, is among these images; RunError: as `hashes_seen`.
     """
     hashes = hashes_seen(run)
     seen_groups = {group for sample, group in zip(samples, groups, strict=True) if file_hash(sample.image) in hashes}
@@ -68,10 +68,10 @@ def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: 
 
 
 def load_split(run: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Parts (indices into `samples`) and group of each image, by name, from a run's split.json.
+    """Read the parts (indices into `samples`) and the group of each image name from a run's split.json.
 
     Raises:
-        RunError: as `read_split`; DataError: an image of it is missing or changed since; all are counted.
+        RunError: as `read_split`; DataError: images are missing or were changed; the message has their numbers.
     """
     rows = read_split(run)["images"]
     index = {s.name: i for i, s in enumerate(samples)}
@@ -89,13 +89,13 @@ def load_split(run: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int
 
 
 def check_same_split(run: Path, record: dict) -> None:
-    """Refuse a split.json that was left by a run of other settings.
+    """Check that a run's split.json agrees with the settings.
 
     Args:
-        record: what `split_record` makes of the settings of this run.
+        record: from `split_record`.
 
     Raises:
-        RunError: split.json was made otherwise; the first difference is named.
+        RunError: split.json differs; the message names the first difference.
     """
     stored = read_split(run)
     different = [key for key in (*stored, "seen_before") if stored.get(key) != record.get(key)]

@@ -1,4 +1,4 @@
-"""One training in a process of its own, on this machine or on a Ray cluster."""
+"""Trainings in processes of their own, on this machine or on a Ray cluster."""
 
 import os
 import re
@@ -16,15 +16,15 @@ from segmentation.common.errors import RunError
 from segmentation.common.files import write_atomic
 from segmentation.runs.finished import RUN_FILES
 
-PATIENCE = 60  # seconds for a training to stop by itself; what it saved is whole, however it ends
+PATIENCE = 60  # seconds for a training to stop before it is killed; its files are complete in either case
 PROGRESS = re.compile(r"\d+%\||\d(\.\d+)?(it|image|run|figure|batch)/s|\d[mu]?s/(it|step|image)|[━█]")
 
 
 class LocalTrainer:
-    """Trains in processes of their own, which end when it says so, or when its own process is gone.
+    """Trains in child processes, which end with `stop`, or when this process ends.
 
     Args:
-        kept_open: descriptors that each training keeps open too, as that of a locked file.
+        kept_open: descriptors that each training inherits, such as that of a lock file.
     """
 
     def __init__(self, kept_open: Sequence[int] = ()):
@@ -34,14 +34,14 @@ class LocalTrainer:
         self._guard = threading.Lock()
 
     def train(self, run: Path, arguments: list[str]) -> str:
-        """One training, with its output in a log beside the run; why it failed, or ""."""
+        """Train one run, with its output in a log beside it. Returns why it failed, or ""."""
         command = [sys.executable, str(REPOSITORY / "train_model.py"), *arguments]
         command += ["--models-dir", str(run.parent), "--run", run.name]
         log = run.with_name(f"{run.name}.log")
         with self._guard:
             if self._stopping:
                 return "was not started"
-            log.unlink(missing_ok=True)  # a new file: not through a link, nor into one that is still written to
+            log.unlink(missing_ok=True)  # a new file: not the target of a link, nor one that is still written to
             with log.open("x") as output:
                 process = subprocess.Popen(
                     command,
@@ -49,7 +49,7 @@ class LocalTrainer:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, STOP_WITH: str(os.getpid())},
-                    start_new_session=True,  # Ctrl-C reaches it through `stop`, once and in every terminal
+                    start_new_session=True,  # the terminal's Ctrl-C does not reach it, only `stop` does
                     pass_fds=self.kept_open if os.name == "posix" else (),
                 )
             self._running.add(process)
@@ -58,7 +58,7 @@ class LocalTrainer:
         return why_failed(code, log.read_text(errors="replace")) if code else ""
 
     def stop(self) -> None:
-        """Stop all trainings, after the step that each is in, and let none begin. Called again, kill them."""
+        """Stop each training after its current step, and start no other. A second call kills them."""
         with self._guard:
             again, self._stopping = self._stopping, True
             running = list(self._running)
@@ -75,23 +75,23 @@ class LocalTrainer:
 def _send(process: subprocess.Popen, number: int) -> None:
     with suppress(ProcessLookupError):
         if os.name == "posix":
-            os.killpg(process.pid, number)  # with all that it started
+            os.killpg(process.pid, number)  # with its child processes
         else:
             process.terminate()
 
 
 def why_failed(code: int, log: str) -> str:
-    """The reason of a failure, in one line.
+    """Why a training failed, in one line.
 
     Args:
         code: the exit code, negative for a signal.
-        log: what the training printed.
+        log: the training's output.
     """
     printed = [text for line in re.split(r"[\r\n]", log) if (text := line.strip("╭╮╰╯│─ \b"))]
     lines = [line for line in printed if not PROGRESS.search(line)]
     if errors := [line for line in lines if line.startswith("error: ")]:
         return errors[-1].removeprefix("error: ")[:300]
-    if code == 2:  # refused settings are told in a box of several lines
+    if code == 2:  # tyro refuses settings in a box of several lines
         return "; ".join(lines)[:300]
     if code < 0:
         return f"killed by signal {-code} ({signal.strsignal(-code)})" + (", out of memory?" if code == -9 else "")
@@ -99,9 +99,9 @@ def why_failed(code: int, log: str) -> str:
 
 
 class RayTrainer:
-    """As `LocalTrainer`, on any machine of a Ray cluster; the run's files come back.
+    """As `LocalTrainer`, but trains on a Ray cluster and copies the run's files back.
 
-    The scripts travel with the task; --data-dir must be a path that every machine has.
+    Ray copies the scripts to each machine; --data-dir must exist on every machine.
     """
 
     def __init__(self, address: str):
@@ -110,7 +110,7 @@ class RayTrainer:
         except ImportError:
             raise RunError("--ray needs Ray: pip install ray") from None
         self._ray = ray
-        # Without data, runs and git history, which may be large. The two runs in git are what trainings start from.
+        # Without data, runs and git history, which may be large. Trainings start from the repository's own two runs.
         own = ["models/*", "!models/attention_unet_busi", "!models/attention_unet_bus_bra"]
         environment = {"working_dir": str(REPOSITORY), "excludes": ["data/**/*.png", *own, ".git/", "docs/", "*.zip"]}
         try:
@@ -133,7 +133,7 @@ class RayTrainer:
         self._train_there = train_there
 
     def train(self, run: Path, arguments: list[str]) -> str:
-        """One training; why it failed, or ""."""
+        """Train one run. Returns why it failed, or ""."""
         try:
             problem, log, files = self._ray.get(self._train_there.remote(run.name, arguments))
         except self._ray.exceptions.RayError as error:
@@ -141,9 +141,9 @@ class RayTrainer:
         log_file = run.with_name(f"{run.name}.log")
         write_atomic(log_file, lambda temporary: temporary.write_bytes(log.encode()))
         if problem and (run.exists() or not files):
-            return problem  # an unfinished run that is here already is kept
+            return problem  # keep the unfinished run that is already here
         run.mkdir(exist_ok=True)
-        # Removed and written in the order of a training: stopped anywhere, what is here is never of two runs.
+        # Removed in reverse order and written in order: a stop in between never leaves files of two trainings.
         for name in reversed(RUN_FILES):
             (run / name).unlink(missing_ok=True)
         for name in filter(files.__contains__, RUN_FILES):
@@ -151,5 +151,5 @@ class RayTrainer:
         return problem
 
     def stop(self) -> None:
-        """Leave the cluster, which ends this command's tasks, and with them their trainings."""
+        """Disconnect from the cluster, which ends this command's tasks and their trainings."""
         self._ray.shutdown()

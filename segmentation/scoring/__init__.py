@@ -1,1 +1,1 @@
-"""The network's probabilities to masks, scores, intervals and tables."""
+"""From the network's probabilities to masks, scores, confidence intervals and tables."""

@@ -1,6 +1,6 @@
-"""Calibration: probabilities that mean what they say, and how far they are from it.
+"""Calibration of the probabilities, and the calibration error.
 
-Of the pixels that are given 0.3, three tenths should be lesion.
+Of the pixels with a calibrated probability of 0.3, 30 % should be lesion.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataset import resize_mask
 from segmentation.scoring.decision import Decision, Prediction, to_mask
 
 BINS = 15
-MARGIN = 1e-6  # what a probability is kept away from 0 and 1 by, where its logit is needed
+MARGIN = 1e-6  # probabilities are clipped to [MARGIN, 1 - MARGIN] before their logit is taken
 
 
 def calibrated(probability: np.ndarray, decision: Decision) -> np.ndarray:
@@ -37,8 +37,8 @@ def _logit(probability: np.ndarray) -> np.ndarray:
 
 
 def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Scale and offset of the logits that minimise the cross-entropy (Platt 1999); both of one shape."""
-    from scipy import optimize  # not at the top: a prediction needs no SciPy, which is slow to import
+    """Scale and offset of the logits that minimise the cross-entropy (Platt 1999); both arrays have the same shape."""
+    from scipy import optimize  # here, since SciPy is slow to import, and prediction does not need it
 
     logit, target = (a.ravel().astype(np.float64) for a in (_logit(probability), reference))
 
@@ -48,8 +48,8 @@ def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[flo
         gradient = np.array([np.mean(error * logit) * np.exp(parameters[0]), np.mean(error)])
         return float(np.mean(np.logaddexp(0, z) - target * z)), gradient
 
-    # Bounded, which scikit-learn's LogisticRegression is not: an untrained network can have a negative slope,
-    # which would turn lesion into background, and on a few images the optimum can lie at infinity.
+    # With bounds, which scikit-learn's LogisticRegression lacks: the slope of an untrained network can be negative,
+    # which would swap lesion and background, and on a few images the optimum can lie at infinity.
     best = optimize.minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 2), (-10, 10)])
     return float(np.exp(best.x[0])), float(best.x[1])
 
@@ -58,23 +58,23 @@ def fit_calibration(probability: np.ndarray, reference: np.ndarray) -> tuple[flo
 
 
 class Pixels(NamedTuple):
-    """What is said of every pixel of N pictures, and what is true."""
+    """Prediction and reference of every pixel of N images, at the network's resolution."""
 
-    probability: np.ndarray  # that it is lesion, (N, S, S) float32
+    probability: np.ndarray  # of lesion, (N, S, S) float32
     reference: np.ndarray  # (N, S, S) uint8 in {0, 1}
-    predicted: np.ndarray  # in the mask that the decision draws, (N, S, S) bool
+    predicted: np.ndarray  # whether it is in the predicted mask, (N, S, S) bool
 
 
 def collect_pixels(prediction: Prediction, references: Sequence[np.ndarray], decision: Decision) -> Pixels:
-    """Prediction and reference of every pixel, at the network's resolution.
+    """Collect prediction and reference of every pixel, at the network's resolution.
 
-    The map of a network with a lesion score is learned from lesion images alone: it says how likely a pixel is lesion
-    if the picture holds one. How likely it is lesion at all is that times the lesion score.
+    If the network has a lesion score, its lesion map is trained on lesion images only: it is the probability given
+    that the image holds a lesion. It is multiplied by the lesion score here.
 
     Args:
-        prediction: calibrated, as `predict_pictures` returns it.
+        prediction: calibrated, from `predict_pictures`.
         references: (H, W) of any sizes, lesion where not zero.
-        decision: what draws the masks.
+        decision: makes the masks.
     """
     probability, score = prediction
     size = probability.shape[1:]
@@ -86,15 +86,15 @@ def collect_pixels(prediction: Prediction, references: Sequence[np.ndarray], dec
 
 
 def reliability(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """How often pixels are lesion that are given a probability.
+    """Reliability diagram and expected calibration error.
 
     Args:
         probability: of any shape, in [0, 1].
         reference: the same shape, lesion where not zero.
 
     Returns:
-        Mean probability and share of lesion in each of 15 bins that holds any pixel, and the expected calibration error
-        (Guo et al. 2017, On calibration of modern neural networks, section 2), 0 without pixels.
+        Mean probability and share of lesion pixels in each non-empty one of 15 bins, and the expected calibration error
+        (Guo et al. 2017, On calibration of modern neural networks, section 2), which is 0 without pixels.
     """
     bins = {"bins": BINS, "range": (0, 1)}
     count, _ = np.histogram(probability, **bins)
@@ -106,7 +106,7 @@ def reliability(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndar
 
 
 def judge_calibration(pixels: Pixels) -> dict[str, float]:
-    """Expected calibration error over all pixels, and over those of the masks that are drawn."""
+    """Expected calibration error over all pixels, and over the pixels of the predicted masks."""
     probability, reference, predicted = pixels
     return {
         "all_pixels": reliability(probability, reference)[2],

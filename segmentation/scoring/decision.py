@@ -1,4 +1,4 @@
-"""From the network's probabilities to a mask: the decision, which decision.json keeps."""
+"""From the network's probabilities to a mask, by the decision that is stored in decision.json."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -11,37 +11,36 @@ import numpy as np
 from segmentation.common.checks import Real, check, checked
 from segmentation.common.files import read_json, write_json
 
-LIKELIEST = 0.3  # of a map's highest probability; docs/experiments.md has the others that were tried
+LIKELIEST = 0.3  # threshold as a share of a map's highest probability; docs/experiments.md has other values
 
 
 class Prediction(NamedTuple):
-    """What a network says of N pictures."""
+    """A network's outputs for N images."""
 
     probability: np.ndarray  # of lesion, (N, S, S) float32
-    score: np.ndarray | None = None  # that there is a lesion at all, (N,) float32; None of a network without a score
+    score: np.ndarray | None = None  # probability that the image holds a lesion, (N,) float32; None without a score
 
     def each(self) -> Iterator[tuple[np.ndarray, float | None]]:
-        """Probability (S, S) and lesion score of one picture after the other."""
+        """Iterate over the images: probability (S, S) and lesion score of each."""
         scores = [None] * len(self.probability) if self.score is None else self.score.tolist()
         return zip(self.probability, scores, strict=True)
 
 
 @checked
 class Decision:
-    """How a probability map becomes a binary mask. Kept in a run's decision.json."""
+    """How a probability map becomes a binary mask; stored in a run's decision.json."""
 
     scale: Real[1e-6, 20] = 1.0  # calibration: logit -> scale * logit + offset (Platt 1999)
     offset: Real[-20, 20] = 0.0
-    threshold: Real[0, 1] = 0.5  # calibrated probability above which a pixel is lesion; of networks with a lesion
-    #                              score, as a share of the picture's highest: they say elsewhere that there is none
+    threshold: Real[0, 1] = 0.5  # calibrated probability above which a pixel is lesion; if the network has a lesion
+    #                              score, a share of the image's highest probability
     min_peak: Real[0, 1] = 0.0  # a component whose highest probability is below this is dropped
     score_scale: Real[1e-6, 20] = 1.0  # calibration of the lesion score, as above
     score_offset: Real[-20, 20] = 0.0
-    min_score: Real[0, 1] = 0.0  # calibrated lesion score below which the mask is emptied; of networks that have one
+    min_score: Real[0, 1] = 0.0  # cut-off of the calibrated lesion score: below it, the mask is emptied
     largest_component: bool = False  # keep only the largest component
-    tta: bool = False  # the probability is the mean of the picture's and its mirror image's
-    lesion_given: bool = False  # lesion presence is given: the score empties no mask; of a network without a score,
-    #                             assume a lesion: never return an empty mask
+    tta: bool = False  # test-time augmentation: average the predictions of the image and its mirror image
+    lesion_given: bool = False  # assume that every image holds a lesion: never return an empty mask
 
 
 def save_decision(path: Path, decision: Decision) -> None:
@@ -50,37 +49,37 @@ def save_decision(path: Path, decision: Decision) -> None:
 
 
 def load_decision(path: Path) -> Decision:
-    """Read decision.json; keys, types and ranges are checked.
+    """Read decision.json, and check keys, types and ranges.
 
     Raises:
-        RunError: the file is missing or holds something else.
+        RunError: the file is missing or not valid.
     """
     return check(Decision, read_json(path), path)
 
 
 def override_decision(own: Decision, **asked: float | bool | None) -> Decision:
-    """A run's own decision with what a command line asks for on top; None and False leave what the run has."""
+    """A run's own decision with the values of the command line; None and False do not change it."""
     asked = {name: value for name, value in asked.items() if value is not None and value is not False}
     if "threshold" in asked:
-        asked["min_peak"] = 0.0  # the minimum peak was chosen for the other threshold
+        asked["min_peak"] = 0.0  # the run's minimum peak was chosen for its own threshold
     return replace(own, **asked)
 
 
 def is_empty(score: float | None, decision: Decision) -> bool:
-    """Whether a picture's calibrated lesion score says that there is no lesion; None of a network without one."""
+    """Whether an image's calibrated lesion score is below the cut-off; the score is None if the network has none."""
     return score is not None and not decision.lesion_given and score < decision.min_score
 
 
 def to_mask(
     probability: np.ndarray, shape: tuple[int, int], decision: Decision, score: float | None = None
 ) -> np.ndarray:
-    """Binary mask at the original size. The probability is enlarged, not the mask: the outline stays smooth.
+    """Binary mask at the original size. The probability map is enlarged, not the mask, for a smooth outline.
 
     Args:
         probability: calibrated, of any size.
-        shape: (H, W) of the original.
-        decision: how.
-        score: the picture's calibrated lesion score, of a network that has one.
+        shape: (H, W) of the original image.
+        decision: threshold, cut-off and components.
+        score: the image's calibrated lesion score, if the network has one.
 
     Returns:
         (H, W) bool.
@@ -100,14 +99,14 @@ def to_mask(
 def doubtful_mask(
     probability: np.ndarray, shape: tuple[int, int], decision: Decision, score: float | None
 ) -> np.ndarray | None:
-    """What `to_mask` would outline if the lesion score had not emptied the mask; None where it has not."""
+    """The mask that `to_mask` would return without the cut-off of the lesion score; None if that emptied no mask."""
     if not is_empty(score, decision):
         return None
     return to_mask(probability, shape, replace(decision, lesion_given=True), score)
 
 
 def _drop_components(mask: np.ndarray, full: np.ndarray, min_peak: float, largest: bool) -> np.ndarray:
-    """The mask without components that stay below the minimum peak; of the others, all or the largest."""
+    """Keep the components whose highest probability reaches the minimum peak; of these, all or only the largest."""
     if not min_peak and not largest:
         return mask
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
@@ -116,5 +115,5 @@ def _drop_components(mask: np.ndarray, full: np.ndarray, min_peak: float, larges
         box = slice(y, y + height), slice(x, x + width)
         keep[k] = full[box][labels[box] == k].max() >= min_peak
     if largest:
-        keep &= np.arange(count) == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+        keep &= np.arange(count) == (stats[:, cv2.CC_STAT_AREA] * keep).argmax()
     return keep[labels]

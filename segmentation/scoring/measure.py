@@ -1,18 +1,18 @@
-"""How large a lesion is: its area, its longest axis and its extent across that axis, in pixels and in millimetres."""
+"""The size of a lesion: its area, its longest axis, and its extent across that axis, in pixels and in millimetres."""
 
 import cv2
 import numpy as np
 
 
 def measure(mask: np.ndarray, spacing: tuple[float, float] | None = None) -> dict[str, float]:
-    """Sizes of the largest connected area of a mask, pixels that touch at a corner included; 0 where it is empty.
+    """Sizes of the largest connected component of a mask (8 neighbours); 0 if the mask is empty.
 
-    The longest axis joins the two points of the outline that are farthest from each other; across is the whole extent
-    perpendicular to it. With pixels that are no squares, the axis in millimetres may be another one than in pixels.
-    A pixel ends at the middles of its sides: a line of 10 pixels is 10 long and 1 wide.
+    The longest axis joins the two points of the outline that are farthest apart; `across` is the extent perpendicular
+    to it. If pixels are not square, the longest axis in millimetres may differ from the one in pixels.
+    A pixel extends to the middles of its sides: a line of 10 pixels is 10 long and 1 wide.
 
     Args:
-        mask: (H, W), lesion where it is not 0.
+        mask: (H, W), lesion where not zero.
         spacing: mm from row to row and from column to column.
 
     Returns:
@@ -32,14 +32,14 @@ def measure(mask: np.ndarray, spacing: tuple[float, float] | None = None) -> dic
 
 
 def _hull(area: np.ndarray) -> np.ndarray:
-    """Corners of the convex hull around the pixels of an area, (N, 2) rows and columns."""
+    """Corners of the convex hull of an area's pixels, (N, 2) rows and columns."""
     outline = np.argwhere(area & (cv2.erode(area.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) == 0))
     ends = outline[:, None] + np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
     return cv2.convexHull(ends.reshape(-1, 2).astype(np.float32))[:, 0].astype(float)
 
 
 def _axes(corners: np.ndarray) -> tuple[float, float]:
-    """The largest distance of two corners, and the extent of all of them perpendicular to it."""
+    """The largest distance between two corners, and the extent of all corners perpendicular to it."""
     distances = np.sqrt(((corners[:, None] - corners) ** 2).sum(axis=2))
     first, second = np.unravel_index(distances.argmax(), distances.shape)
     longest = float(distances[first, second])

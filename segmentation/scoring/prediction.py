@@ -1,4 +1,4 @@
-"""From a network and pictures of any size to lesion probabilities and scores."""
+"""Predict with a network on images of any size, and score the predictions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,26 +17,26 @@ BATCH = 16
 
 
 class Network(Protocol):
-    """A Keras model, or one of `segmentation.inference.engines`: nothing here imports Keras, which takes seconds."""
+    """A Keras model or an exported one (`segmentation.inference.engines`); Keras, slow to import, is not needed."""
 
     input_shape: tuple  # (None, S, S, 1)
 
     def predict_on_batch(self, batch: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
-        """What `build_attention_unet` says that its network returns, for (B, S, S, 1) float32, 0 to 255."""
+        """Outputs as `build_attention_unet` describes them, for (B, S, S, 1) float32, 0 to 255."""
 
 
 def predict_raw(model: Network, images: np.ndarray, tta: bool = False, batch_size: int = BATCH) -> Prediction:
-    """Lesion probability and lesion score of each picture, as the network gives them.
+    """Lesion probability and lesion score of each image, not calibrated.
 
     Args:
         model: takes (B, S, S, 1), grey values 0 to 255; see `build_attention_unet`.
         images: (N, S, S) uint8.
-        tta: average with the prediction of the mirrored picture.
+        tta: average with the prediction of the mirrored image.
 
     Raises:
-        RunError: a probability is no number; as a mask, it would be "no lesion" without a word.
+        RunError: a probability is NaN, which would silently become "no lesion" in the mask.
     """
-    # Full batches only: a last one of another size would be traced anew, which takes longer than to compute it.
+    # The last batch is filled up with zeros: TensorFlow would trace another batch size anew, which takes longer.
     x = np.zeros((-(-len(images) // batch_size) * batch_size, *images.shape[1:], 1), np.float32)
     x[: len(images), ..., 0] = images
     maps, scores = [], []
@@ -50,20 +50,20 @@ def predict_raw(model: Network, images: np.ndarray, tta: bool = False, batch_siz
         scores.append(score)
     probability, score = (np.concatenate(parts)[: len(images)] for parts in (maps, scores))
     if not (np.isfinite(probability).all() and np.isfinite(score).all()):
-        raise RunError("the network's probabilities are no numbers. Train it again with a lower --learning-rate.")
+        raise RunError("the network's probabilities contain NaN. Train it again with a lower --learning-rate.")
     return Prediction(probability, score[:, 0] if score.shape[1] else None)
 
 
 def _outputs(model: Network, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probability (B, S, S, 1) and lesion score (B, 1), or (B, 0) without one."""
-    found = model.predict_on_batch(batch)  # `predict` takes longer to begin than a batch to compute
+    found = model.predict_on_batch(batch)  # starting `predict` takes longer than computing a batch
     return (found["lesion"], found["lesion_score"]) if isinstance(found, dict) else (found, np.empty((len(found), 0)))
 
 
 def predict_pictures(
     model: Network, images: Sequence[np.ndarray], decision: Decision, batch_size: int = BATCH
 ) -> Prediction:
-    """Calibrated lesion probability, at the network's size, and lesion score of pictures of any size."""
+    """Calibrated lesion probability, at the network's resolution, and lesion score of images of any size."""
     size = model.input_shape[1:3]
     small = np.stack([resize_image(image, size) for image in images])
     probability, score = predict_raw(model, small, decision.tta, batch_size)
@@ -77,19 +77,19 @@ def score_samples(
     groups: Sequence[int],
     decision: Decision,
 ) -> list[dict]:
-    """Score predictions image by image, each at its original resolution.
+    """Score the prediction of each image at its original resolution.
 
     Args:
-        prediction: what `predict_pictures` returns for the images.
-        samples: BUSI images.
-        pictures: image and mask of each, as `read_sample` returns them.
+        prediction: from `predict_pictures`.
+        samples: the images.
+        pictures: image and mask of each, from `read_sample`.
         groups: near-copy group of each.
         decision: how a probability becomes a mask.
 
     Returns:
-        One dict an image: name, label, group, height, width, diagonal, the scores of `score_image`, Dice and IoU of the
-        mask that is drawn with lesion presence given, None for a normal image (`scores.LESION_GIVEN`), and of a network
-        with a lesion score "lesion_score".
+        One dict per image: name, label, group, height, width, diagonal, the scores of `score_image`, Dice and IoU with
+        lesion presence given (`scores.LESION_GIVEN`; None for a normal image), and "lesion_score" if the network has
+        one.
     """
     scores = []
     with_presence = replace(decision, lesion_given=True)
@@ -101,18 +101,35 @@ def score_samples(
         if sample.label != "normal":
             drawn = overlap(reference, to_mask(probability, image.shape, with_presence, score))
             given = drawn["dice"], drawn["iou"]
+        mask = to_mask(probability, image.shape, decision, score)
         scores.append(
-            {
-                "name": sample.name,
-                "label": sample.label,
-                **({"folder": sample.folder} if sample.folder else {}),
-                "group": int(group),
-                "height": image.shape[0],
-                "width": image.shape[1],
-                "diagonal": float(np.hypot(*image.shape)),
-                **score_image(reference, to_mask(probability, image.shape, decision, score)),
-                **dict(zip(LESION_GIVEN, given, strict=True)),
-                **({} if score is None else {"lesion_score": score}),
-            }
+            score_mask(sample, group, reference, mask)
+            | dict(zip(LESION_GIVEN, given, strict=True))
+            | ({} if score is None else {"lesion_score": score})
         )
     return scores
+
+
+def _as_numbers(scores: dict) -> dict:
+    """The scores as Python's own numbers, which JSON can hold."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in scores.items()}
+
+
+def score_mask(sample: Sample, group: int, reference: np.ndarray, mask: np.ndarray) -> dict:
+    """What stands in a table of scores of one image: whose it is, its size, and the scores of `score_image`.
+
+    Args:
+        sample: the image.
+        group: its near-copy group.
+        reference, mask: (H, W), lesion where not zero.
+    """
+    return {
+        "name": sample.name,
+        "label": sample.label,
+        **({"folder": sample.folder} if sample.folder else {}),
+        "group": int(group),
+        "height": reference.shape[0],
+        "width": reference.shape[1],
+        "diagonal": float(np.hypot(*reference.shape)),
+        **_as_numbers(score_image(reference, mask)),
+    }

@@ -1,7 +1,7 @@
-"""The scores of every image as a table: a CSV file that a spreadsheet opens and that comes back as it was.
+"""Per-image scores as a CSV file, safe for spreadsheets, which is read back without loss.
 
-What follows from the counts of pixels and is seldom looked at (tn, precision, recall, the diagonal of the image) is not
-in the file, which keeps it small; it is there again after reading. A score that somebody added is a further column.
+To keep the file small, tn, precision, recall and the image's diagonal are not written; they follow from the other
+columns and are computed when the file is read. A further score is a further column.
 """
 
 import csv
@@ -40,12 +40,12 @@ def _adds_up(score: dict) -> dict:
 
 @with_config(STRICT)
 class Scores(TypedDict, extra_items=Plain):
-    """The scores of one test image, by the rule for empty masks in `segmentation.scoring.scores`; None is undefined."""
+    """The scores of one test image; None is undefined, by the rule for empty masks in `segmentation.scoring.scores`."""
 
     name: Text
     label: Literal[LABELS]
-    run: NotRequired[Text | None]  # of several that are in one table
-    folder: NotRequired[Text | None]  # of several that were used together
+    run: NotRequired[Text | None]  # in a table of several runs
+    folder: NotRequired[Text | None]  # the data folder, if there are several
     group: Group
     height: Pixels
     width: Pixels
@@ -72,15 +72,15 @@ ImageScore = Annotated[Scores, AfterValidator(_adds_up)]
 
 
 def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
-    """Write the scores of images as CSV, whole or not at all, real numbers with 5 significant digits.
+    """Write per-image scores as CSV, atomically, real numbers with 5 significant digits.
 
     Args:
         path: the file.
-        scores: one mapping an image, as `segmentation.scoring.prediction.score_samples` returns them, `run` beside them
-            where there are several. None, or a key left out, is an empty cell.
+        scores: one mapping per image, from `segmentation.scoring.prediction.score_samples`, with the key `run` added if
+            there are several runs. None and missing keys become empty cells.
 
     Raises:
-        ValueError: a score is no finite number. OSError: the file cannot be written.
+        ValueError: a score is NaN or infinite. OSError: the file cannot be written.
     """
     keys = dict.fromkeys(key for score in scores for key, value in score.items() if value not in (None, ""))
     columns = [*FIRST_COLUMNS, *(key for key in keys if key not in (*FIRST_COLUMNS, *DERIVED))]
@@ -88,30 +88,30 @@ def write_scores(path: Path, scores: Sequence[Mapping]) -> None:
     table = csv.writer(text)
     table.writerow(columns)
     table.writerows([_cell(score.get(column)) for column in columns] for score in scores)
-    # A file may be named by bytes that are no text; they are written as they are.
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
+    # Bytes of an image's name that are not UTF-8 are written as text, such as \udcff.
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace")))
 
 
 def _cell(value: str | float | None) -> str:
     if value is None or isinstance(value, str):
         return text_to_cell(value or "")
     if not math.isfinite(value):
-        raise ValueError(f"{value} is no score")
+        raise ValueError(f"a score is {value}")
     return f"{value:d}" if isinstance(value, int) else f"{value:.5g}"
 
 
 def text_to_cell(text: str) -> str:
-    """The text as a spreadsheet shows it, and never runs it: behind an apostrophe where it begins like a formula."""
+    """Prefix a text that looks like a formula with an apostrophe, so that a spreadsheet does not run it."""
     return f"'{text}" if re.match(r"'*[=+\-@\t\r\n]", text) else text
 
 
 def cell_to_text(cell: str) -> str:
-    """The text that `text_to_cell` was given."""
+    """Inverse of `text_to_cell`."""
     return cell[1:] if re.match(r"''*[=+\-@\t\r\n]", cell) else cell
 
 
 def is_score_table(path: Path) -> bool:
-    """Whether a file begins as one that `write_scores` wrote."""
+    """Whether a file begins with the columns that `write_scores` writes."""
     first = ",".join(FIRST_COLUMNS).encode()
     try:
         check_file(path, MAX_CSV_BYTES)
@@ -125,28 +125,32 @@ def is_score_table(path: Path) -> bool:
 
 
 def read_scores(path: Path) -> list[dict]:
-    """Read what `write_scores` wrote.
+    """Read a table of `write_scores`.
 
     Returns:
-        One dict an image with all columns, None where a cell is empty, and with tn and diagonal (of the image) in
-        pixels, precision and recall (0 to 1, or None where undefined). What follows from the counts of pixels is as
-        exact as before it was written.
+        One dict per image with all columns, None for an empty cell, and tn and diagonal (of the image) in pixels,
+        precision and recall (0 to 1, None if undefined). Scores that follow from the pixel counts are computed from
+        these, so rounding does not change them.
 
     Raises:
-        RunError: the file is missing, too large, or holds anything but a table of scores.
+        RunError: the file is missing, too large, or not a table of scores.
     """
     check_file(path, MAX_CSV_BYTES)
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-            table = csv.DictReader(lines, restkey="more cells than columns", strict=True)
-            rows = [_read_row(row) for row in table]
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines, strict=True)
+            rows = []
+            for row in table:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {table.line_num} has another number of cells than there are columns")
+                rows.append(_read_row(row))
         if tuple(table.fieldnames or ())[: len(FIRST_COLUMNS)] != FIRST_COLUMNS or not rows:
             raise ValueError(f"the columns must begin with {','.join(FIRST_COLUMNS)}, and scores follow")
         scores = TypeAdapter(list[ImageScore]).validate_python(rows, strict=False)
     except ValidationError as error:
         raise RunError(f"{path}, line {error.errors()[0]['loc'][0] + 2}: {explain(error)}.") from None
     except (csv.Error, OSError, ValueError) as error:
-        raise RunError(f"{path}: is no table of scores ({error}).") from None
+        raise RunError(f"{path}: is not a table of scores ({error}).") from None
     for number, (row, score) in enumerate(zip(rows, scores, strict=True), start=2):
         exact = overlap_scores(score["tp"], score["fp"], score["fn"])
         if any(not math.isclose(float(row[key]), exact[key], rel_tol=1e-4) for key in ("dice", "iou")):
@@ -156,12 +160,12 @@ def read_scores(path: Path) -> list[dict]:
 
 
 def _read_row(row: dict[str | None, str | None]) -> dict:
-    """A row with the columns that follow from others; numbers are still text where the schema knows the column."""
+    """A row with tn, diagonal, precision and recall added; the numbers of known columns are still text."""
     score = {key: _value(key, cell) for key, cell in row.items()}
     try:
         height, width, *counts = (int(row[key]) for key in ("height", "width", "tp", "fp", "fn"))
     except (KeyError, TypeError, ValueError):
-        return score  # the schema says what is wrong
+        return score  # validation will name the problem
     diagonal = {"tn": height * width - sum(counts), "diagonal": math.hypot(height, width)}
     return score | diagonal | {"precision": None, "recall": None}
 
@@ -177,16 +181,16 @@ def _value(key: str | None, cell: str | None) -> str | float | None:
 
 
 def find_scores(path: Path) -> list[dict]:
-    """The scores of every image, wherever they were left.
+    """Read per-image scores from any of the files that hold them.
 
     Args:
-        path: folder of a run or of cross_validate.py, or a file: CSV as above, or JSON with "images".
+        path: folder of a run or of cross_validate.py, or a file: a CSV table, or JSON with "images".
 
     Returns:
-        One dict an image; of JSON as it is in the file, unchecked.
+        One dict per image; those of a JSON file are not validated.
 
     Raises:
-        RunError: there is no such file, or it holds no scores of images.
+        RunError: there is no such file, or it holds no per-image scores.
     """
     if path.is_dir() or path.suffix not in (".csv", ".json"):
         files = [path / name for name in ("cross_validation.csv", "cross_validation.json", "metrics.json")]
@@ -196,5 +200,5 @@ def find_scores(path: Path) -> list[dict]:
     images = read_json(path).get("images")
     if not isinstance(images, list) or not all(isinstance(score, dict) for score in images):
         table = path.with_suffix(".csv")
-        raise RunError(f"{path}: holds no scores of images.{f' They are in {table}.' if table.exists() else ''}")
+        raise RunError(f"{path}: holds no per-image scores.{f' They are in {table}.' if table.exists() else ''}")
     return images

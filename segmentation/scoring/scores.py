@@ -1,11 +1,11 @@
-"""Scores of a segmentation, image by image, their summaries and intervals, and the paired comparison of two runs.
+"""Per-image segmentation scores, their summaries and confidence intervals, and the paired comparison of two runs.
 
 The rule for empty masks, used everywhere here:
 - reference and prediction both empty: Dice = IoU = precision = recall = 1, HD95 = ASSD = 0;
-- only one of them empty: Dice = IoU = 0, HD95 and ASSD are undefined (None), as is the one of
-  precision (nothing predicted) and recall (nothing to find) that would divide by zero.
-Undefined values are counted in every summary. The headline is the mean over images with a lesion;
-normals are judged by their false positives.
+- only one of them empty: Dice = IoU = 0; HD95, ASSD, and precision (nothing predicted) or recall (no lesion) are
+  undefined (None).
+Every summary counts the undefined values. The main result is the mean over images with a lesion; normal images are
+judged by their false positives.
 """
 
 import re
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 SCORES = ("dice", "iou", "precision", "recall", "hd95", "assd")
-LESION_GIVEN = ("dice_lesion_given", "iou_lesion_given")  # of the mask drawn with lesion presence given; not of normals
+LESION_GIVEN = ("dice_lesion_given", "iou_lesion_given")  # of masks made with lesion presence given; None for normals
 NOT_SCORES = ("run", "name", "label", "folder", "group", "height", "width", "diagonal", "tp", "fp", "fn", "tn")
 FLATTERED = "FLATTERED: the epoch was chosen on the test images"
 
@@ -22,11 +22,11 @@ FLATTERED = "FLATTERED: the epoch was chosen on the test images"
 
 
 def _surface_distances(reference: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances in pixels from each border pixel of one mask to the other's border, both ways."""
-    from scipy import ndimage  # not at the top: a prediction needs no SciPy, which is slow to import
+    """Distances in pixels from each border pixel of a mask to the border of the other mask, in both directions."""
+    from scipy import ndimage  # here, since SciPy is slow to import, and prediction does not need it
 
     rows, columns = np.nonzero(reference | prediction)
-    # Everything of both masks lies in this box; one pixel more keeps the outermost border a border.
+    # The bounding box of both masks; the padding of one pixel keeps pixels at its edge border pixels.
     window = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     borders = []
     for mask in (reference, prediction):
@@ -37,14 +37,14 @@ def _surface_distances(reference: np.ndarray, prediction: np.ndarray) -> tuple[n
 
 
 def overlap(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | int | None]:
-    """Counts of pixels, and the scores that follow from them: `score_image` without the distances.
+    """Pixel counts, and the scores that follow from them: `score_image` without the distances.
 
     Args:
         reference, prediction: (H, W), lesion where not zero.
 
     Returns:
-        tp, fp, fn, tn in pixels; dice, iou, precision, recall in [0, 1], None where the rule at the top of this
-        file leaves one undefined.
+        tp, fp, fn, tn in pixels; dice, iou, precision, recall in [0, 1], or None if undefined (see the top of this
+        file).
 
     Raises:
         ValueError: the shapes differ.
@@ -58,7 +58,7 @@ def overlap(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | 
 
 
 def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, float | None]:
-    """Dice, IoU, precision and recall of these counts of pixels, by the rule at the top of this file."""
+    """Dice, IoU, precision and recall from pixel counts, by the rule at the top of this file."""
     if tp + fp + fn == 0:
         return {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0}
     return {
@@ -70,15 +70,15 @@ def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, float | None]:
 
 
 def score_image(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float | int | None]:
-    """Score one binary prediction. A further score is a further key here: tables, reports and comparisons show it.
+    """Score one binary mask. To add a score, add a key here: tables, reports and comparisons will show it.
 
     Args:
         reference, prediction: (H, W), lesion where not zero.
 
     Returns:
-        What `overlap` returns; hd95 (the larger of the two directed 95th percentiles of the border distances) and
-        assd (mean of all border distances both ways) in pixels; None where the rule at the top of this file leaves
-        them undefined.
+        The items of `overlap`; hd95 (the larger of the 95th percentiles of the border distances in either direction)
+        and assd (mean of the border distances in both directions) in pixels, or None if undefined (see the top of this
+        file).
 
     Raises:
         ValueError: the shapes differ.
@@ -98,7 +98,7 @@ def border_distances(reference: np.ndarray, prediction: np.ndarray) -> tuple[flo
 
 
 def further_scores(scores: Sequence[Mapping]) -> list[str]:
-    """Names of the per-image scores that somebody added: numbers, in the order of the first row that has them."""
+    """Names of the numeric per-image scores that are not this project's own, in order of appearance."""
     known = (*NOT_SCORES, *SCORES, *LESION_GIVEN, "lesion_score")
     found = dict.fromkeys(key for score in scores for key, value in score.items() if isinstance(value, (int, float)))
     return [key for key in found if key not in known and key.isidentifier()]
@@ -108,10 +108,9 @@ def further_scores(scores: Sequence[Mapping]) -> list[str]:
 
 
 def bootstrap_interval(values: Sequence[float], groups: Sequence, repeats: int = 2000, seed: int = 0) -> list[float]:
-    """95 % percentile interval of the mean, resampling whole groups (Davison and Hinkley 1997, 3.8).
+    """95 % bootstrap percentile interval of the mean, resampling whole groups (Davison and Hinkley 1997, 3.8).
 
-    Near-copies of one image rise and fall together; resampling images would count them as
-    independent and make the interval too narrow.
+    The scores of near-copies are correlated; resampling single images would make the interval too narrow.
     """
     _, index = np.unique(np.asarray(groups, str), return_inverse=True)
     sums, counts = np.bincount(index, weights=values), np.bincount(index)
@@ -121,22 +120,22 @@ def bootstrap_interval(values: Sequence[float], groups: Sequence, repeats: int =
 
 
 def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
-    """Named summaries of per-image scores.
+    """Summarise per-image scores.
 
     Args:
-        scores: what `score_image` returns, each with `label`, `group` and `diagonal` (of the image, in
-            pixels) beside it.
+        scores: one mapping per image, from `score_image`, with `label`, `group` and `diagonal` (of the image, in
+            pixels) added.
 
     Returns:
-        `lesions`, each lesion class, and `all`: number of images, mean of every score, count of undefined
-            ones, 95 % intervals of Dice and IoU; HD95 also with an undefined one counted as the diagonal, and as a
-            share of the diagonal, whatever the resolution, without the normals that have a false positive; of
-            lesions also the means and intervals of `LESION_GIVEN`, where the scores have them;
-        `folders`, where the scores name several: `lesions` and `normals` of each;
-        `pooled`: Dice and IoU of the lesion images' pixels taken together (not comparable with the above);
+        `lesions`, each lesion class, and `all`: number of images, mean of every score, number of undefined values,
+            95 % intervals of Dice and IoU; HD95 also with undefined values counted as the diagonal, and as a share of
+            the diagonal (normal images with a false positive left out); means and intervals of `LESION_GIVEN`, where
+            all images have them;
+        `folders`, if the scores name any: `lesions` and `normals` of each;
+        `pooled`: Dice and IoU of all pixels of the lesion images together (not comparable with the means);
         `normals`: share of images with any false-positive pixel, mean false-positive area (share of the image);
-        `lesion_score`: how well it tells lesion images from normal ones (`judge_lesion_score`), where all have one;
-        `accuracy`: over all pixels, beside what predicting no lesion at all would get.
+        `lesion_score`: AUC and specificity (`judge_lesion_score`), if all images have a lesion score;
+        `accuracy`: pixel accuracy, and that of empty masks (`all_background`).
     """
     lesions = [s for s in scores if s["label"] != "normal"]
     normals = [s for s in scores if s["label"] == "normal"]
@@ -163,7 +162,7 @@ def summarise(scores: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def _lesions_and_normals(scores: Sequence[Mapping]) -> dict:
-    """Summaries of one folder's lesion images and, if it has any, normal images."""
+    """Summaries of one folder's lesion images and, if there are any, its normal images."""
     lesions, normals = ([s for s in scores if (s["label"] == "normal") is normal] for normal in (False, True))
     return {"lesions": _means(lesions)} | ({"normals": _false_positives(normals)} if normals else {})
 
@@ -179,16 +178,16 @@ def _false_positives(normals: Sequence[Mapping]) -> dict:
 
 
 def judge_lesion_score(scores: Sequence[Mapping], repeats: int = 2000, seed: int = 0) -> dict:
-    """How well the lesion score tells images with a lesion from normal ones.
+    """How well the lesion score separates images with a lesion from normal ones.
 
     Args:
-        scores: rows with `label`, `group` and `lesion_score`, of both.
+        scores: per-image scores with `label`, `group` and `lesion_score`, of lesion and normal images.
 
     Returns:
-        auc, the area under the ROC curve, and its 95 % interval (groups resampled); specificity at the highest score
-        that 95 and 90 % of the lesion images reach.
+        auc, the area under the ROC curve, and its 95 % interval (groups resampled); specificity at the cut-offs with
+        a sensitivity of 95 and 90 %.
     """
-    from sklearn.metrics import roc_auc_score  # as SciPy in `_surface_distances`
+    from sklearn.metrics import roc_auc_score  # slow to import, as SciPy above
 
     lesion = np.array([s["label"] != "normal" for s in scores])
     score = np.array([s["lesion_score"] for s in scores])
@@ -216,7 +215,7 @@ def _means(scores: Sequence[Mapping]) -> dict:
     out |= {key: float(np.mean(values)) if values else None for key, values in defined.items()}
     out["undefined"] = {key: len(scores) - len(values) for key, values in defined.items()}
     out["hd95_or_diagonal"] = float(np.mean([s["diagonal"] if s["hd95"] is None else s["hd95"] for s in scores]))
-    # A false positive on a normal has no distance; the published tables that hold HD95 leave it out.
+    # The HD95 of a false positive on a normal image is undefined; published tables leave such images out.
     counted = [s for s in scores if s["label"] != "normal" or not s["fp"]]
     relative = [1.0 if s["hd95"] is None else s["hd95"] / s["diagonal"] for s in counted]
     out["hd95_of_diagonal"] = float(np.mean(relative)) if relative else None
@@ -230,7 +229,7 @@ def _means(scores: Sequence[Mapping]) -> dict:
 
 
 def result_line(source: str, summary: dict, near_copies: int, chosen_on_test: bool = False) -> str:
-    """The one line to quote, from what `summarise` returns; `near_copies` is the number of leaked test images."""
+    """One line with the main results, from `summarise`; `near_copies` is the number of leaked test images."""
     lesions = summary["lesions"]
     low, high = lesions["dice_interval"]
     line = (
@@ -258,17 +257,17 @@ def result_line(source: str, summary: dict, near_copies: int, chosen_on_test: bo
 
 
 def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") -> dict:
-    """Paired comparison of two runs on the images that both scored.
+    """Paired comparison of two runs on the images that were tested in both.
 
     Args:
-        a, b: per-image scores with `name`, `label` and `group`; with `run`, as cross_validate.py names it, where
-            several are put together: an image's mean over the seeds is then compared, within its fold.
+        a, b: per-image scores with `name`, `label` and `group`; scores of several runs also have `run`, as
+            cross_validate.py names it: an image's mean over the seeds of its fold is then compared.
 
     Returns:
-        Of the lesion images: images, mean of a and of b, their difference b - a with its 95 % interval (groups
-        resampled), and the p-value of Wilcoxon's signed-rank test over images. Where both scored normals,
-        "normals" holds the same of the share of them with a false positive, without the test, and "all" of Dice
-        or IoU over all images, empty masks by the rule at the top of this file.
+        Of the lesion images: number of images, mean of a and of b, their difference b - a with its 95 % interval
+        (groups resampled), and the p-value of Wilcoxon's signed-rank test over images. If normal images are shared,
+        "normals" has the same, but for the test, for the share of them with a false positive, and "all" for Dice or
+        IoU over all images (empty masks by the rule at the top of this file).
 
     Raises:
         ValueError: the runs share fewer than 6 lesion images.
@@ -285,13 +284,13 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
     marked, groups = _pairs(normals, b, lambda s: s["fp"] > 0)
     if marked:
         result["normals"] = _paired(marked, groups)
-        if key in ("dice", "iou"):  # the others are not defined of every empty mask
+        if key in ("dice", "iou"):  # other scores may be undefined for an empty mask
             result["all"] = _paired(*_pairs(a, b, lambda s: s[key]))
     return result
 
 
 def _pairs(a: Sequence[Mapping], b: Sequence[Mapping], value: Callable) -> tuple[list[tuple[float, float]], list]:
-    """Mean over the seeds of each image that both scored, in a and in b, and its group; undefined ones are left out."""
+    """Mean over the seeds in a and in b of each shared image, and its group, without undefined values."""
     sides: tuple[dict, dict] = {}, {}
     for scores, side in zip((a, b), sides, strict=True):
         for s in scores:
@@ -306,7 +305,7 @@ def _pairs(a: Sequence[Mapping], b: Sequence[Mapping], value: Callable) -> tuple
 
 
 def _paired(values: Sequence[tuple[float, float]], groups: Sequence[int]) -> dict:
-    """Means of a and b over the images, and of b - a with its interval."""
+    """Means of a, b and b - a over the images, and the interval of the last."""
     a, b = np.array(values, float).T
     interval = bootstrap_interval(b - a, groups)
     return {"images": len(a), "a": a.mean(), "b": b.mean(), "difference": (b - a).mean(), "interval": interval}

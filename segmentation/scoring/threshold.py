@@ -1,4 +1,4 @@
-"""The thresholds of a decision, chosen on the validation images."""
+"""Choose the thresholds of a decision on the validation set."""
 
 import math
 from collections.abc import Sequence
@@ -11,38 +11,37 @@ from segmentation.scoring.decision import Decision, Prediction, to_mask
 from segmentation.scoring.scores import overlap
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
-DICE_TO_SPARE = 0.01  # mean Dice given up for fewer false positives; docs/experiments.md has the price of more
+DICE_TO_SPARE = 0.01  # mean Dice that may be lost for fewer false positives; docs/experiments.md has other values
 LESIONS_KEPT = 0.98  # target sensitivity of the lesion score's cut-off, on the validation images with a lesion
-DESCRIBED_SHARES = (LESIONS_KEPT, 0.95, 0.9)  # a user may weigh lesions against normals otherwise
-PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense where a sure network has its peaks
+DESCRIBED_SHARES = (LESIONS_KEPT, 0.95, 0.9)  # sensitivities whose cut-offs are printed, for users who prefer another
+PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense near 1, where a confident network has its peaks
 
 
 def choose_decision(
     prediction: Prediction, references: np.ndarray, given: Decision, folders: Sequence[str] | None = None
 ) -> Decision:
-    """Calibration, threshold, and what empties a mask, from validation images, at the network's resolution.
+    """Choose calibration, threshold, and minimum score or peak on validation images, at the network's resolution.
 
-    Calibration minimises the cross-entropy of all pixels; the threshold maximises the mean Dice of the lesion images.
-    With a lesion score: it is calibrated, too, and the minimum score is the one that keeps LESIONS_KEPT of the lesion
-    images of every folder; the outline is calibrated on the lesion images alone, from which it was learned. Without:
-    the minimum peak is the highest that costs at most DICE_TO_SPARE of Dice, so that as few normals as possible have a
-    false positive, and 0 where there are no normals.
+    Calibration minimises the cross-entropy of the pixels; the threshold maximises the mean Dice of the lesion images.
+    With a lesion score, the lesion map is calibrated on lesion images only, on which it was trained, and the minimum
+    score comes from `choose_min_score`. Without one, the minimum peak is the highest that costs at most DICE_TO_SPARE
+    of Dice, so that few normal images have a false positive; it stays as given if there are no normal images.
 
     Args:
-        prediction: of N images, as the network gives it.
+        prediction: of N images, not calibrated.
         references: (N, S, S) in {0, 1}.
-        given: the other settings.
-        folders: where each image comes from, if there are several folders.
+        given: the other settings of the decision.
+        folders: the folder of each image, if there are several.
 
     Returns:
-        `given` with the chosen numbers.
+        `given` with the chosen values.
     """
     probability, score = prediction
-    there = references.any(axis=(1, 2))
-    shown, sure = (there, 1.0) if score is not None else (np.ones_like(there), None)
+    present = references.any(axis=(1, 2))
+    shown, sure = (present, 1.0) if score is not None else (np.ones_like(present), None)
     scale, offset = fit_calibration(probability[shown][:, ::2, ::2], references[shown][:, ::2, ::2])
     given = replace(given, scale=scale, offset=offset)
-    lesions = [(p, r > 0) for p, r in zip(calibrated(probability[there], given), references[there], strict=True)]
+    lesions = [(p, r > 0) for p, r in zip(calibrated(probability[present], given), references[present], strict=True)]
 
     def dice(decision: Decision) -> float:
         return float(np.mean([overlap(r, to_mask(p, p.shape, decision, sure))["dice"] for p, r in lesions]))
@@ -50,8 +49,8 @@ def choose_decision(
     scores = [dice(replace(given, threshold=float(t))) for t in THRESHOLDS]
     given = replace(given, threshold=float(THRESHOLDS[int(np.argmax(scores))]))
     if score is not None:
-        return choose_min_score(score, there, given, folders)
-    if there.all():  # no normal to spare a false positive: Dice would be given up for nothing
+        return choose_min_score(score, present, given, folders)
+    if present.all():  # without normal images, a minimum peak would cost Dice and gain nothing
         return given
     for peak in PEAKS[::-1]:
         candidate = replace(given, min_peak=float(peak))
@@ -61,49 +60,50 @@ def choose_decision(
 
 
 def choose_min_score(
-    score: np.ndarray, there: np.ndarray, given: Decision, folders: Sequence[str] | None = None
+    score: np.ndarray, present: np.ndarray, given: Decision, folders: Sequence[str] | None = None
 ) -> Decision:
-    """Calibration of the lesion score, and the highest minimum that keeps LESIONS_KEPT of each folder's lesion images.
+    """Calibrate the lesion score, and choose its cut-off: the highest with sensitivity LESIONS_KEPT in every folder.
 
-    Of all together it would be too high: a hospital without normals has high scores everywhere, and would pay for the
-    lesions of another one.
+    Over all folders together the cut-off would be too high: a hospital without normal images has high scores, and
+    would hide that too many lesions of another hospital lie below the cut-off.
 
     Args:
-        score: of N images, (N,), as the network gives it.
-        there: whether each holds a lesion, (N,) bool.
-        given: the other settings.
+        score: of N images, (N,), not calibrated.
+        present: whether each image holds a lesion, (N,) bool.
+        given: the other settings of the decision.
         folders: as for `choose_decision`.
     """
-    if not there.all():
-        # Platt's own targets (1999, section 2.2): a few normals, all told apart, must not make the score certain.
-        where = np.asarray(folders or [""] * len(there))
-        both = np.isin(where, where[~there])  # folders without a normal image do not say what a score means
-        lesions, normals = there[both].sum(), (~there).sum()
-        target = np.where(there, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
+    if not present.all():
+        # Platt's targets (1999, section 2.2): a few normals, perfectly separated, must not make the score certain.
+        where = np.asarray(folders or [""] * len(present))
+        both = np.isin(where, where[~present])  # a folder without normal images cannot calibrate a score
+        lesions, normals = present[both].sum(), (~present).sum()
+        target = np.where(present, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
         scale, offset = fit_calibration(score[both], target[both])
         given = replace(given, score_scale=scale, score_offset=offset)
-    return replace(given, min_score=_score_that_keeps(LESIONS_KEPT, calibrated_score(score, given), there, folders))
+    return replace(given, min_score=_score_that_keeps(LESIONS_KEPT, calibrated_score(score, given), present, folders))
 
 
-def _score_that_keeps(share: float, score: np.ndarray, there: np.ndarray, folders: Sequence[str] | None) -> float:
-    """The highest minimum score that leaves that share of each folder's lesion images; scores are calibrated."""
-    where = np.asarray(folders or [""] * len(there))
-    own = (np.sort(score[there & (where == folder)]) for folder in set(where[there]))
+def _score_that_keeps(share: float, score: np.ndarray, present: np.ndarray, folders: Sequence[str] | None) -> float:
+    """The highest cut-off with this sensitivity (share) in every folder; scores are calibrated."""
+    where = np.asarray(folders or [""] * len(present))
+    own = (np.sort(score[present & (where == folder)]) for folder in set(where[present]))
     return min(float(scores[len(scores) - math.ceil(share * len(scores))]) for scores in own)
 
 
 def describe_min_scores(
-    score: np.ndarray, there: np.ndarray, decision: Decision, folders: Sequence[str] | None = None
+    score: np.ndarray, present: np.ndarray, decision: Decision, folders: Sequence[str] | None = None
 ) -> str:
-    """One line that says what three minimum scores do on the validation images, for users who want another one.
+    """One line with three minimum scores and their effect on the validation set, for users who prefer another one.
 
     Args:
-        score, there, folders: as for `choose_min_score`.
-        decision: what `choose_min_score` returned.
+        score, present, folders: as for `choose_min_score`.
+        decision: from `choose_min_score`.
     """
     score, points = calibrated_score(score, decision), []
     for share in DESCRIBED_SHARES:
-        least = math.floor(1000 * _score_that_keeps(share, score, there, folders)) / 1000  # rounded up, it keeps fewer
-        normals = f" and marks {np.mean(score[~there] >= least):.0%} of the normal ones" if not there.all() else ""
-        points.append(f"{least:.3f} keeps {share:.0%} of the lesion images{normals}")
-    return f"--min-score on the {len(there)} validation images: {'; '.join(points)}"
+        # Rounded down, as rounding up would lower the sensitivity.
+        least = math.floor(1000 * _score_that_keeps(share, score, present, folders)) / 1000
+        specificity = f", specificity {np.mean(score[~present] < least):.0%}" if not present.all() else ""
+        points.append(f"{least:.3f} has sensitivity {share:.0%}{specificity}")
+    return f"--min-score on the {len(present)} validation images: {'; '.join(points)}"

@@ -1,0 +1,167 @@
+"""Zips as people download them: any one that holds images with masks is unpacked, and none that means harm."""
+
+import os
+import shutil
+import zipfile
+from functools import partial
+
+import numpy as np
+import pytest
+from folders import changed, read, save, write_classes, write_pairs
+
+from dataset import DataError
+from segmentation.importing import find_data as module
+from segmentation.importing.find_data import find_data
+
+
+def pack(archive, write, top="", separator="/", method=zipfile.ZIP_STORED):
+    """A zip of what `write` makes, below `top`. Returns the truth."""
+    source = archive.parent / "source"
+    truth = write(source)
+    with zipfile.ZipFile(archive, "w", method) as opened:
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            member = zipfile.ZipInfo("x")
+            member.filename = os.path.join(top, path.relative_to(source)).replace("/", separator)
+            opened.writestr(member, path.read_bytes(), method)
+    shutil.rmtree(source)
+    return truth
+
+
+SLIDES = changed(lambda root: {}, *(f"+slide{i}.png" for i in range(30)))
+PAPERS = changed(lambda root: {}, "+paper.txt")
+WITH_STRAYS = changed(write_pairs, "+README.md", "+images/Thumbs.db", "+__MACOSX/images/._scan1.png")
+
+
+def with_large_empty_mask(root):
+    """A mask without a lesion, 2000x2000 as BMP, is 4 MB of zeros, and no bomb."""
+    found = write_pairs(root)
+    for folder in ("images", "masks"):
+        save(root / folder / "large.bmp", np.zeros((2000, 2000), np.uint8))
+    return found | {"large": ("normal", 0)}
+
+
+pairs = partial(partial, write_pairs)
+ARCHIVES = {  # the zip's name, what is in it, and how
+    "Kaggle's, downloaded twice": ("archive (1).zip", write_classes, {"top": "Dataset_BUSI_with_GT"}),
+    "no folder on top": ("Dataset_BUSI.zip", write_classes, {}),
+    "one more folder": ("busi.zip", write_classes, {"top": "Dataset_BUSI_with_GT/Dataset_BUSI_with_GT"}),
+    "two folders of any name": ("x.zip", write_classes, {"top": "download/breast"}),
+    "images and masks": ("scans.zip", write_pairs, {}),
+    "no folder": ("BrEaST.zip", pairs(image="case{:03d}.png", mask="case{:03d}_tumor.png"), {}),
+    "upper case": ("DATA.ZIP", write_pairs, {}),
+    "stray files": ("scans.zip", WITH_STRAYS, {}),
+    "a word before": ("scans.zip", pairs(image="Images/bus_{}.png", mask="Masks/mask_{}.png"), {}),
+    "a large empty mask": ("scans.zip", with_large_empty_mask, {"method": zipfile.ZIP_DEFLATED}),
+    "backslashes, as old tools for Windows write": ("scans.zip", write_pairs, {"separator": "\\"}),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives_are_read(case, tmp_path, capsys):
+    name, write, options = ARCHIVES[case]
+    expected = pack(tmp_path / name, write, **options)
+    assert read(tmp_path) == expected
+    assert f"unpacking {tmp_path / name}" in capsys.readouterr().out
+    assert read(tmp_path) == expected  # it is there now
+    assert "unpacking" not in capsys.readouterr().out
+    assert not (tmp_path / "__MACOSX").exists()
+
+
+def test_one_of_several_archives_is_taken_if_it_alone_is_data(tmp_path):
+    """Beside it: text, pictures without masks, half a download, an empty file, a folder and a pipe of such names."""
+    expected = pack(tmp_path / "archive (1).zip", write_classes)
+    pack(tmp_path / "papers.zip", PAPERS)
+    pack(tmp_path / "slides.zip", SLIDES)
+    (tmp_path / "archive.zip").write_bytes((tmp_path / "archive (1).zip").read_bytes()[:9000])
+    (tmp_path / "empty.zip").touch()
+    (tmp_path / "folder.zip").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.zip")
+        (tmp_path / "link.zip").symlink_to("nowhere.zip")
+    assert read(tmp_path) == expected
+
+
+def test_what_is_there_already_stays(tmp_path, capsys):
+    expected = pack(tmp_path / "scans.zip", WITH_STRAYS)
+    (tmp_path / "README.md").write_text("mine")
+    assert read(tmp_path) == expected and (tmp_path / "README.md").read_text() == "mine"
+    shutil.rmtree(tmp_path / "masks")  # images without masks beside the zip may be of other patients
+    with pytest.raises(DataError, match=r"scans.zip: .*images.* already"):
+        find_data(tmp_path)
+    assert not (tmp_path / "masks").exists()
+    expected = write_classes(tmp_path / "Dataset_BUSI_with_GT")
+    capsys.readouterr()
+    assert read(tmp_path) == expected and "unpacking" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"a.zip": write_classes, "b.zip": write_classes}, r"several archives of images with masks \(a.zip, b.zip\)"),
+        ({"slides.zip": SLIDES}, "no images with masks here, nor in slides.zip"),
+        ({"papers.zip": PAPERS}, "no images with masks here, nor in papers.zip"),
+    ],
+)
+def test_what_is_not_one_archive_of_data_is_left_as_it_is(contents, message, tmp_path):
+    for name, write in contents.items():
+        pack(tmp_path / name, write)
+    with pytest.raises(DataError, match=message):
+        find_data(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(contents)
+
+
+def member(name, content=b"x", mode=0o100644):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info, content
+
+
+HARMFUL = {
+    "above": (member("../evil.png"), "outside"),
+    "absolute": (member("/tmp/evil.png"), "outside"),
+    "above, with backslashes": (member("a\\..\\..\\evil.png"), "outside"),
+    "a drive": (member("C:evil.png"), "outside"),
+    "a link": (member("link.png", b"/etc/passwd", 0o120777), "link"),
+    "a bomb": (member("bomb.png", bytes(30_000_000)), "100:1"),
+}
+
+
+@pytest.mark.parametrize("case", HARMFUL)
+def test_malicious_archives_are_refused_whole(case, tmp_path):
+    bad, word = HARMFUL[case]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
+        for name in ("benign/benign (1).png", "benign/benign (1)_mask.png"):
+            archive.writestr(*member(name))
+        archive.writestr(*bad)
+    with pytest.raises(DataError, match=f"archive.zip: .*{word}"):
+        find_data(folder)
+    assert [p.name for p in folder.iterdir()] == ["archive.zip"]
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 10), ("MAX_ARCHIVE_BYTES", 5000)])
+def test_archives_of_far_more_than_any_data_are_refused(limit, value, tmp_path, monkeypatch):
+    pack(tmp_path / "scans.zip", write_pairs)
+    monkeypatch.setattr(module, limit, value)
+    with pytest.raises(DataError, match="scans.zip: .* far more than BUSI"):
+        find_data(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scans.zip"]
+
+
+@pytest.mark.parametrize("damage", ["no zip", "half of it", "a changed byte"])
+def test_damaged_archives_are_named(damage, tmp_path):
+    path = tmp_path / "archive.zip"
+    pack(path, write_pairs)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 9] ^= 255
+    half = path.read_bytes()[:9000]
+    path.write_bytes({"no zip": b"PK\x03\x04 not really", "half of it": half, "a changed byte": content}[damage])
+    with pytest.raises(DataError, match="archive.zip: cannot be unpacked.*Download it again"):
+        find_data(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
