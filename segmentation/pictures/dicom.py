@@ -182,7 +182,7 @@ def _read_header(path: Path, more: Sequence[str] = ()):
     if syntax == DEFLATED:
         _check_inflated(path)
     header = None
-    if marked or path.suffix.lower() in BARE_ENDINGS:
+    if marked or (path.suffix.lower() in BARE_ENDINGS and path.is_file()):  # a pipe would be waited for, for ever
         tags = [*FORMAT, *_SPACING, *_WINDOW, *more]
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
     if header is None or not (marked or header.get("Rows")):
@@ -198,7 +198,7 @@ def _check_inflated(path: Path) -> None:
     """Refuse a small file that holds a huge one, before pydicom inflates it; from where pydicom does, whatever length
     the header gives for its first group."""
     inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    most = min(max(SMALL_INFLATED, MAX_GROWTH * path.stat().st_size), MAX_INFLATED)
+    most = min(max(SMALL_INFLATED, MAX_GROWTH * path.stat().st_size), MAX_INFLATED, MAX_DICOM_BYTES)
     with path.open("rb") as file:
         file.seek(132)
         while (element := file.read(8))[:2] == b"\2\0":
