@@ -88,7 +88,9 @@ def parse_table(path: Path, patient_column: str = "") -> Table:
         wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
         try:
             text = content.decode("utf-16" if wide else "utf-8-sig")
-        except UnicodeDecodeError:  # as a spreadsheet in Europe saves it
+        except UnicodeDecodeError:  # as a spreadsheet in Europe saves it, or no text at all
+            if sum(byte > 127 for byte in content) > len(content) / 10:
+                raise
             text = content.decode("cp1252")
         lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.partition("\n")[0].count))
         header, *rows = list(lines) or [[]]
