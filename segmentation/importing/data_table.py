@@ -1,20 +1,27 @@
-"""A table beside the data: patient, class and fold of each image, as a meta.csv or as BUS-BRA's bus_data.csv."""
+"""A table beside the data: patient, class, fold and part of each image, as a meta.csv or as BUS-BRA's bus_data.csv."""
 
 import csv
+import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset import CLASSES, DataError, Sample
+from dataset import CLASSES, LABELS, DataError, Sample
 
 TABLES = ("meta.csv", "metadata.csv", "bus_data.csv", "info.csv")  # in any capitals
-COLUMN_NAMES = {  # ours, and what published tables call it
-    "image": ("image", "id", "image_filename", "filename", "file", "name"),
-    "patient": ("patient", "case", "patient_id", "patientid", "caseid", "case_id"),
-    "class": ("class", "pathology", "classification", "label", "diagnosis"),
-    "fold": ("fold", "fold5", "kfold"),
+COLUMN_NAMES = {  # ours, and patterns of what published tables call it, in small letters without what is between them
+    "image": "image|imagefilename|imagename|imagepath|imageid|filename|file|id|name|img",
+    "mask": "mask(filename|name|path|file)?",
+    "patient": "(anon|pseudo)?patients?{id}|pid|subjects?{id}|cases?{id}|persons?{id}|mrn",
+    "class": "class|pathology|classification|label|diagnosis",
+    "split": "split|part|subset|partition|set",
+    "fold": "fold5?|kfold",
+    "hospital": "hospital|site|center|centre|institution",
 }
+_NUMBER = "(id|uid|no|nr|num|number|code|name|key|index)*(anon\\w*|pseudo\\w*|hash\\w*)?"  # of a patient
+NOBODY = ("", "na", "nan", "none", "null", "unknown", "unk", "missing", "notavailable", "anonymous", "anon")
 SHORT = {"b": "benign", "m": "malignant", "n": "normal"}  # as some tables write the classes
 MAX_ROWS, MAX_TABLE_BYTES = 1_000_000, 100_000_000
 
@@ -25,6 +32,16 @@ class Row(NamedTuple):
     patient: str = ""
     label: str = ""  # one of CLASSES
     fold: str = ""
+    split: str = ""
+    hospital: str = ""
+
+
+class Table(NamedTuple):
+    """A table as it stands in a file."""
+
+    path: Path
+    columns: dict[str, str]  # of ours, what the file calls it
+    rows: list[dict[str, str]]  # of ours, the cell; "line" is its number
 
 
 def find_table(root: Path) -> Path | None:
@@ -42,47 +59,135 @@ def find_table(root: Path) -> Path | None:
     return None
 
 
-def read_table(path: Path) -> dict[str, Row]:
-    """Rows by the image's name, without its ending.
+def bare_word(text: str) -> str:
+    """ "Patient ID", "patient_id" and "Patient-ID" are one word."""
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def trim_patient(text: str) -> str:
+    """A patient as it is written; "" for NA and the like, which are nobody."""
+    return "" if bare_word(text) in NOBODY else " ".join(text.split())
+
+
+def one_patient(text: str) -> str:
+    """A patient as tables have it in common: 7, 007 and 7.0 are one, P1 and p1 too."""
+    number = re.fullmatch(r"0*(\d+)(?:[.,]0+)?", text)
+    return number[1] if number else text.casefold()
+
+
+def parse_table(path: Path, patient_column: str = "") -> Table:
+    """A table of images.
 
     Raises:
-        DataError: no table, no column of images, an image twice, or a class that is none; the line is named.
+        DataError: no table, no column of images, or not the one that was named.
     """
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise DataError(f"{path}: larger than {MAX_TABLE_BYTES // 10**6} MB. Refused.")
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        try:
+            text = content.decode("utf-16" if wide else "utf-8-sig")
+        except UnicodeDecodeError:  # as a spreadsheet in Europe saves it, or no text at all
+            if sum(byte > 127 for byte in content) > len(content) / 10:
+                raise
+            text = content.decode("cp1252")
         lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.partition("\n")[0].count))
         header, *rows = list(lines) or [[]]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__}).") from None
-    places = {}
-    for ours, theirs in COLUMN_NAMES.items():
-        names = [cell.strip().casefold() for cell in header]
-        places[ours] = next((names.index(name) for name in theirs if name in names), None)
+    names = [bare_word(cell) for cell in header]
+    places = {ours: _find_column(names, theirs) for ours, theirs in COLUMN_NAMES.items()}
+    if patient_column:
+        if bare_word(patient_column) not in names:
+            raise DataError(f"{path}: has no column {patient_column!r} (--patient-column); it has {', '.join(header)}.")
+        places["patient"] = names.index(bare_word(patient_column))
     if places["image"] is None:
-        raise DataError(
-            f"{path}: has no column image (or {', '.join(COLUMN_NAMES['image'][1:])}); it has {', '.join(header)}."
-        )
-    table = {}
+        theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
+        raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
+    found = []
     for number, row in enumerate(rows[:MAX_ROWS], start=2):
-        cells = {ours: row[at].strip() if at is not None and at < len(row) else "" for ours, at in places.items()}
-        if not cells["image"]:
-            continue
-        name, label = key(cells["image"]), cells["class"].casefold()
-        label = SHORT.get(label, label)
-        if label not in ("", *CLASSES):
-            raise DataError(f"{path}, line {number}: class {cells['class']!r} is none of {', '.join(CLASSES)}.")
-        if name in table:
-            raise DataError(f"{path}, line {number}: {cells['image']} stands here twice.")
-        table[name] = Row(cells["patient"], label, cells["fold"])
-    return table
+        cells = {o: row[at].strip() if at is not None and at < len(row) else "" for o, at in places.items()}
+        if cells["image"]:
+            found.append({**cells, "line": str(number)})
+    return Table(path, {ours: header[at].strip() for ours, at in places.items() if at is not None}, found)
+
+
+def _find_column(names: Sequence[str], pattern: str) -> int | None:
+    """The first column that the first of several words fits that fits any."""
+    fits = (re.compile(word.replace("{id}", _NUMBER)) for word in re.split(r"\|(?![^(]*\))", pattern))
+    return next((k for word in fits for k, name in enumerate(names) if word.fullmatch(name)), None)
+
+
+def make_row(table: Table, cells: dict[str, str]) -> Row:
+    """What one line says.
+
+    Raises:
+        DataError: a class that is none.
+    """
+    label = SHORT.get(cells["class"].casefold(), cells["class"].casefold())
+    if label not in ("", *LABELS):
+        line = f"{table.path}, line {cells['line']}"
+        raise DataError(f"{line}: class {cells['class']!r} is none of {', '.join(CLASSES)}.")
+    known = trim_patient(cells["patient"])
+    return Row(known, "" if label == "lesion" else label, cells["fold"], cells["split"], cells["hospital"])
+
+
+def read_table(path: Path) -> dict[str, Row]:
+    """Rows by the image's name, without its ending.
+
+    Raises:
+        DataError: as `parse_table` and `make_row`; or an image twice.
+    """
+    table, rows = parse_table(path), {}
+    for cells in table.rows:
+        if (name := key(cells["image"])) in rows:
+            raise DataError(f"{path}, line {cells['line']}: {cells['image']} stands here twice.")
+        rows[name] = make_row(table, cells)
+    return rows
 
 
 def key(name: str) -> str:
     """An image's name as tables and folders have it in common: no ending, one way to write an accent."""
-    stem, dot, ending = name.rpartition(".")
+    stem, dot, ending = name.removesuffix(".gz").rpartition(".")
     return unicodedata.normalize("NFC", stem if dot and ending.isalpha() else name).casefold()
+
+
+def find_file(cell: str, index: dict[str, list[Path]]) -> list[Path]:
+    """The files that a cell names, with as many folders as it has; `index` holds files by their `key`."""
+    parts = [unicodedata.normalize("NFC", part).casefold() for part in re.split(r"[\\/]", cell)]
+    found = index.get(key(parts[-1]), [])
+    folders = [part for part in parts[:-1] if part not in (".", "..")]
+    for count in range(len(folders), 0, -1):  # a table may have been written higher up
+        if exact := [p for p in found if [x.casefold() for x in p.parts[-count - 1 : -1]] == folders[-count:]]:
+            return exact
+    return found
+
+
+def index_files(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the `key` of their names."""
+    index = defaultdict(list)
+    for path in paths:
+        index[key(path.name)].append(path)
+    return index
+
+
+def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
+    """The rows of images below the table's folder.
+
+    Raises:
+        DataError: a name fits several images, or an image has two different rows.
+    """
+    index, found = index_files([path for path in images if table.path.parent in path.parents]), {}
+    for cells in table.rows:
+        paths, line = find_file(cells["image"], index), f"{table.path}, line {cells['line']}"
+        if len(paths) > 1:
+            raise DataError(f"{line}: {cells['image']} may be {paths[0]} or {paths[1]}. Write their folders into the "
+                            "table, or give each folder its own.")  # fmt: skip
+        row = make_row(table, cells)
+        if paths and found.setdefault(paths[0], row) != row:
+            raise DataError(f"{line}: {cells['image']} stands here twice, and not alike.")
+    return found
 
 
 def add_table(samples: Sequence[Sample], root: Path) -> list[Sample]:
@@ -100,15 +205,21 @@ def add_table(samples: Sequence[Sample], root: Path) -> list[Sample]:
         raise DataError(f"{path}: names {len(unknown)} images that are not here: {', '.join(unknown[:5])}.")
     if missing := [sample.name for name, sample in index.items() if name not in table]:
         print(f"note: {len(missing)} images are not in {path.name}: {', '.join(missing)}")
-    return [_with_row(sample, table.get(key(sample.image.name), Row()), path) for sample in samples]
+    rows = [(sample, table.get(key(sample.image.name), Row())) for sample in samples]
+    return [sample._replace(label=joint_label(sample.label, row.label, sample.name, path),
+                            patient=row.patient, fold=row.fold) for sample, row in rows]  # fmt: skip
 
 
-def _with_row(sample: Sample, row: Row, path: Path) -> Sample:
-    label = row.label or sample.label
-    if "normal" in (label, sample.label) and label != sample.label and sample.label != "lesion":
-        raise DataError(f"{path}: {sample.name} is {label} here, and {sample.label} by its folder or its empty mask.")
-    if sample.label in CLASSES and label != sample.label and "normal" not in (label, sample.label):
-        raise DataError(f"{path}: {sample.name} is {label} here, and {sample.label} by its folder.")
-    if label == "normal" and sample.label == "lesion":
-        raise DataError(f"{path}: {sample.name} is normal here, but its mask holds a lesion.")
-    return sample._replace(label=label, patient=row.patient, fold=row.fold)
+def joint_label(own: str, said: str, name: str, path: Path) -> str:
+    """The class of an image by its folder and mask, and by a table.
+
+    Raises:
+        DataError: they contradict each other.
+    """
+    label = said or own
+    if label == "normal" and own == "lesion":
+        raise DataError(f"{path}: {name} is normal here, but its mask holds a lesion.")
+    if own in CLASSES and label != own:
+        empty = " or its empty mask" if "normal" in (label, own) else ""
+        raise DataError(f"{path}: {name} is {label} here, and {own} by its folder{empty}.")
+    return label

@@ -56,6 +56,25 @@ def find_data(data_dir: Path | None) -> Path | None:
         return None
 
 
+def unpack_source(path: Path, temporary: Path) -> Path:
+    """A folder as it is; an archive, or the one in a folder without pictures, is unpacked into `temporary`.
+
+    Raises:
+        DataError: there is no such folder, or the archive cannot be unpacked.
+    """
+    if path.is_dir():
+        held = [] if list_pictures(path)[0] else _archives(path)
+        if len(held) != 1:
+            return path
+        path = held[0]
+    if not path.is_file():
+        raise DataError(f"{path}: no such folder or archive.")
+    if path.suffix.lower() != ".zip":
+        raise DataError(f"{path}: is no folder and no zip. Give the folder of images and masks; unpack other archives.")
+    unpack_archive(path, temporary)
+    return temporary
+
+
 def _find_root(folder: Path, deep: bool = True) -> Path | None:
     """The data's folder in this one, or this one; not `deep`: this one only if its own folders say that it is data."""
     if (root := _find_folder(folder, deep)) or not folder.is_dir():

@@ -6,7 +6,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dataset
@@ -22,10 +22,10 @@ from segmentation.importing.pairing import (
     natural_order,
     place_of,
     plain_name,
-    shown,
     understand_layout,
     without_number,
 )
+from segmentation.pictures.picture_files import shown
 from segmentation.pictures.pixel_depth import understand_depth
 
 PHANTOM_MARKER = "phantoms.json"  # a folder that holds this file holds simulated pictures
@@ -36,8 +36,12 @@ SYSTEM = (".", "__MACOSX", "@", "$")  # how the folders begin that systems leave
 # ---------------------------------------------------------------- list
 
 
-def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
+def list_pictures(root: Path, is_picture: Callable | None = None) -> tuple[list[Path], list[Path]]:
     """Every picture below a folder, sorted, and what is passed over. A folder that links lead to is listed once.
+
+    Args:
+        root: the folder.
+        is_picture: whether a regular file is one; without it the ending says so.
 
     Raises:
         DataError: a folder cannot be listed, or lies too deep.
@@ -68,15 +72,15 @@ def list_pictures(root: Path) -> tuple[list[Path], list[Path]]:
             tops += [path for path in links if not (path in around or path.name.startswith(SYSTEM))]
             folders[:] = [p.name for p in found if not (p in links or p.name.startswith(SYSTEM))]
             for path in (here / name for name in names if name not in (PHANTOM_MARKER, ".lock")):  # of corrections.py
-                (pictures if _is_picture(path) else strays).append(path)
+                (pictures if _is_picture(path, is_picture) else strays).append(path)
     return sorted(pictures, key=natural_order), sorted(strays)
 
 
-def _is_picture(path: Path) -> bool:
-    if path.name.startswith(".") or path.suffix.lower() not in (*SUFFIXES, *READERS):
+def _is_picture(path: Path, says: Callable | None) -> bool:
+    if path.name.startswith(".") or (not says and path.suffix.lower() not in (*SUFFIXES, *READERS)):
         return False
     try:
-        return stat.S_ISREG(path.stat().st_mode)  # a pipe would be waited for, for ever
+        return stat.S_ISREG(path.stat().st_mode) and (not says or says(path))  # a pipe would be waited for, for ever
     except OSError:
         return True  # a link to nothing: reading it says so
 
@@ -158,7 +162,9 @@ def _make_samples(layout: Layout, places: dict, understood: Understood, white: f
         f"{path}: mask without exactly one image of its name. Add the image, or remove it." for path in layout.lone
     ]
     counts = Counter(map(plain_name, layout.images))
-    lost = _lost_firsts(layout)
+    lost, unsure = lost_firsts(layout)
+    if unsure:
+        print(f"note: {len(unsure)} images have numbered masks and none without a number ({shown(unsure)})")
     owners = {(places[path], plain_name(path)) for path in layout.masks}
     owned = set(map(plain_name, layout.masks))
     samples = []
@@ -166,7 +172,7 @@ def _make_samples(layout: Layout, places: dict, understood: Understood, white: f
         name, masks = unicodedata.normalize("NFC", path.stem), layout.masks.get(path, [])
         label = class_of(places[path])
         lesions = [understood.lesion[mask] for mask in masks]
-        if problem := _problem(path, name, label):
+        if problem := name_problem(path, name, label):
             problems.append(problem)
         elif path in lost or (not masks and label in ("benign", "malignant")):
             problems.append(f"{path}: has no mask file. Add it, or remove the image.")
@@ -191,10 +197,10 @@ def _named_after(path: Path, place: tuple, owners: set) -> bool:
     return any((place, name[: match.start()]) in owners for match in re.finditer(r"[ _.-]+(?=[^\W\d])", name))
 
 
-def _lost_firsts(layout: Layout) -> set[Path]:
+def lost_firsts(layout: Layout) -> tuple[set[Path], list[Path]]:
     """Images whose further masks, x_mask_1, are there without the first, x_mask, which others have.
 
-    Where no image has both, x_mask_1 and x_mask_2 may be all of it; a line says so.
+    Where no image has both, x_mask_1 and x_mask_2 may be all of it; these images come second.
     """
     numbers: dict[Path, dict[str, set]] = {}
     for path, masks in layout.masks.items():
@@ -210,12 +216,10 @@ def _lost_firsts(layout: Layout) -> set[Path]:
         both = any("" in found and len(found) > 1 for found in held.values())
         lost |= {path for path in alone if both or len(held[path]) == 1}
         unsure += [path for path in alone if path not in lost]
-    if unsure:
-        print(f"note: {len(unsure)} images have numbered masks and none without a number ({shown(unsure)})")
-    return lost
+    return lost, unsure
 
 
-def _problem(path: Path, name: str, label: str) -> str:
+def name_problem(path: Path, name: str, label: str) -> str:
     """What is wrong with an image's name; "" if nothing is."""
     try:
         name.encode()

@@ -6,7 +6,7 @@ forms areas that differ from the background; what lies between the two at their 
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import DataError, MaskReading, read_values, try_reading
-from segmentation.importing.pairing import shown
+from segmentation.pictures.picture_files import shown
 
 ALIKE = 0.06  # of a mask's range: neighbours that differ by no more lie inside an area, not on an edge
 CLEAR = 0.25  # of a mask's range: what differs more from the background is no compression noise
@@ -49,37 +49,67 @@ class Levels(NamedTuple):
 
 
 class Understood(NamedTuple):
-    """What `understand_masks` found."""
+    """What `find_reading` found."""
 
     reading: MaskReading
     lesion: dict[Path, bool | str]  # whether each mask holds one, or the line that says why it cannot be read
+    lines: list[str]  # what a person should know
 
 
-def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> Understood:
-    """How the masks of a folder are to be read, and which of them hold a lesion; printed lines say it.
+def read_of_dataset(path: Path) -> np.ndarray:
+    """A mask as a training reads it."""
+    return read_values(path, as_mask=True)
+
+
+def find_reading(
+    masks: Sequence[Path], values: Sequence = (), read: Callable = read_of_dataset, merge: bool = False
+) -> Understood:
+    """How the masks of a folder are to be read, and which of them hold a lesion.
 
     Args:
         masks: every mask file.
-        values: grey values that are lesion, from the user; the masks are then not asked what they mean.
+        values: grey values or colours that are lesion, from the user; the masks are then not asked what they mean.
+        read: a mask's pixels, or a DataError.
+        merge: several classes in one file are all lesion; otherwise that is refused.
 
     Raises:
         DataError: the masks cannot be understood; the message names a file and the values found.
     """
-    read = list(
-        thread_map(partial(try_reading, list_levels), masks, max_workers=os.cpu_count(), desc="masks", leave=False)
-    )
-    files = [item for item in read if isinstance(item, Levels)]
-    reading = _take_values(files, values) if values else _find_reading(files)
-    _note_most(files, reading)
-    found = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in read)
-    return Understood(reading, dict(zip(masks, found, strict=True)))
+    look = partial(try_reading, partial(list_levels, read=read))
+    found = list(thread_map(look, masks, max_workers=os.cpu_count(), desc="masks", leave=False))
+    files = [item for item in found if isinstance(item, Levels)]
+    reading, lines = _take_values(files, values) if values else _find_reading(files, merge)
+    lines += _note_most(files, reading)
+    lesion = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in found)
+    return Understood(reading, dict(zip(masks, lesion, strict=True)), lines)
+
+
+def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> Understood:
+    """As `find_reading` for a training, several classes together; prints its lines."""
+    understood = find_reading(masks, values, merge=True)
+    for line in understood.lines:
+        print(line)
+    return understood
+
+
+def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
+    """Which pixels of a mask are lesion, (H, W) bool, from (H, W) or (H, W, 3); named colours are told apart."""
+    values = values.reshape(*values.shape[:2], -1)
+    if reading.values:
+        levels = [np.atleast_1d(np.float32(level)) for level in reading.values]
+        return np.any([(values.astype(np.float32) == level).all(axis=2) for level in levels], axis=0)
+    return (np.abs(values - np.float32(reading.background)) > reading.difference).any(axis=2)
 
 
 def describe_reading(reading: MaskReading) -> str:
     """A reading as a person says it."""
     if reading.values:
-        return f"{_named([(value,) for value in reading.values])} is lesion, as you said"
+        return f"{_named([_level(value) for value in reading.values])} is lesion, as you said"
     return f"{_named([reading.background])} is background, what differs by more than {reading.difference:g} is lesion"
+
+
+def _level(value) -> tuple:
+    return tuple(value) if isinstance(value, tuple) else (value,)
 
 
 def _difference(level: tuple, background: tuple) -> float:
@@ -89,7 +119,8 @@ def _difference(level: tuple, background: tuple) -> float:
 def _lesion(pixels: dict, reading: MaskReading) -> int:
     """How many of the pixels are lesion."""
     if reading.values:
-        return sum(n for level, n in pixels.items() if set(level) <= set(reading.values))
+        named = {_level(value) for value in reading.values}
+        return sum(n for level, n in pixels.items() if level in named)
     return sum(n for level, n in pixels.items() if _difference(level, reading.background) > reading.difference)
 
 
@@ -101,35 +132,37 @@ def _named(levels: Sequence[tuple]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _take_values(files: Sequence[Levels], values: Sequence[float]) -> MaskReading:
-    reading = MaskReading(values=tuple(float(np.float32(value)) for value in values))  # as fractions are stored
+def _take_values(files: Sequence[Levels], values: Sequence) -> tuple[MaskReading, list[str]]:
+    single = (float(np.float32(value)) if not isinstance(value, tuple) else value for value in values)
+    reading = MaskReading(values=tuple(single))  # as fractions are stored
     levels = set().union(*(file.pixels for file in files))
-    if colours := [file for file in files if any(len(level) > 1 for level in file.pixels)]:
+    named = {_level(value) for value in reading.values}
+    colours = [file for file in files if any(len(level) > 1 for level in file.pixels)]
+    if colours and not any(len(level) > 1 for level in named):
         held = _named(sorted(colours[0].pixels))
         raise DataError(f"{colours[0].path}: holds colours, {held}; only grey values can be named as lesion.")
-    if files and (absent := [(v,) for v in reading.values if (v,) not in levels]):
+    if files and (absent := sorted(named - levels)):
         raise DataError(
             f"{files[0].path.parent}: no mask holds {_named(absent)}, which you named as lesion; they hold "
             f"{_named(sorted(levels))}."
         )
-    print(f"masks hold {_named(sorted(levels))}; {describe_reading(reading)}")
-    return reading
+    return reading, [f"masks hold {_named(sorted(levels))}; {describe_reading(reading)}"]
 
 
-def _find_reading(files: Sequence[Levels]) -> MaskReading:
+def _find_reading(files: Sequence[Levels], merge: bool) -> tuple[MaskReading, list[str]]:
     """The reading that the areas in the masks give: lesion is nearer to the faintest of them than to the background.
 
     Raises:
-        DataError: as `understand_masks`.
+        DataError: as `find_reading`.
     """
     pixels, areas = Counter(), Counter()
     for file in files:
         pixels.update(file.pixels)
     if not pixels:
-        return MaskReading()
+        return MaskReading(), []
     background = _background(files)
     if len(pixels) == 1:
-        return MaskReading(background)
+        return MaskReading(background), []
     for file in files:
         areas.update(_areas(file, background))
     if not areas:  # lesions so small that they have no inside
@@ -141,9 +174,23 @@ def _find_reading(files: Sequence[Levels]) -> MaskReading:
     for level, _ in areas.most_common():
         if all(_difference(level, other) > alike for other in classes):
             classes.append(level)
-    _refuse_masks(files, reading, far, classes)
-    print(_line(sorted(pixels), sorted(classes), background))
-    return reading
+    lines = _refuse_masks(files, reading, far, classes)
+    if not merge and len(classes) > 1:
+        _refuse_classes(files, background, classes, alike)
+    return reading, [_line(sorted(pixels), sorted(classes), background), *lines]
+
+
+def _refuse_classes(files: Sequence[Levels], background: tuple, classes: Sequence[tuple], alike: float) -> None:
+    """Several classes in one file may be lesion and gland, or two lesions: only a person knows."""
+    for file in files:
+        held = {next((c for c in classes if _difference(level, c) <= alike), level): None
+                for level in _areas(file, background)}  # fmt: skip
+        if len(held) > 1:
+            words = [
+                f"{level[0]:g}" if len(level) == 1 else "#" + bytes(map(int, level)).hex() for level in sorted(held)
+            ]
+            raise DataError(f"{file.path}: holds areas of {_named(sorted(held))}. Say which are lesion: --mask-values "
+                            f"{words[-1]}, or --mask-values all.")  # fmt: skip
 
 
 def _line(levels: Sequence[tuple], classes: Sequence[tuple], background: tuple) -> str:
@@ -190,8 +237,8 @@ def _areas(file: Levels, background: tuple) -> dict:
 # ---------------------------------------------------------------- what is refused
 
 
-def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, classes: Sequence[tuple]) -> None:
-    """Masks that cannot be read, or not in one way.
+def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, classes: Sequence[tuple]) -> list[str]:
+    """Refuses masks that cannot be read, or not in one way; returns lines about what is odd.
 
     Args:
         areas: how far from the background the values of all areas are.
@@ -217,8 +264,7 @@ def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, cl
     if closed or len(thin) > sum(len(file.pixels) > 1 for file in files) / 2:
         raise DataError(f"{(closed or thin)[0]}: holds an outline and not an area, as {len(closed or thin)} of "
                         f"{len(files)} masks do. Fill them.")  # fmt: skip
-    if thin:
-        print(f"note: {len(thin)} masks hold thin lines alone ({shown(thin)}). Are these areas?")
+    return [f"note: {len(thin)} masks hold thin lines alone ({shown(thin)}). Are these areas?"] if thin else []
 
 
 def _no_mask(file: Levels, reading: MaskReading, areas: dict) -> str:
@@ -260,16 +306,18 @@ def _is_soft(file: Levels, reading: MaskReading, areas: dict) -> bool:
     return any(level not in areas or far[level] < NOISE * peak for level in between)
 
 
-def _note_most(files: Sequence[Levels], reading: MaskReading) -> None:
+def _note_most(files: Sequence[Levels], reading: MaskReading) -> list[str]:
     """Says where most of the picture is lesion: such masks may be inverted."""
     shares = {file.path: _lesion(file.pixels, reading) / sum(file.pixels.values()) for file in files}
     filled = sum(share > 0 for share in shares.values())
     most = [path for path, share in shares.items() if share > MOST]
     if len(most) > filled / 2:
-        print(f"note: in {len(most)} of {filled} masks most of the picture is lesion. Are they inverted?")
-        return
+        return [f"note: in {len(most)} of {filled} masks most of the picture is lesion. Are they inverted?"]
     if around := [f.path for f in files if _lesion(f.border, reading) > BORDERED * sum(f.border.values())]:
-        print(f"note: in {len(around)} of {filled} masks lesion fills the border ({shown(around)}). Are they inverted?")
+        return [
+            f"note: in {len(around)} of {filled} masks lesion fills the border ({shown(around)}). Are they inverted?"
+        ]
+    return []
 
 
 # ---------------------------------------------------------------- what one mask holds
@@ -278,7 +326,8 @@ def _note_most(files: Sequence[Levels], reading: MaskReading) -> None:
 def _count(codes: np.ndarray) -> dict:
     """Pixels of each value, from grey values (uint8, float32) or colours as one number (int32), in any shape."""
     if codes.dtype == np.uint8:
-        counts = np.bincount(codes.ravel())
+        few = 0 < codes.size < 2**24  # what OpenCV counts exactly, and 20 times faster
+        counts = cv2.calcHist([codes], [0], None, [256], [0, 256]).ravel() if few else np.bincount(codes.ravel())
         return {(float(level),): int(counts[level]) for level in np.flatnonzero(counts)}
     found, counts = np.unique(codes, return_counts=True)
     if codes.dtype == np.float32:
@@ -301,9 +350,9 @@ def _codes(values: np.ndarray) -> np.ndarray:
     return np.round(np.round(values / 255 * 31) / 31 * 255).astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
-def list_levels(path: Path) -> Levels:
+def list_levels(path: Path, read: Callable = read_of_dataset) -> Levels:
     """What a mask holds."""
-    values = read_values(path, as_mask=True)
+    values = read(path)
     codes = _codes(values)
     border = _count(np.concatenate([codes[0], codes[-1], codes[:, 0], codes[:, -1]]))
     ground = max(border, key=border.get)

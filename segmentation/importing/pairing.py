@@ -20,8 +20,9 @@ from tqdm.contrib.concurrent import thread_map
 from dataset import CLASSES, read_values, try_reading
 
 _MASK_WORD = "masks?|labels?|annotations?|annots?|ground[ _-]?truths?|truths?|gts?|segmentations?|segs?"
-_LESION_WORD = "tumou?rs?|lesions?|others?"  # BrEaST calls a second lesion other
+_LESION_WORD = "tumou?rs?|lesions?|others?|objects?|obj|instances?"  # BrEaST calls a second lesion other
 _IMAGE_WORD = "images?|imgs?|originals?|scans?|pictures?"
+_OF_PICTURES = "im|us|bus|ultrasounds?|breasts?|photos?|frames?|raw|source|orig|0000"  # nothing of which picture it is
 _PREFIX = re.compile(rf"(?P<word>{_MASK_WORD})(?:[ _.-]+|(?=\d))(?P<bare>.+)", re.IGNORECASE)
 _SUFFIX = re.compile(
     rf"(?P<bare>.+?)[ _.-]*(?P<word>{_MASK_WORD}|{_LESION_WORD})[ _.-]*\(?(?P<number>\d*)\)?", re.IGNORECASE
@@ -76,6 +77,27 @@ def place_of(folders: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(filter(None, kept))
 
 
+PARTS = {"train": "train|training|tr|trn", "val": "val|valid|validation|dev", "test": "test|testing|ts|tst"}
+
+
+def part_of(folders: Sequence[str]) -> str:
+    """The part of a split that a folder names: train/, imagesTs/, valid_set/; "" if none does."""
+    neutral = f"{_MASK_WORD}|{_IMAGE_WORD}|sets?|data|datasets?|splits?|folders?|\\d+"
+    for folder in reversed(folders):
+        words = [word for word in _words(folder) if not re.fullmatch(neutral, word)]
+        if len(words) == 1 and (part := next((p for p, x in PARTS.items() if re.fullmatch(x, words[0])), "")):
+            return part
+    return ""
+
+
+def words_of(place: Sequence[str]) -> frozenset[str]:
+    """What folders say beside image and mask, classes, parts and lesions: a hospital, a reader, an organ."""
+    formats = "jpe?gs?|pngs?|bmps?|tiffs?|dicoms?|dcm|us|files"
+    no_news = "|".join([*CLASSES, *PARTS.values(), "tumou?rs?|lesions?", formats])
+    kept = (" ".join(w for w in folder.split() if not re.fullmatch(no_news, w)) for folder in place)
+    return frozenset(words for words in kept if not words.replace(" ", "").isdigit() and words)
+
+
 def class_of(place: Sequence[str]) -> str:
     """The class that the nearest folder names; "lesion" if none does."""
     for words in (set(folder.split()) for folder in reversed(place)):
@@ -85,9 +107,15 @@ def class_of(place: Sequence[str]) -> str:
     return "lesion"
 
 
+def stem_of(path: Path) -> str:
+    """The file's name without its ending, which .nii.gz is and the last number of a DICOM file's is not."""
+    stem = path.name if path.suffix[1:].isdigit() else path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
+    return unicodedata.normalize("NFC", stem)  # an accent is one character to some systems and two to others
+
+
 def plain_name(path: Path) -> str:
-    """The file's name; an accent is one character to some systems and two to others."""
-    return unicodedata.normalize("NFC", path.stem).casefold()
+    """The file's name as it is compared."""
+    return stem_of(path).casefold()
 
 
 def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
@@ -104,12 +132,6 @@ def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
 def natural_order(path: Path) -> list:
     """Sort key that puts 9 before 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def shown(paths: Sequence[Path]) -> str:
-    """A few names, in text that can be printed."""
-    names = [path.name.encode(errors="backslashreplace").decode() for path in paths[:3]]
-    return ", ".join(names) + (", ..." if len(paths) > 3 else "")
 
 
 # ---------------------------------------------------------------- pair
@@ -134,18 +156,18 @@ def understand_layout(pictures: Sequence[Path], root: Path, look_inside: bool = 
 def _choose_layout(pictures: Sequence[Path], root: Path, look_inside: bool) -> Layout | None:
     best, fewest = None, np.inf
     for masks in _possible_masks(pictures, root):
-        if (layout := _lay_out(pictures, masks, root)) and (missing := _count_missing(layout, root)) < fewest:
+        if (layout := with_masks(pictures, masks, root)) and (missing := _count_missing(layout, root)) < fewest:
             best, fewest = layout, missing
         if not fewest:
             return best
     if best:
         return best
     said = [path for path in pictures if said_by(folders_of(path, root), lesion=True) == "mask"]
-    if (layout := _lay_out(pictures, said, root)) or not look_inside:
+    if (layout := with_masks(pictures, said, root)) or not look_inside:
         return layout
     looks = thread_map(_holds_areas, pictures, max_workers=os.cpu_count(), leave=False)
     held = [path for path, look in zip(pictures, looks, strict=True) if look]
-    layout = _lay_out(pictures, held, root)
+    layout = with_masks(pictures, held, root)
     return layout and layout._replace(guessed=True)
 
 
@@ -186,7 +208,7 @@ def _count_missing(layout: Layout, root: Path) -> int:
     )
 
 
-def _lay_out(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Layout | None:
+def with_masks(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Layout | None:
     """The layout with these masks; None if none of them finds an image. Images are the rest, but where there is a
     folder of images (or of a class), no other folder has any."""
     chosen = set(masks)
@@ -217,19 +239,48 @@ def without_number(stem: str) -> str:
     return re.sub(r"[ _.-]+\(?\d+\)?$", "", stem)
 
 
-def _without_common(stems: Sequence[str]) -> list[str]:
-    """The names without what all of them begin or end with, such as "bus_"."""
+def _common(stems: Sequence[str]) -> tuple[str, str]:
+    """What all names begin and end with, such as "bus_", without digits."""
     start = re.sub(r"\d+$", "", os.path.commonprefix(list(stems)))
-    end = re.sub(r"\d+$", "", os.path.commonprefix([stem[::-1] for stem in stems]))
+    return start, re.sub(r"\d+$", "", os.path.commonprefix([stem[::-1] for stem in stems]))[::-1]
+
+
+def _without_common(stems: Sequence[str]) -> list[str]:
+    """The names without what all of them begin or end with."""
+    start, end = _common(stems)
     long = len(start) + len(end)
     return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
+
+
+def other_words(images: Sequence[str], masks: Sequence[str]) -> list[str]:
+    """Words that all names of images have and those of masks have not, or the other way, and that do not say image or
+    mask: scans of hospA and masks of hospB belong together by their numbers alone."""
+    differing: set[str] = set()
+    for image, mask in zip(_common(images), _common(masks), strict=True):
+        differing |= set(_words(image)) ^ set(_words(mask))
+    return sorted(
+        w for w in differing if not re.fullmatch(f"{_MASK_WORD}|{_LESION_WORD}|{_IMAGE_WORD}|{_OF_PICTURES}", w)
+    )
+
+
+def explain_names(pictures: Sequence[Path], root: Path) -> str:
+    """Which words alone keep images and masks apart; "" where it is more than that."""
+    for masks in _possible_masks(pictures, root):
+        images = [path for path in pictures if path not in set(masks)]
+        named = [plain_name(path) for path in images]
+        bare = [bare_name(plain_name(path), set(named))[0] for path in masks]
+        index = dict(zip(_without_common(named), images, strict=True))
+        same = [(index[name], mask) for name, mask in zip(_without_common(bare), masks, strict=True) if name in index]
+        if len(same) > len(masks) / 2 and (words := other_words(named, bare)):
+            return f"{same[0][0]} and {same[0][1].name} have one number, but differ in {', '.join(words)}"
+    return ""
 
 
 def _names(images: Sequence[Path], masks: Sequence[Path], cut: bool = True) -> list[tuple[list, list]]:
     """Ways to name images and masks, (names of the images, names of the masks), that may give them the same names.
 
     Args:
-        cut: also without what all names begin or end with.
+        cut: also without what all names begin or end with, where that says image or mask and nothing else.
     """
     plain = [[plain_name(path) for path in paths] for paths in (images, masks)]
     stems = set(plain[0])
@@ -238,7 +289,8 @@ def _names(images: Sequence[Path], masks: Sequence[Path], cut: bool = True) -> l
     further = [without_number(stem) for stem in plain[1]]  # x_2
     names = [(plain[0], stems) for stems in (plain[1], bare, short, further)]
     if cut and len(images) > 1:
-        names += [(_without_common(plain[0]), _without_common(stems)) for stems in (bare, plain[1])]
+        both = [stems for stems in (bare, plain[1]) if not other_words(plain[0], stems)]
+        names += [(_without_common(plain[0]), _without_common(stems)) for stems in both]
     return names
 
 

@@ -7,10 +7,11 @@ decoders say of it is never repeated: every failure is one `DataError` in words 
 
 import logging
 import stat
+import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +19,19 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import READERS, DataError
-from segmentation.pictures.dicom_pixels import DEFLATED, FORMAT, Format, check_format, read_pictures
+from segmentation.pictures.dicom_pixels import DEFLATED, FORMAT, Format, check_format, read_pictures, spread
 
 DICOM_ENDINGS = (".dcm", ".dicom")
+BARE_ENDINGS = (*DICOM_ENDINGS, ".ima", ".dic")  # with these a file may lack the mark of DICOM
 MAX_ALL_PIXELS = 500_000_000  # of all frames of a file
-MAX_DICOM_BYTES = 2_000_000_000  # of a file, and of what a deflated one holds
+MAX_DICOM_BYTES = 2_000_000_000  # of a file
+MAX_INFLATED, MAX_GROWTH, SMALL_INFLATED = 500_000_000, 100, 20_000_000  # a deflated one may hold so much
+DEEPEST, SHALLOWEST = 300.0, 5.0  # mm: no ultrasound picture shows more, or less
 
 _SPACING = ["SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PixelSpacing", "ImagerPixelSpacing"]
+_WINDOW = ["WindowCenter", "WindowWidth"]
+_SEGMENTS = ["Modality", "SegmentSequence", "PerFrameFunctionalGroupsSequence"]
+_INDEX = b"1.2.840.10008.1.3.10"  # DICOMDIR, a list of other files
 _ONE_AT_A_TIME = threading.Lock()  # Python has one filter of warnings for all threads
 
 
@@ -35,34 +42,84 @@ class Frames(NamedTuple):
     spacing: tuple[float, float] | None  # mm from row to row and from column to column
 
 
-def read_frames(path: Path) -> Frames:
-    """Every frame of a file as a grey picture, and the size of a pixel; where that cannot be trusted, a line says why.
+class Stored(NamedTuple):
+    """What a DICOM file holds, more than 8 bits as they are stored."""
+
+    pictures: list[np.ndarray]  # each (H, W): uint8 of full range, or uint16
+    form: Format
+    spacing: tuple[float, float] | None  # mm from row to row and from column to column
+    doubt: str  # why there is no spacing, if the header has one
+    window: float  # the upper end of the window, 0 without one
+
+
+def read_stored(path: Path, count: int | None = None) -> Stored:
+    """The first `count` frames of a file, or all, and what the header says of them.
 
     Raises:
         DataError: the file is missing, damaged, no DICOM picture, too large, or of a kind that is not read.
     """
     with one_line(path):
         header, form = _read_header(path)
-        if form.frames * form.rows * form.columns > MAX_ALL_PIXELS:
+        count = min(count or form.frames, form.frames)
+        if count * form.rows * form.columns > MAX_ALL_PIXELS:
             size, limit = f"{form.frames} frames of {form.columns}x{form.rows}", f"{MAX_ALL_PIXELS // 1_000_000}"
             raise DataError(f"{path}: {size} pixels are more than {limit} million. Cut it into shorter files.")
-        spacing, doubt = _read_spacing(header, form)
-        pictures = list(read_pictures(path, form, form.frames))
-    if doubt:
-        print(f"note: {path}: {doubt}; its sizes are in pixels alone")
-    return Frames(pictures, spacing)
+        spacing, doubt = _check_spacing(*_read_spacing(header, form), form)
+        return Stored(list(read_pictures(path, form, count)), form, spacing, doubt, _read_window(header))
+
+
+def read_frames(path: Path) -> Frames:
+    """Every frame as a grey picture of full range, and the size of a pixel; where that cannot be trusted, a line says
+    why. Raises as `read_stored` does."""
+    stored = read_stored(path)
+    if stored.doubt:
+        print(f"note: {path}: {stored.doubt}; its sizes are in pixels alone")
+    return Frames([spread(p, stored.form) if p.dtype == np.uint16 else p for p in stored.pictures], stored.spacing)
 
 
 def read_dicom(path: Path) -> np.ndarray:
-    """The first frame, (H, W) uint8 or uint16 of full range. Raises as `read_frames` does."""
+    """The first frame, (H, W) uint8 or uint16 of full range. Raises as `read_stored` does."""
+    stored = read_stored(path, 1)
+    picture = stored.pictures[0]
+    return spread(picture, stored.form) if picture.dtype == np.uint16 else picture
+
+
+def read_format(path: Path) -> Format:
+    """How the pixels are stored. Raises as `read_stored` does, but for the pixels' own faults."""
     with one_line(path):
-        return next(read_pictures(path, _read_header(path)[1], 1))
+        return _read_header(path)[1]
 
 
 def count_frames(path: Path) -> int:
-    """How many pictures a file holds by its header. Raises as `read_frames` does, but for the pixels' own faults."""
+    """How many pictures a file holds by its header. Raises as `read_format` does."""
+    return read_format(path).frames
+
+
+def read_segments(path: Path, wanted: Sequence[str] = ()) -> np.ndarray | None:
+    """A DICOM segmentation, (H, W) uint8 of 0 and 255: the segments of these labels or numbers; None for other files.
+
+    Raises:
+        DataError: as `read_stored`; it holds several segments and none is wanted, or not the wanted one.
+    """
     with one_line(path):
-        return _read_header(path)[1].frames
+        header, form = _read_header(path, _SEGMENTS)
+        if header.get("Modality") != "SEG":
+            return None
+        named = {str(s.SegmentNumber): str(s.get("SegmentLabel") or "") for s in header.get("SegmentSequence") or []}
+        groups = header.get("PerFrameFunctionalGroupsSequence") or []
+        of_frame = [str(g.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for g in groups]
+        of_frame = of_frame or [str(number) for number in range(1, form.frames + 1)]
+        words = {word.strip().casefold() for word in wanted}
+        chosen = {n for n in of_frame if {n, named.get(n, "").strip().casefold()} & words} if words else set(of_frame)
+        if len(chosen) != 1 and not (words and chosen):
+            held = ", ".join(f"{n} {named[n]!r}"[:60] if named.get(n) else n for n in dict.fromkeys(of_frame))
+            raise DataError(f"{path}: holds the segments {held}. Say which is the lesion: --segment LABEL.")
+        frames = [
+            frame for n, frame in zip(of_frame, read_pictures(path, form, form.frames), strict=True) if n in chosen
+        ]
+        if len(frames) > len(chosen):
+            raise DataError(f"{path}: holds {len(frames)} frames of its segment. Export a file for each picture.")
+        return np.max(frames, axis=0).astype(bool) * np.uint8(255)
 
 
 def is_dicom(path: Path) -> bool:
@@ -71,6 +128,12 @@ def is_dicom(path: Path) -> bool:
         return _is_marked(path)
     except OSError:
         return False
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is the list of other files that a CD has, whatever its name."""
+    with path.open("rb") as file:
+        return _INDEX in file.read(1024)
 
 
 def _is_marked(path: Path) -> bool:
@@ -108,31 +171,61 @@ def _load_pydicom(path: Path) -> None:
     logging.getLogger(pydicom.__name__).setLevel(logging.CRITICAL + 1)
 
 
-def _read_header(path: Path):
-    """The elements of `FORMAT` and `_SPACING`, in a pydicom Dataset, and the `Format`."""
+def _read_header(path: Path, more: Sequence[str] = ()):
+    """The elements of `FORMAT`, `_SPACING`, `_WINDOW` and more, in a pydicom Dataset, and the `Format`."""
     import pydicom
 
-    if not _is_marked(path):
-        raise DataError(f"{path}: is no DICOM file. Replace it, or give it the ending of what it is.")
+    marked = _is_marked(path)
     if path.stat().st_size > MAX_DICOM_BYTES:
         raise DataError(f"{path}: is larger than {MAX_DICOM_BYTES // 10**9} GB. Cut it into shorter files.")
-    meta = pydicom.filereader.read_file_meta_info(path)
-    syntax = str(meta.get("TransferSyntaxUID", ""))
+    syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", "")) if marked else ""
     if syntax == DEFLATED:
-        _check_inflated(path, 144 + meta.FileMetaInformationGroupLength)
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*FORMAT, *_SPACING])
+        _check_inflated(path)
+    header = None
+    if marked or (path.suffix.lower() in BARE_ENDINGS and path.is_file()):  # a pipe would be waited for, for ever
+        tags = [*FORMAT, *_SPACING, *_WINDOW, *more]
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+    if header is None or not (marked or header.get("Rows")):
+        raise DataError(f"{path}: is no DICOM file. Replace it, or give it the ending of what it is.")
+    if not syntax:  # pydicom has seen how the elements are written
+        syntax = str(
+            pydicom.uid.ImplicitVRLittleEndian if header.is_implicit_VR else pydicom.uid.ExplicitVRLittleEndian
+        )
     return header, check_format(path, header, syntax)
 
 
-def _check_inflated(path: Path, start: int) -> None:
-    """Refuse a small file that holds a huge one, before pydicom inflates it."""
+def _check_inflated(path: Path) -> None:
+    """Refuse a small file that holds a huge one, before pydicom inflates it; from where pydicom does, whatever length
+    the header gives for its first group."""
     inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    most = min(max(SMALL_INFLATED, MAX_GROWTH * path.stat().st_size), MAX_INFLATED, MAX_DICOM_BYTES)
     with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(1 << 16):
-            size += len(inflate.decompress(block))
-            if size > MAX_DICOM_BYTES:
-                raise DataError(f"{path}: inflates to more than {MAX_DICOM_BYTES // 10**9} GB. Refused.")
+        file.seek(132)
+        while (element := file.read(8))[:2] == b"\2\0":
+            long = element[4:6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
+            length = struct.unpack("<I", file.read(4))[0] if long else struct.unpack("<H", element[6:])[0]
+            file.seek(length, 1)
+        file.seek(-len(element), 1)
+        while block := inflate.unconsumed_tail or file.read(1 << 16):
+            size += len(inflate.decompress(block, 1 << 20))
+            if size > most:
+                raise DataError(f"{path}: inflates to more than {most // 10**6} MB. Refused.")
+
+
+def _read_window(header) -> float:
+    """The upper end of the window, 0 where there is none."""
+    try:
+        center, width = (np.atleast_1d(np.array(header.get(name), float))[0] for name in _WINDOW)
+        return float(center + width / 2) if np.isfinite(center + width) and width > 1 else 0.0
+    except Exception:  # a picture is a picture without it
+        return 0.0
+
+
+def _check_spacing(spacing: tuple | None, doubt: str, form: Format) -> tuple[tuple[float, float] | None, str]:
+    """As given, but without what can be no size of an ultrasound picture: a placeholder, or another unit."""
+    if spacing and (spacing == (1, 1) or not SHALLOWEST < form.rows * spacing[0] < DEEPEST):
+        return None, f"a pixel of {spacing[0]:g} mm, as its header says, is a placeholder or in another unit"
+    return spacing, doubt
 
 
 def _read_spacing(header, form: Format) -> tuple[tuple[float, float] | None, str]:

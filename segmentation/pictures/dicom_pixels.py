@@ -1,8 +1,9 @@
 """The pixels of a DICOM file as grey pictures, whatever compression and colours they are stored in.
 
-Grey is the full range of the bits that the header names, as in other pictures: no window, no rescaling. Colours become
-luma, which is what YBR holds already. Pillow decodes JPEG and JPEG 2000, also the lossless JPEG of 8 bits that pydicom
-has no free decoder for; pydicom and pyjpegls decode the rest. dicom.py turns what fails into one line.
+Up to 8 bits, grey is the full range of the bits that the header names; more bits come as they are stored, and
+pixel_depth.py says what is white. No window, no rescaling. Colours become luma, which is what YBR holds already. Pillow
+decodes JPEG and JPEG 2000, also the lossless JPEG of 8 bits that pydicom has no free decoder for; pydicom and pyjpegls
+decode the rest. dicom.py turns what fails into one line.
 """
 
 import io
@@ -92,7 +93,7 @@ def read_pictures(path: Path, form: Format, count: int) -> Iterator[np.ndarray]:
     """The first `count` frames as grey pictures."""
     import pydicom
 
-    data = pydicom.dcmread(path, specific_tags=[*FORMAT, *_PALETTE, "PixelData"])
+    data = pydicom.dcmread(path, force=True, specific_tags=[*FORMAT, *_PALETTE, "PixelData"])
     if not data.get("PixelData"):
         raise DataError(f"{path}: its pixels are missing or cut off. Copy it again.")
     with_pillow = form.syntax == _JPEG or (form.syntax == _JPEG_EXTENDED and form.bits <= 8)
@@ -214,20 +215,23 @@ def _jpeg_size(frame: bytes) -> tuple[int, int]:
 
 
 def _to_grey(path: Path, samples: np.ndarray, data, form: Format) -> np.ndarray:
-    """A frame as a grey picture of full range, (H, W) uint8 or, for more than 8 bits, uint16."""
-    bits = form.bits
+    """A frame as a grey picture, (H, W): uint8 of full range or, for more than 8 bits, uint16 as stored."""
     if form.colours == "PALETTE COLOR":
-        samples, bits = _luma(_palette(data, form)[samples]), 8
-    elif samples.ndim == 3:
+        return _luma(_palette(data, form)[samples])
+    if samples.ndim == 3:
         samples = samples[..., 0] if form.colours.startswith("YBR_FULL") else _luma(samples)
-    white = 2**bits - 1
-    if samples.max() > white or 8 * samples.itemsize < bits:
+    if samples.max() > 2**form.bits - 1 or 8 * samples.itemsize < form.bits:
         raise _misfit(path, "number of bits")
+    return samples.astype(np.uint16) if form.bits > 8 else spread(samples, form)
+
+
+def spread(samples: np.ndarray, form: Format) -> np.ndarray:
+    """Samples of the header's bits over the full range of 8 or 16 bits, (H, W) uint8 or uint16, black as 0."""
+    dtype, white = np.uint8 if form.bits <= 8 else np.uint16, 2**form.bits - 1
+    if form.colours == "PALETTE COLOR":
+        return samples
     if form.colours == "MONOCHROME1":
         samples = white - samples
-    dtype = np.uint8 if bits <= 8 else np.uint16
-    if bits in (8, 16):
-        return samples.astype(dtype)
     return ((samples.astype(np.uint32) * np.iinfo(dtype).max + white // 2) // white).astype(dtype)
 
 

@@ -1,0 +1,429 @@
+"""What one source means: its images, the lesions of each, classes, patients and parts. Certain, or refused in one line
+that names a file, what was found, and the flag that decides."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dataset import CLASSES, DataError, MaskReading
+from segmentation.importing.annotations import Outline, draw_outlines, exif_hint, read_outlines
+from segmentation.importing.data_table import (
+    TABLES,
+    Row,
+    Table,
+    index_files,
+    joint_label,
+    key,
+    match_rows,
+    one_patient,
+    parse_table,
+)
+from segmentation.importing.layouts import describe_pictures, list_pictures, lost_firsts, name_problem
+from segmentation.importing.mask_values import find_lesion, find_reading
+from segmentation.importing.pairing import (
+    Layout,
+    class_of,
+    explain_names,
+    folders_of,
+    part_of,
+    place_of,
+    plain_name,
+    said_by,
+    stem_of,
+    understand_layout,
+    with_masks,
+    words_of,
+)
+from segmentation.pictures.picture_files import How, ending_of, is_picture, read_raw, shown
+from segmentation.pictures.pixel_depth import find_range, to_grey
+
+PREDICTED = ("overlay.jpg", "mask.png", "probability.png")  # what visualize_results.py --images writes for a picture
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar", ".rar", ".7z")
+LEFT_OUT = "left out"
+
+
+class Wishes(NamedTuple):
+    """What the person decided."""
+
+    unmasked: str = ""  # "normal" or "leave-out": images of which no mask shows a lesion
+    mask_folders: tuple[Path, ...] = ()  # that hold the lesions' masks
+    mask_values: tuple = ()  # numbers or colours that are lesion; ("all",): whatever differs from the background
+    patient_column: str = ""  # of tables; "name": what stands before the last number of a file's name
+    how: How = How()  # EXIF and segments
+    table: Path | None = None  # of pairs
+
+
+class Case(NamedTuple):
+    """One image with everything that belongs to it."""
+
+    name: str
+    label: str  # one of dataset.LABELS
+    image: Path
+    masks: tuple[Path, ...] = ()
+    outlines: tuple[Outline, ...] = ()
+    patient: str = ""
+    split: str = ""
+    fold: str = ""
+    hospital: str = ""
+    doubt: str = ""  # why a person should look at it
+
+
+class Source(NamedTuple):
+    """One folder, understood."""
+
+    root: Path
+    cases: list[Case]
+    reading: MaskReading
+    white: float | None  # in pictures of more than 8 bits
+    how: How
+    lines: list[str]  # what a person should know
+    passed: list[Path]  # files that are not read
+    left_out: int  # images without a lesion that were left out
+    title: str = ""  # what the person named
+
+
+class Found(NamedTuple):
+    """Images and masks of a folder, before anything is read."""
+
+    layout: Layout
+    outlines: dict[Path, list[Outline]]
+    tables: list[Table]
+    passed: list[Path]
+    lines: list[str]
+
+
+# ---------------------------------------------------------------- list
+
+
+def understand_source(root: Path, wishes: Wishes) -> Source:
+    """Everything about a folder.
+
+    Raises:
+        DataError: it is not certain what the folder means; one line.
+    """
+    found = _find_pairs(wishes.table, wishes) if wishes.table else _find_files(root, wishes)
+    layout, lines = found.layout, found.lines
+    paired = [mask for masks in layout.masks.values() for mask in masks]
+    values = () if wishes.mask_values == ("all",) else wishes.mask_values
+    reading, lesion, said = find_reading(
+        paired, values, partial(_read_mask, how=wishes.how), merge=wishes.mask_values == ("all",)
+    )
+    white, depth = find_range(layout.images, paired)
+    lines += [*said, *depth]
+    rows = _match_tables(found.tables, layout.images, wishes, lines)
+    cases, left_out = _make_cases(root, found, lesion, rows, wishes)
+    return Source(root, cases, reading, white, wishes.how, lines, found.passed, left_out)
+
+
+def _read_mask(path: Path, how: How) -> np.ndarray:
+    return read_raw(path, as_mask=True, how=how).values
+
+
+def _find_files(root: Path, wishes: Wishes) -> Found:
+    pictures, others = list_pictures(root, is_picture)
+    lines: list[str] = []
+    if predicted := _own_predictions(pictures):
+        pictures = [path for path in pictures if path not in predicted]
+        others = [path for path in others if path.name != "predictions.csv"]
+        line = f"{len(predicted)} files are predictions of this project and left out ({shown(sorted(predicted))})"
+        lines.append(line)
+    tables = _find_tables(others, pictures, wishes)
+    if wishes.mask_folders:
+        folders = [next((f for f in (root / w, w) if f.is_dir()), None) for w in wishes.mask_folders]
+        if None in folders:
+            raise DataError(f"{root}: holds no folder {wishes.mask_folders[folders.index(None)]} (--mask-folder).")
+        inside = {path for path in pictures if any(folder in path.parents for folder in folders)}
+        aside = [p for p in pictures if p not in inside and said_by(folders_of(p, root)) == "mask"]
+        pictures = [path for path in pictures if path not in set(aside)]
+        layout = with_masks(pictures, [p for p in pictures if p in inside], root)
+        outlines, others = {}, [*others, *aside]
+    else:
+        files = [path for path in others if path.suffix.lower() == ".json"]
+        outlines, said, no_outlines = read_outlines(files, pictures, wishes.how.segments)
+        lines += said
+        taken = {*files, *(table.path for table in tables)} - set(no_outlines)
+        others = [path for path in others if path not in taken]
+        layout = Layout([p for p in pictures if p in outlines or said_by(folders_of(p, root)) != "mask"], {}, [], [])
+        if not outlines:
+            layout = understand_layout(pictures, root)
+        elif len(layout.images) < len(pictures):
+            raise DataError(f"{files[0]}: holds outlines, and {root} holds masks too. Name the masks' folder with "
+                            "--mask-folder, or remove one of the two.")  # fmt: skip
+    if not layout:
+        raise DataError(f"{root}: {_why_no_pairs(root, pictures, others)}")
+    if sheets := [path for path in others if ending_of(path) in (".xlsx", ".xls", ".ods")]:
+        lines.append(
+            f"note: {shown(sheets)} is no CSV and not read. If it names patients, classes or parts, save it as one"
+        )
+    _check_folders(layout, root)
+    _check_others(layout, others, wishes)
+    lines += [f"note: {len(layout.masks)} masks are told by what they hold, as no name says so"] * layout.guessed
+    return Found(layout, outlines, tables, [*others, *layout.strays], lines)
+
+
+def _own_predictions(pictures: Sequence[Path]) -> set[Path]:
+    """Results of this project's predictions: three of one name, or beside their table."""
+    here, found = set(pictures), set()
+    for path in pictures:
+        for ending in (f"_{end}" for end in PREDICTED):
+            base = path.with_name(path.name.removesuffix(ending)) if path.name.endswith(ending) else None
+            trio = base and [base.with_name(f"{base.name}_{end}") for end in PREDICTED]
+            if trio and (set(trio) <= here or (path.parent / "predictions.csv").is_file()):
+                found |= set(trio) & here
+    return found
+
+
+def _why_no_pairs(root: Path, pictures: Sequence[Path], others: Sequence[Path]) -> str:
+    if pictures and (names := explain_names(pictures, root)):
+        return f"{names}, which do not say image or mask. Rename them, or pair them in a table: --table pairs.csv."
+    if packed := [path for path in others if ending_of(path) in ARCHIVES]:
+        return f"holds {packed[0].name}, which is not read here. Unpack it, and give the folder."
+    if not pictures:
+        return f"holds no pictures{f' ({shown(others)})' if others else ''}."
+    return f"{describe_pictures(pictures, others, root)} Or pair them in a table: --table pairs.csv."
+
+
+def _check_folders(layout: Layout, root: Path) -> None:
+    """Refuse masks of several sorts, and masks in folders of another name than their images'."""
+    sorts: dict[frozenset, tuple[Path, Path]] = {}
+    for image, masks in layout.masks.items():
+        there = place_of(folders_of(image, root))
+        for mask in masks:
+            place = place_of(folders_of(mask, root))
+            more = [part for part in place if part not in there]
+            if words_of(set(there) - set(place)) and words_of(more):
+                raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. Rename it, or "
+                                "pair them in a table: --table pairs.csv.")  # fmt: skip
+            sort = frozenset() if mask.parent.name.casefold() == plain_name(image) else words_of(more)
+            sorts.setdefault(sort, (mask, image))
+        if len({mask.parent for mask in masks}) > 1:
+            raise _several_sorts(root, masks)
+    if len(sorts) > 1 and len({mask.parent for mask, _ in sorts.values()}) > 1:
+        raise _several_sorts(root, [mask for mask, _ in sorts.values()])
+
+
+def _several_sorts(root: Path, masks: Sequence[Path]) -> DataError:
+    folders = list(dict.fromkeys(str(mask.parent.relative_to(root)) for mask in masks))
+    return DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': "
+                     f"--mask-folder {' or '.join(folders[:3])}.")  # fmt: skip
+
+
+def _check_others(layout: Layout, others: Sequence[Path], wishes: Wishes) -> None:
+    """Refuse an image without a mask where a file of its name is there that is not read."""
+    if wishes.unmasked != "leave-out":
+        unread = {key(path.name): path for path in others if path.suffix and path.is_file()}
+        for path in layout.images:
+            other = unread.get(key(path.name))
+            if path not in layout.masks and other and (other.parent != path.parent or other.suffix == ".xml"):
+                raise DataError(f"{other}: has the name of an image without a mask, and is of a kind that is not read. "
+                                "Export it as PNG.")  # fmt: skip
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _find_tables(others: Sequence[Path], images: Sequence[Path], wishes: Wishes) -> list[Table]:
+    """The tables that name images: those of the usual names, and others of which half the lines do."""
+    found, index = [], index_files(images)
+    for path in others:
+        usual = path.name.casefold() in TABLES
+        if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+            try:
+                table = parse_table(path, wishes.patient_column if wishes.patient_column != "name" else "")
+            except DataError as error:
+                if usual or "--patient-column" in str(error):
+                    raise
+                continue
+            known = sum(key(Path(cells["image"].replace("\\", "/")).name) in index for cells in table.rows)
+            if usual or (known > len(table.rows) / 2 and len(table.columns) > 1):
+                found.append(table)
+    return found
+
+
+def _match_tables(tables: Sequence[Table], images: Sequence[Path], wishes: Wishes, lines: list[str]) -> dict[Path, Row]:
+    rows, owners = {}, {}
+    for table in tables:
+        for image, row in match_rows(table, images).items():
+            if (other := owners.setdefault(image, table)) is not table and other.path.parent == table.path.parent:
+                raise DataError(f"{other.path} and {table.path.name}: two tables name {image.name}. Keep one.")
+            if image not in rows or len(table.path.parts) > len(owners[image].path.parts):  # the nearest counts
+                rows[image], owners[image] = row, table
+    for table in {id(table): table for table in owners.values()}.values():
+        columns = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in table.columns.items() if ours != "mask")
+        lines.append(f"table {table.path.name}: {columns}")
+    if tables and (missing := [image for image in images if image not in rows]):
+        lines.append(f"note: {len(missing)} images are in no table ({shown(missing)})")
+    if not any(row.patient for row in rows.values()) and wishes.patient_column != "name":
+        starts = Counter(_start_of_name(image) for image in images)
+        if (
+            "" not in starts
+            and 1 < len(starts) <= len(images) / 2
+            and not {start.casefold() for start in starts} & set(CLASSES)
+        ):
+            lines.append(f"note: names begin in {len(starts)} ways ({', '.join(list(starts)[:3])}, ...). If these are "
+                         "the patients: --patient-column name")  # fmt: skip
+    return rows
+
+
+def _start_of_name(image: Path) -> str:
+    return re.sub(r"[\W_]*\d+\D{0,3}$", "", stem_of(image)).strip()
+
+
+def _find_pairs(path: Path, wishes: Wishes) -> Found:
+    """The pairs that a table names; its paths are relative to it."""
+    table = parse_table(path, wishes.patient_column if wishes.patient_column != "name" else "")
+    if "mask" not in table.columns:
+        raise DataError(f"{path}: has no column mask (--table); an empty cell is an image without one.")
+    masks: dict[Path, list[Path]] = defaultdict(list)
+    for cells in table.rows:
+        for name in ("image", "mask"):
+            if cells[name] and not (path.parent / cells[name]).is_file():
+                raise DataError(f"{path}, line {cells['line']}: there is no {name} {cells[name]}.")
+        masks[path.parent / cells["image"]] += [path.parent / cells["mask"]] if cells["mask"] else []
+    layout = Layout(list(masks), {image: found for image, found in masks.items() if found}, [], [])
+    return Found(layout, {}, [table], [], [])
+
+
+# ---------------------------------------------------------------- cases
+
+
+def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], wishes: Wishes):
+    """The cases, and how many images without a lesion are left out.
+
+    Raises:
+        DataError: one line about the first kind of files that cannot be used.
+    """
+    layout, problems, cases, left_out = found.layout, defaultdict(list), [], 0
+    names, lost = Counter(map(plain_name, layout.images)), lost_firsts(layout)[0]
+    owned = {plain_name(path) for path in (*layout.masks, *(p for p, drawn in found.outlines.items() if drawn))}
+    lone = "is a mask without exactly one image of its name. Add the image, remove it, or give --table pairs.csv"
+    problems |= {lone: layout.lone} if layout.lone else {}
+    for path in layout.images:
+        case = _make_case(path, root, found, rows.get(path, Row()), wishes)
+        unreadable = [lesion[mask] for mask in case.masks if isinstance(lesion[mask], str)]
+        if problem := unreadable[0] if unreadable else name_problem(path, case.name, case.label):
+            raise DataError(problem)
+        has = bool(case.outlines) or any(lesion[mask] for mask in case.masks)
+        if names[plain_name(path)] > 1:
+            case = case._replace(name=" ".join([*place_of(folders_of(path, root)), case.name]))
+        if path in lost:
+            problems["has a further mask and no first one. Add it, or remove the image"].append(path)
+        elif (problem := _judge(case, has, owned, wishes)) == LEFT_OUT:
+            left_out += 1
+        elif problem:
+            problems[problem].append(path)
+        else:
+            cases.append(case if has else case._replace(label="normal"))
+    for problem, paths in problems.items():
+        many = f" (so are {len(paths)} of {len(layout.images)})" if len(paths) > 1 else ""
+        raise DataError(f"{paths[0]}{many}: {problem}.")
+    return _check_cases(root, cases), left_out
+
+
+def _check_cases(root: Path, cases: list[Case]) -> list[Case]:
+    again = Counter(case.name for case in cases)
+    if one := next((case for case in cases if again[case.name] > 1), None):
+        raise DataError(f"{one.image}: the name {one.name!r} occurs twice. Rename one.")
+    if not any(case.label != "normal" for case in cases):
+        raise DataError(f"{root}: holds no image of a lesion.")
+    one_part, written = len({case.split for case in cases}) == 1, {}  # patients as they are written first
+    for case in cases:
+        written.setdefault(one_patient(case.patient), case.patient)
+    return [case._replace(split="" if one_part else case.split, patient=written[one_patient(case.patient)])
+            for case in cases]  # fmt: skip
+
+
+def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
+    """Why an image cannot be used, LEFT_OUT, or "" if it can."""
+    if case.label == "normal":
+        return "is normal by its folder or table, but its mask holds a lesion" if has else ""
+    if has:
+        return ""
+    if wishes.unmasked == "leave-out":
+        return LEFT_OUT
+    if not case.masks and (plain_name(case.image) in owned or _named_after(plain_name(case.image), owned)):
+        return "has no mask, and is named after an image that has one. Move it away, or --unmasked leave-out"
+    if wishes.unmasked == "normal" and case.label == "lesion":
+        return ""
+    what = "an empty mask" if case.masks else "no mask"
+    if case.label != "lesion":
+        return f"has {what}, but is {case.label}. Add one, or --unmasked leave-out"
+    return f"has {what}. Say what such images are: --unmasked normal, or --unmasked leave-out"
+
+
+def _class_of(place: Sequence[str], name: str, drawn: Sequence[Outline]) -> str:
+    """The class by the nearest folder, the first word of the name, or what the outlines are called."""
+    first = re.match(r"[^\W\d_]*", name.casefold())[0]
+    called = {outline.label for outline in drawn}
+    by_name = first if first in CLASSES else called.pop() if len(called) == 1 and called < set(CLASSES) else "lesion"
+    return by_folder if (by_folder := class_of(place)) != "lesion" else by_name
+
+
+def _table_of(path: Path, tables: Sequence[Table]) -> Path:
+    return next((table.path for table in reversed(tables) if table.path.parent in path.parents), path)
+
+
+def _named_after(name: str, owned: set[str]) -> bool:
+    """Whether an image is called as another, and a word more: x_overlay, overlay_x, Copy of x."""
+    words = [m.start() for m in re.finditer(r"[ _.-]+(?=[^\W\d])", name)]
+    ends = [m.end() for m in re.finditer(r"[ _.-]+", name) if re.match(r"[^\W\d]", name)]
+    first = re.match(r"[^\W\d_]*", name)[0]
+    return any(name[:at] in owned for at in words) or (first not in CLASSES and any(name[at:] in owned for at in ends))
+
+
+def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -> Case:
+    folders = folders_of(path, root) if root in path.parents else ()
+    masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
+    name = stem_of(path)
+    label = _class_of(place_of(folders), name, drawn)
+    if row.label:
+        table = next((t.path for t in reversed(found.tables) if t.path.parent in path.parents), path)
+        label = row.label if label == "lesion" else joint_label(label, row.label, name, table)
+    by_folder = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
+    by_name = wishes.patient_column == "name"
+    patient = _start_of_name(path) if by_name else row.patient or by_folder
+    part = part_of((row.split or row.fold,))  # folds may be called train, val and test
+    split, fold = part or row.split or part_of(folders), "" if part else row.fold
+    doubt = "its mask is told by what it holds" if found.layout.guessed else ""
+    doubt = f"{len(masks)} masks, merged" if len(masks) > 1 else doubt
+    return Case(name, label, path, tuple(masks), tuple(drawn), patient, split, fold, row.hospital, doubt)
+
+
+# ---------------------------------------------------------------- read
+
+
+class Read(NamedTuple):
+    """A case, decoded."""
+
+    image: np.ndarray  # (H, W) uint8
+    mask: np.ndarray  # (H, W) bool
+    spacing: tuple[float, float] | None
+    doubt: str  # why there is no spacing
+    turned: bool
+
+
+def read_case(case: Case, source: Source) -> Read:
+    """Image and lesions of a case, upright, of one size.
+
+    Raises:
+        DataError: a file cannot be read, or a mask is of another size.
+    """
+    raw = read_raw(case.image, how=source.how)
+    image = to_grey(case.image, raw, source.white)
+    mask = draw_outlines(case.outlines, image.shape)
+    for path in case.masks:
+        values = read_raw(path, as_mask=True, how=source.how).values
+        if values.shape[:2] != image.shape:
+            sizes = f"mask is {values.shape[1]}x{values.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
+            hint = exif_hint(values.shape[:2], image.shape) if raw.turned else ""
+            raise DataError(f"{path}: {sizes}{hint}. Export the mask again at the image's size.")
+        mask |= find_lesion(values, source.reading)
+    if case.label != "normal" and mask.mean() > 0.999:
+        raise DataError(f"{(*case.masks, case.image)[0]}: is lesion from edge to edge. Say which values are lesion: "
+                        "--mask-values, or leave the image out.")  # fmt: skip
+    return Read(image, mask, raw.spacing, raw.doubt, raw.turned)
