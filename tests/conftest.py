@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
@@ -194,6 +195,19 @@ def run_script(script: str, *arguments: str | Path, cwd: Path, **environment: st
         finally:
             process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable:
+    """`wait_until(condition, seconds)` returns as soon as the condition holds, and fails if that takes too long."""
+
+    def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.02)
+
+    return wait
 
 
 def run_here(script: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:

@@ -70,7 +70,7 @@ def test_the_mean_of_two_runs_on_another_hospital(finished_run, stopped_run, tmp
 def test_the_mean_is_a_mean(monkeypatch):
     maps = [np.full((1, 4, 4), 0.2, np.float32), np.full((1, 8, 8), 0.6, np.float32)]
     found = iter([Prediction(maps[0], np.float32([0.1])), Prediction(maps[1], np.float32([0.5]))])
-    monkeypatch.setattr(evaluate_model, "load_run", lambda run: (None, None))
+    monkeypatch.setattr(evaluate_model, "open_network", lambda *_: (None, None))
     monkeypatch.setattr(evaluate_model, "predict_pictures", lambda *_: next(found))
     config = evaluate_model.EvaluationConfig(run=(Path("a"), Path("b")), data_dir=(Path("."),))
     own = [Decision(threshold=0.3, min_score=0.2), Decision(threshold=0.5, min_score=0.4)]
