@@ -146,7 +146,7 @@ def _read_with_pillow(path: Path, as_mask: bool, page: int, how: How) -> Raw:
         if deep:  # Pillow's own conversion clips at 255
             values = np.asarray(picture)
             if not np.isfinite(values).all():
-                raise DataError(f"{path}: holds pixels that are no number (NaN or infinite).")
+                raise DataError(f"{path}: holds pixels that are NaN or infinite.")
         elif as_mask and picture.mode not in ("1", "L"):
             values = merge_alpha(np.asarray(picture.convert("RGBA")))
         else:
@@ -199,7 +199,7 @@ def _read_volume(path: Path) -> Raw:
         raise DataError(f"{path}: may be stored with rows and columns exchanged, as nibabel does. Export it as PNG.")
     values = SimpleITK.GetArrayFromImage(volume).reshape(size[1], size[0])
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DataError(f"{path}: holds pixels that are no number (NaN or infinite).")
+        raise DataError(f"{path}: holds pixels that are NaN or infinite.")
     across, down = volume.GetSpacing()[:2]
     known = (across, down) != (1, 1) and 5 < down * size[1] < 300
     return Raw(values, spacing=(down, across) if known else None)
