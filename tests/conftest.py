@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from folders import write_hospital
 from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
@@ -28,6 +27,8 @@ sys.path.insert(0, str(REPOSITORY))
 from segmentation.common.environment import set_environment
 
 set_environment()  # as the scripts do it: otherwise a training in this process computes other last digits than a script
+
+from folders import write_hospital
 
 import dataset
 import segmentation.importing.layouts  # noqa: F401  BUSI's layout, and all others

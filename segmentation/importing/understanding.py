@@ -39,8 +39,8 @@ from segmentation.importing.pairing import (
     with_masks,
     words_of,
 )
-from segmentation.pictures.picture_files import How, ending_of, is_picture, read_raw, shown
-from segmentation.pictures.pixel_depth import find_range, to_grey
+from segmentation.pictures.picture_files import How, ending_of, is_picture, read_raw, shown, to_grey
+from segmentation.pictures.pixel_depth import find_range
 
 PREDICTED = ("overlay.jpg", "mask.png", "probability.png")  # what visualize_results.py --images writes for a picture
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar", ".rar", ".7z")

@@ -27,6 +27,7 @@ PICTURES = (*SUFFIXES, ".gif", ".webp", *VOLUMES, *BARE_ENDINGS)
 MAX_PAGES = 10_000
 _ORIENTATION, _MEANING_OF_0 = 274, 262  # tags of a TIFF
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of an orientation to Pillow's transposition that undoes it
+DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
 
 
 class Picture(NamedTuple):
@@ -205,6 +206,34 @@ def _read_volume(path: Path) -> Raw:
     return Raw(values, spacing=(down, across) if known else None)
 
 
+def end_of_range(top: float, whole: bool = True) -> float:
+    """The end of the range that holds `top`: 255, 1023, 4095, ...; 1 where there are fractions up to about 1."""
+    if not whole and top <= 2:  # a filter may overshoot
+        return 1.0
+    return 2.0 ** max(8, int(np.ceil(np.log2(max(top, 1) + 1)))) - 1
+
+
+def said_white(raw: Raw, white: float | None = None) -> float:
+    """What a file itself says is white: its window if that holds its pixels, or the bits that it names, but for a
+    picture that is dark for them where the folder's range is known; 0 if it does not say."""
+    top = float(raw.values.max(initial=0))
+    if raw.window and top <= (window := end_of_range(raw.window - 1)):
+        return window
+    return raw.white if raw.white and (top * DARK >= raw.white or not white) else 0.0
+
+
+def to_grey(path: Path, raw: Raw, white: float | None = None) -> np.ndarray:
+    """A picture of any depth with 8 bits, (H, W) uint8; `white` is that of the folder, for files that do not say."""
+    values = raw.values
+    if values.dtype == np.uint8:
+        return values
+    white = said_white(raw, white) or white or (65535 if values.max(initial=0) > 255 else 255)
+    if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
+        raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
+    grey = (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)
+    return 255 - grey if raw.negative else grey
+
+
 def read_picture(picture: Picture, white: float | None = None) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Grey picture, (H, W) uint8, and mm from row to row and from column to column, None where the file does not say.
 
@@ -214,8 +243,6 @@ def read_picture(picture: Picture, white: float | None = None) -> tuple[np.ndarr
     Raises:
         DataError: the file cannot be read.
     """
-    from segmentation.pictures.pixel_depth import to_grey
-
     raw = read_raw(picture.path, page=picture.page)
     if raw.doubt:
         print(f"note: {picture.path}: {raw.doubt}; its sizes are in pixels alone")

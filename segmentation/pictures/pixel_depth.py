@@ -8,10 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import DataError, try_reading
-from segmentation.pictures.picture_files import Raw, count_pages, read_raw
-
-DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
+from dataset import try_reading
+from segmentation.pictures.picture_files import DARK, count_pages, end_of_range, read_raw, said_white
 
 
 class Depth(NamedTuple):
@@ -30,34 +28,6 @@ class Range(NamedTuple):
 
     white: float | None  # in files of more than 8 bits that do not say
     lines: list[str]  # what a person should know
-
-
-def end_of_range(top: float, whole: bool = True) -> float:
-    """The end of the range that holds `top`: 255, 1023, 4095, ...; 1 where there are fractions up to about 1."""
-    if not whole and top <= 2:  # a filter may overshoot
-        return 1.0
-    return 2.0 ** max(8, int(np.ceil(np.log2(max(top, 1) + 1)))) - 1
-
-
-def said_white(raw: Raw, white: float | None = None) -> float:
-    """What a file itself says is white: its window if that holds its pixels, or the bits that it names, but for a
-    picture that is dark for them where the folder's range is known; 0 if it does not say."""
-    top = float(raw.values.max(initial=0))
-    if raw.window and top <= (window := end_of_range(raw.window - 1)):
-        return window
-    return raw.white if raw.white and (top * DARK >= raw.white or not white) else 0.0
-
-
-def to_grey(path: Path, raw: Raw, white: float | None = None) -> np.ndarray:
-    """A picture of any depth with 8 bits, (H, W) uint8; `white` is that of the folder, for files that do not say."""
-    values = raw.values
-    if values.dtype == np.uint8:
-        return values
-    white = said_white(raw, white) or white or (65535 if values.max(initial=0) > 255 else 255)
-    if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
-        raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
-    grey = (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)
-    return 255 - grey if raw.negative else grey
 
 
 def _look(path: Path) -> tuple[int, Depth | None]:

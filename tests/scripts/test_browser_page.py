@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, assert_one_clear_line, run_here
+from conftest import REPOSITORY, assert_one_clear_line, run_here, step_by_step
 from dicom_files import spaced, stored
 from PIL import Image
 
@@ -42,7 +42,7 @@ def lab(tmp_path_factory):
     tissue = spaced(0.02, 0.02, RegionLocationMaxX1=width - 1, RegionLocationMaxY1=height - 1)
     stored(lab / "third.dcm", grey[2], Rows=height, Columns=width, **{region: [tissue]})
     (lab / "page.png").write_text("<!doctype html><script>alert(1)</script>")
-    Image.new("L", (10_000, 10_000)).save(lab / "huge.png")
+    Image.new("L", (8000, 8000)).save(lab / "huge.png")
     return lab
 
 
@@ -148,7 +148,9 @@ def test_three_formats_are_outlined_and_measured(visitor, lab):
     visitor.drop(lab / "first.png", lab / "second.jpg", lab / "third.dcm")
     visitor.wait_for("#results", "probability", "level 2")
     rows = [row.text for row in visitor.all(".sizes tbody tr")]  # the most doubtful first
-    assert all(("px" in row, " mm²" in row) == (("third" not in row), "third" in row) for row in rows) and len(rows) == 3
+    assert (
+        all(("px" in row, " mm²" in row) == (("third" not in row), "third" in row) for row in rows) and len(rows) == 3
+    )
     figures = [image.get_attribute("src").partition(",")[2] for image in visitor.all(".figures img")]
     outline = np.asarray(Image.open(io.BytesIO(base64.b64decode(figures[0]))), int)
     assert len(figures) == 6 and 0.003 < (outline[..., 0] - outline[..., 2] > 80).mean() < 0.1  # orange
@@ -258,7 +260,7 @@ def test_a_bad_file_is_one_line(outliner, lab):
     (seen, problems), _, _, html, *_ = Page(outliner, lab).drop([*uploads, Upload(lab / "first.png", path)], False)
     assert [picture.name for picture in seen] == ["first.png"] and "&lt;b&gt;passwd.png" in html and "<b>" not in html
     assert any(line.startswith("page.png: cannot be read as PNG, JPEG, BMP, TIFF") for line in problems)
-    assert "huge.png: 10000x10000 pixels are more than 50 million. Shrink it first." in problems
+    assert "huge.png: 8000x8000 pixels are more than 50 million. Shrink it first." in problems
     assert any(line.startswith(f"{path}: is a path") for line in problems) and len(problems) == 3
 
 
@@ -309,13 +311,16 @@ def test_a_training_goes_on_from_the_corrections(phantom_data, tmp_path):
     """With the command that the page shows, of a tiny network, which needs the flags of its network."""
     for sample in find_samples(phantom_data):
         save_correction(tmp_path / "corrections", sample.image.name, *read_sample(sample))
-    flags = {"encoder": "none", "image_size": 32, "depth": 2, "base_filters": 2, "epochs": 1, "start_from": "random"}
-    train_model.main(train_model.TrainingConfig((tmp_path / "corrections",), models_dir=tmp_path, **flags))
+    tiny = {"encoder": "none", "image_size": 32, "depth": 1, "base_filters": 2, "start_from": "random"}
+    tiny |= {"epochs": 1, "batch_size": 40}
+    with step_by_step():
+        train_model.main(train_model.TrainingConfig((tmp_path / "corrections",), models_dir=tmp_path, **tiny))
     run = tmp_path / "attention_unet"
     command, *_ = training_commands(Path("corrections"), run, read_config(run))
     words = shlex.split(command)
     assert words[:4] == ["python", "train_model.py", "--data-dir", "corrections"] and str(run) in words
-    result = run_here(words[1], *words[2:], "--epochs", "1", cwd=tmp_path)
+    with step_by_step():
+        result = run_here(words[1], *words[2:], "--epochs", "1", "--batch-size", "40", cwd=tmp_path)
     assert_one_clear_line(result, "epoch 1 of 1 was kept", code=0)
     assert "passed over" not in result.stdout  # the folder's lock is no stray file
     assert (tmp_path / "models" / "attention_unet" / "metrics.json").exists()

@@ -27,10 +27,9 @@ def planned(monkeypatch):
 
 def test_each_split_fold_and_seed_is_a_run_and_a_preset_is_handed_on(tmp_path, planned, monkeypatch):
     config = CrossValidationConfig(splits=("grouped-cv", "p1-1"), seeds=(7, 8), models_dir=tmp_path)
-    with pytest.raises(
-        RunError, match=r"grouped-cv-fold0-seed7\.log: the run failed: not made\n.*p1-1-fold0-seed8\.log"
-    ):
+    with pytest.raises(RunError) as failed:
         cross_validate.main(config, ["paper", "--epochs", "1", "--decision-from", "models/x/{run}"])
+    assert str(failed.value).count(".log: the run failed: not made") == 12
     names = [f"grouped-cv-fold{fold}" for fold in range(5)] + ["p1-1-fold0"]
     assert set(planned) == {f"{name}-seed{seed}" for name in names for seed in (7, 8)}
     flags = ["paper", "--epochs", "1", "--decision-from", "models/x/grouped-cv-fold4-seed8"]
