@@ -35,7 +35,7 @@ def stand_in(tmp_path, monkeypatch):
 def ray(monkeypatch):
     """A trainer on a cluster that is this process."""
     module = ModuleType("ray")
-    module.init, module.get = lambda *_, **settings: None, lambda task: task
+    module.init, module.get = lambda *_, **settings: setattr(module, "settings", settings), lambda task: task
     module.exceptions = SimpleNamespace(RayError=KeyError)
     module.remote = lambda **settings: lambda function: SimpleNamespace(remote=function)
     monkeypatch.setitem(sys.modules, "ray", module)
@@ -101,6 +101,12 @@ def test_a_run_comes_back_from_ray_in_the_order_of_a_training(ray, tmp_path, mon
             assert last < len(FINISHED)
         assert written == [f"fold{last}.log", *FINISHED[:last]]
         assert contents(run) == dict.fromkeys(FINISHED[:last], "new")
+
+
+def test_the_weights_that_a_training_starts_from_travel_to_ray_and_no_pictures_do(ray):
+    travels = sys.modules["ray"].settings["runtime_env"]
+    assert travels["working_dir"] == str(workers.REPOSITORY) and "data/**/*.png" in travels["excludes"]
+    assert {"models/*", "!models/attention_unet_busi", "!models/attention_unet_bus_bra"} <= set(travels["excludes"])
 
 
 def test_what_failed_on_ray_replaces_nothing(ray, tmp_path):

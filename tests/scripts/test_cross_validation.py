@@ -88,7 +88,7 @@ def test_flags_that_train_model_refuses_are_told_and_can_be_mended(tmp_path):
 
 
 def test_a_stopped_fold_goes_on_and_a_second_seed_is_added(lesion_data, tmp_path, wait_until):
-    flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "40"]
+    flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "8"]
     process = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
     folder = tmp_path / "models" / "cross_validation"
     run, history = folder / "grouped-fold0-seed0", folder / "grouped-fold0-seed0" / "history.csv"
@@ -98,7 +98,7 @@ def test_a_stopped_fold_goes_on_and_a_second_seed_is_added(lesion_data, tmp_path
     assert process.returncode == 143 and "To go on, repeat the command." in errors and "Traceback" not in errors
     log, rows = run.with_suffix(".log").read_text(), len(history.read_text().splitlines()) - 1
     assert "stopped. All saved files are complete" in log and not re.search(r"[\r\b\x1b]", log)  # no bars, no colours
-    assert len(re.findall(r"^ +\d+/40 .* s ", log, re.MULTILINE)) - rows in (0, 1) and rows < 40  # one line an epoch
+    assert len(re.findall(r"^ +\d+/8 .* s ", log, re.MULTILINE)) - rows in (0, 1) and rows < 8  # one line an epoch
     with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
         assert not list(folder.rglob(".writing-*"))
 
@@ -118,10 +118,8 @@ def test_a_stopped_fold_goes_on_and_a_second_seed_is_added(lesion_data, tmp_path
 
 
 def test_a_fold_as_a_ray_task(lesion_data, tmp_path):
-    """Of the default network: the weights that it starts from travel along."""
     where = ["--name", "cv", "--splits", "grouped", "--ray", "local", "--data-dir", lesion_data]
-    small = ["--image-size", "64", "--epochs", "1", "--batch-size", "64"]
-    result = run_script("cross_validate.py", *where, *small, cwd=tmp_path)
+    result = run_script("cross_validate.py", *where, *TINY, "--epochs", "1", cwd=tmp_path)
     assert_one_clear_line(result, "| grouped-fold0-seed0 |", code=0)
     files = {path.name for path in (tmp_path / "models" / "cv" / "grouped-fold0-seed0").iterdir()}
     assert files == set(RUN_FILES) - {"backup.npz"}

@@ -1,5 +1,5 @@
-"""What CONTRIBUTING.md says of things to add is true: its diffs are applied to a copy of the project, and the copy trains,
-is stopped and resumed, reports and compares with all of them at once."""
+"""CONTRIBUTING.md says how to add things: its diffs are applied to a copy of the project, which then trains, is stopped
+and resumed, reports and compares with all of them at once."""
 
 import json
 import os
