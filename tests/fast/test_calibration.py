@@ -14,6 +14,7 @@ def test_reliability_by_hand():
     given, share, error = reliability(probability, reference)
     assert given == pytest.approx([0.1, 0.9]) and share == pytest.approx([0.2, 0.7])
     assert error == pytest.approx((0.1 + 0.2) / 2, abs=1e-6)
+    assert reliability(np.empty(0), np.empty(0))[2] == 0  # without any pixel
 
 
 def test_reliability_agrees_with_scikit_learn():
@@ -28,10 +29,6 @@ def test_reliability_agrees_with_scikit_learn():
     assert error == pytest.approx(1 / 6, abs=0.002)  # the mean of p - p * p
 
 
-def test_no_pixel_has_no_error():
-    assert reliability(np.empty(0), np.empty(0))[2] == 0
-
-
 def test_a_pixel_is_lesion_if_the_picture_holds_one_and_it_lies_there():
     """Two pictures with the same map, one surely with a lesion and one that holds it in a quarter of all cases."""
     maps = np.tile(np.array([[0.8, 0.8], [0.0, 0.0]], np.float32), (2, 1, 1))
@@ -44,9 +41,3 @@ def test_a_pixel_is_lesion_if_the_picture_holds_one_and_it_lies_there():
     assert pixels.predicted.any(axis=(1, 2)).tolist() == [True, False]  # the second mask is emptied
     # Both bins are 0.2 off: the two pixels that are given 0.8 are lesion, the two that are given 0.2 are not.
     assert judge_calibration(pixels) == pytest.approx({"all_pixels": 0.2 * 4 / 8, "predicted_lesion": 0.2})
-
-
-def test_a_map_without_a_lesion_score_is_taken_as_it_is():
-    maps = np.full((1, 4, 4), 0.6, np.float32)
-    pixels = collect_pixels(Prediction(maps), [np.ones((9, 9), np.uint8)], Decision())
-    assert (pixels.probability == maps).all() and pixels.reference.all() and pixels.predicted.all()

@@ -117,10 +117,3 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
     files.check_space(tmp_path, 6_000_000)
     with pytest.raises(RunError, match="5 MB are free, and up to 6 MB are to be written"):
         files.check_space(tmp_path, 7_000_000)
-
-
-def test_names():
-    numbered = files.numbered(Path("a/run"))
-    assert [next(numbered) for _ in range(3)] == [Path("a/run"), Path("a/run-2"), Path("a/run-3")]
-    assert next(files.numbered(Path("."))) == Path.cwd()
-    assert files.comparable("A\u0308.PNG") == files.comparable("\u00e4.png") != files.comparable("a.png")

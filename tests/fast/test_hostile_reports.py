@@ -58,11 +58,3 @@ def test_pictures_of_extreme_shapes_and_a_score_that_somebody_added(tmp_path):
     alphas = {"gate_1_alpha": np.random.default_rng(0).random((len(cases), 8, 8), np.float32)}
     for figure in (figures.overlay_grid(cases, "title"), figures.attention_grid(cases, alphas, "title")):
         figure.savefig(io.BytesIO(), dpi=20)
-
-
-def test_a_report_is_not_written_through_a_link(tmp_path):
-    precious, run = tmp_path / "precious", tmp_path / "run"
-    precious.write_text("mine")
-    run.mkdir()
-    (run / "report.html").symlink_to(precious)
-    assert "<html" in write(run, [case("a", (40, 60))]) and precious.read_text() == "mine"

@@ -22,12 +22,9 @@ def said(error: BaseException, to_go_on: str = "") -> str | int:
     ("number", "words"),
     [
         (errno.ENOSPC, "Free some space, or choose a folder on another disk."),
-        (errno.EDQUOT, "Free some space"),
         (errno.EFBIG, "ulimit -f"),
         (errno.EACCES, "no permission"),
-        (errno.EPERM, "no permission"),
         (errno.EROFS, "read-only"),
-        (errno.EEXIST, "a file where a folder should be"),
         (errno.ENOTDIR, "a file where a folder should be"),
         (errno.EISDIR, "a folder where a file should be"),
         (errno.ELOOP, "links lead in a circle"),

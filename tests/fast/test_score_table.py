@@ -91,15 +91,12 @@ def test_no_name_is_a_formula_and_each_comes_back(path):
         cells = [row[:2] for row in csv.reader(lines)][1:]
     assert all(run == name and name[0] not in "=+-@\t\r\n" for run, name in cells)
     assert [(row["name"], row["run"]) for row in read_scores(path)] == [(n, n) for n in FORMULAS + NAMES]
+    # As another program saves it: with a byte-order mark, another way to write a number, and without the apostrophe.
+    saved = ["\ufeff" + TABLE[0], TABLE[1].replace("0.00012346", "1.2346E-04").replace("benign (1)", "=1+1")]
+    (row,) = read_scores(write_lines(path, saved))
+    assert (row["assd"], row["name"]) == (0.00012346, "=1+1")
     write_scores(path, [OUTLINED | {"name": "no text \udcff"}])
     assert read_scores(path)[0]["name"] == "no text \\udcff"
-
-
-def test_what_another_program_saved_is_read(path):
-    """With a byte-order mark, another way to write a number, and a name without the apostrophe."""
-    lines = ["\ufeff" + TABLE[0], TABLE[1].replace("0.00012346", "1.2346E-04").replace("benign (1)", "=1+1")]
-    (row,) = read_scores(write_lines(path, lines))
-    assert (row["assd"], row["name"]) == (0.00012346, "=1+1")
 
 
 @pytest.mark.parametrize(
@@ -107,26 +104,17 @@ def test_what_another_program_saved_is_read(path):
     [
         (1, "tp,fp", "fp,tp", "the columns must begin with run,name,label,group,"),
         (1, ",iou_lesion_given", "", "line 2 has another number of cells"),
-        (2, "benign (1)", '"benign" (1)', "expected after"),
         (5, "normal (4)", '"normal (4)', "unexpected end of data"),
         (3, "0.66667", "0.66667,", "line 3 has another number of cells"),
         (3, ",,,0.8", ",,0.8", "line 3 has another number of cells"),
-        (2, "benign (1)", "", 'line 2: "0.name" must be'),
         (2, "),benign", "),Benign", "line 2: \"0.label\" must be 'benign', 'malignant', 'normal' or 'lesion'"),
-        (4, ",7,", ",,", 'line 4: "2.group" must be'),
         (2, ",7,", ",7.5,", 'line 2: "0.group" must be'),
-        (2, ",7,", ",-7,", 'line 2: "0.group" must be at least 0'),
-        (2, ",7,", f",{10**16},", 'line 2: "0.group" must be at most'),
         (2, ",3,4,", ",3,0,", "line 2: "),  # no pixels
         (2, ",3,1,2,", ",9,1,3,", "line 2: "),  # more than there are
         (4, "0,0,,,,", ",0,,,,", 'line 4: "2.dice" must be'),
-        (2, "0.66667,0.5", "0.66,0.5", "line 2: dice and iou do not follow from tp, fp and fn"),
-        (2, "0.66667,0.5", "0.66667,0.51", "line 2: dice and iou do not follow"),
+        (2, "0.66667,0.5", "0.66667,0.51", "line 2: dice and iou do not follow from tp, fp and fn"),
         (2, "123.46", "nan", 'line 2: "0.hd95" must be a finite number'),
-        (2, "123.46", "1e999", 'line 2: "0.hd95" must be a finite number'),
-        (2, "123.46", "-1", 'line 2: "0.hd95" must be at least 0'),
         (2, "123.46", "123.46 px", 'line 2: "0.hd95" must be a valid number'),
-        (2, ",0.8,", ",1.5,", 'line 2: "0.dice_lesion_given" must be at most 1'),
     ],
 )
 def test_a_damaged_table_is_refused_in_one_line_that_names_file_and_line(path, line, old, new, words):

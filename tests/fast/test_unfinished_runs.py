@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from segmentation.common.checks import AnyPath, Whole, checked
 from segmentation.common.errors import RunError
-from segmentation.common.files import read_json, write_json
+from segmentation.common.files import write_json
 from segmentation.runs import run_folder
 from segmentation.runs.finished import RUN_FILES
 from segmentation.runs.run_folder import begin, goes_on, open_run, settings_of
@@ -148,20 +148,3 @@ def test_a_run_that_begins_leaves_nothing_of_an_earlier_one(tmp_path, monkeypatc
     monkeypatch.setattr(run_folder, "MAX_BYTES", 1000)
     with pytest.raises(RunError, match="the scores of 2 images are too many"):
         begin(run, {"network": NETWORK}, SPLIT)
-
-
-@pytest.mark.parametrize(
-    ("stored", "words"),
-    [
-        ({"epochs": "3"}, "\"config.epochs\" must be a valid integer, got '3'"),
-        ({"epochs": 0}, '"config.epochs" must be at least 1, got 0'),
-        ({"seed": True}, '"config.seed" must be a valid integer, got True'),
-        ({"exec": 1}, '"config.exec" is not known here'),
-        ([], '"config" holds no JSON object'),
-    ],
-)
-def test_stored_settings_are_checked(tmp_path, stored, words):
-    write_json(tmp_path / "config.json", {"config": stored})
-    with pytest.raises(RunError, match=f"config.json: {words}"):
-        settings_of(tmp_path, Settings)
-    assert read_json(tmp_path / "config.json") == {"config": stored}

@@ -60,10 +60,8 @@ BAR = "\rscoring:  50%|#####     | 3/6 [00:00<00:00, 10.1image/s]"
     ("code", "log", "reason"),
     [
         (1, f"reading\nerror: a.png: is damaged. Replace the file.\n{BAR}{BAR}", "a.png: is damaged."),
-        (1, "error: a: one\nb: two\n", "a: one"),  # several lines, the first is enough
         (-9, f"Epoch 3/20\n\x1b[1m3/9\x1b[0m ━━━━━━ 2s 95ms/step - loss: 0.8{BAR}", "killed by signal 9"),
         (1, f"Traceback (most recent call last):\n  x\nValueError: no\n{BAR}", "ValueError: no"),
-        (1, f"Epoch 3/20\n{BAR}", "Epoch 3/20"),
         (2, "╭─ Parsing error ─╮\n│ Unrecognized │\n│ --epoch │\n╰────╯", "Unrecognized; --epoch"),
         (1, BAR, "exit code 1"),
     ],

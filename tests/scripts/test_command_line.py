@@ -7,7 +7,6 @@ from conftest import REPOSITORY, assert_one_clear_line, run_here, run_script
 import train_model
 from dataset import DataError
 from segmentation.data.splits import Division
-from segmentation.scoring.decision import Decision
 from train_model import PRESETS, TrainingConfig
 
 
@@ -48,19 +47,14 @@ def test_the_reason_of_every_setting_is_in_the_help(tmp_path, monkeypatch, prese
     ("flags", "words"),
     [
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["--epochs", "many"], "--epochs"),
-        (["--base-filters", "300"], "--base-filters must be at most 256, got 300"),
         (["--encoder", "none", "--base-filters", "64", "--depth", "6"], "4096 channels; 2048 are allowed"),
         (["--base-filters", "128"], "4096 channels; 2048 are allowed"),
         (["--image-size", "250"], "--image-size must be a multiple of 32"),
-        (["--image-size", "8192"], "--image-size must be at most 4096, got 8192"),
         (["--encoder", "none", "--depth", "3", "--image-size", "8"], "a multiple of 8 (2**depth) from 16 on"),
         (["--seed", "4294967296"], "--seed must be at most 4294967295, got 4294967296"),
-        (["--split-seed", "-1"], "--split-seed must be at least 0, got -1"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number, got nan"),
         (["--ema", "1"], "--ema must be at most 0.9999, got 1"),
         (["--run", "../x"], "--run is the name of a folder in models/, got '../x'"),
-        (["--run", ".."], "--run is the name of a folder"),
         (["--finish"], "--finish scores a stopped run"),
     ],
 )
@@ -68,13 +62,6 @@ def test_a_bad_flag_is_named(flags, words, capsys):
     with pytest.raises(SystemExit, match="2"):
         tyro.cli(TrainingConfig, args=["--start-from", "random", *flags])
     assert words in flat(capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(("cls", "values"), [(TrainingConfig, {"epochs": "3"}), (Decision, {"scale": float("nan")})])
-def test_settings_are_refused_in_one_line(cls, values):
-    with pytest.raises(ValueError) as refused:
-        cls(**values)
-    assert "\n" not in str(refused.value) and next(iter(values)) in str(refused.value)
 
 
 def test_bad_flags_are_one_clear_line_and_change_nothing(tmp_path):

@@ -12,8 +12,7 @@ from segmentation.common import files
 from segmentation.common.errors import RunError
 from segmentation.reports import tensorboard_log
 from segmentation.runs.finished import RUN_FILES
-from segmentation.scoring.decision import Decision, load_decision, save_decision
-from train_model import TrainingConfig, given_decision, main
+from train_model import TrainingConfig, main
 
 TINY = dict(encoder="none", start_from="random", image_size=32, depth=1, base_filters=2)
 
@@ -51,15 +50,6 @@ def test_a_run_to_build_upon_is_looked_at(finished_run, tmp_path, flag):
         (other / missing).unlink()
         with pytest.raises(RunError, match=f"{re.escape(str(other / missing))}: no such file. Only a finished run"):
             main(TrainingConfig(**TINY | {flag: other}, models_dir=tmp_path / "models"))
-
-
-def test_a_decision_that_the_settings_give(finished_run, tmp_path):
-    other = shutil.copytree(finished_run, tmp_path / "other")
-    given = Decision(scale=0.8, min_peak=0.7, largest_component=True)
-    save_decision(other / "decision.json", given)
-    for tta in (True, False):
-        assert given_decision(other, tta).tta is tta and given_decision(None, tta) == Decision(tta=tta)
-    assert given_decision(other, tta=False) == given == load_decision(other / "decision.json")
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

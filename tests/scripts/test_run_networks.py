@@ -12,10 +12,8 @@ import pytest
 from segmentation.common import files
 from segmentation.common.errors import RunError
 from segmentation.runs import run_folder
-from segmentation.runs.finished import BUS_BRA, SHIPPED
 from segmentation.runs.recorder import read_backup
 from segmentation.runs.run_folder import build_network, load_run, take_weights
-from segmentation.runs.split_record import hashes_seen
 
 NETWORK = {"input_shape": (32, 32, 1), "base_filters": 2, "depth": 1, "gates": "full", "encoder": "none"}
 
@@ -115,11 +113,6 @@ def test_a_network_too_large_to_be_loaded_is_not_built(monkeypatch):
         build_network(**NETWORK)
 
 
-def test_the_repositorys_runs_are_small_and_say_what_they_have_seen():
-    assert hashes_seen(BUS_BRA) < hashes_seen(SHIPPED)
-    assert sum(path.stat().st_size for run in (SHIPPED, BUS_BRA) for path in run.rglob("*")) < 25 * 2**20
-
-
 # ---------------------------------------------------------------- a backup from a stranger
 
 
@@ -149,12 +142,10 @@ def pickled() -> bytes:
 
 BACKUPS = {
     "0 bytes": b"",
-    "a plain .npy": npy((3,), bytes(12)),
     "a pickle": pickled(),
     "a 40 TB header": as_zip(npy((10**13,))),
     "a header of 10^400": as_zip(npy((3,)).replace(b"(3,)", b"(" + b"9" * 400 + b",)")),
     "a bomb": as_zip(npy((2, 3), bytes(50_000_000)), zipfile.ZIP_DEFLATED),
-    "an empty zip": as_zip(b"")[-22:],
     "half": as_zip(npy((2, 3), bytes(24)))[:60],
     "a flipped bit": as_zip(npy((2, 3), bytes(24))).replace(bytes(24), bytes(23) + b"\1"),
     "another shape": as_zip(npy((3, 2), bytes(24))),
