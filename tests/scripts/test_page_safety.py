@@ -237,7 +237,7 @@ def test_no_frame_of_a_loop_is_held_that_is_not_shown(tmp_path):
     outliner = demo_page.Outliner(SHIPPED, model, {"network": {}}, Decision(threshold=0.0))
     stored(tmp_path / "loop.dcm", speckle(30), frames=30)
     seen, _ = outliner.look([demo_page.Upload(tmp_path / "loop.dcm", "loop.dcm")])
-    assert len(seen) == demo_page.MAX_PICTURES and picture_files._frames.cache_info().currsize == 0
+    assert len(seen) == demo_page.MAX_PICTURES and picture_files._all_frames.cache_info().currsize == 0
     assert all(picture.image.base is None for picture in seen), "a view holds the whole loop"
     page = demo_page.Page(outliner, tmp_path)
     assert demo_page.LOST in page.show(([], []), 0, False)[0]

@@ -43,9 +43,7 @@ def test_it_was_committed_as_it_ran(committed):
 
 
 def test_every_cell_runs(committed, monkeypatch):
-    monkeypatch.delenv(
-        "MPLBACKEND", raising=False
-    )  # as conftest.py sets it, no figure would be shown
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # as conftest.py sets it, no figure would be shown
     notebook = nbformat.from_dict(committed)
     number = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     notebook.cells.insert(number + 1, nbformat.v4.new_code_cell(SMALL))
