@@ -19,22 +19,10 @@ HUGE = (2**31 - 1).to_bytes(4, "big")
 
 @st.composite
 def damages(draw, content: bytes) -> bytes:
-    """Cut off, bits flipped, the header overwritten, something put in, a huge width, or another file."""
-    data, at = bytearray(content), draw(st.integers(0, len(content) - 1))
-    match draw(st.integers(0, 5)):
-        case 0:
-            return bytes(data[:at])
-        case 1:
-            data[at] ^= 1 << draw(st.integers(0, 7))
-        case 2:
-            data[at % 64] = draw(st.integers(0, 255))
-        case 3:
-            data[at : at + draw(st.integers(0, 100))] = draw(st.binary(max_size=100))
-        case 4:
-            data[16:20] = HUGE  # of a PNG file, the width
-        case _:
-            return draw(st.sampled_from([b"", b"<html>404</html>", b"\x89PNG\r\n\x1a\n", b"II*\0" + bytes(60)]))
-    return bytes(data)
+    """Cut off, overwritten or put in, mostly in the header; or another file."""
+    data, at = bytearray(content), draw(st.integers(0, 63) | st.integers(0, len(content) - 1))
+    data[at : at + draw(st.integers(0, 8))] = draw(st.binary(max_size=20) | st.just(HUGE))
+    return draw(st.sampled_from([bytes(data), content[:at], b"", b"<html>404</html>", b"II*\0" + bytes(60)]))
 
 
 def saved(ending: str, mode: str) -> bytes:
@@ -64,4 +52,4 @@ def test_a_damaged_picture_is_read_or_refused_by_name(tmp_path):
             count["refused"] += 1
 
     try_to_read()
-    assert count["refused"] > 100 and count["read"] > 10, count
+    assert count["refused"] > 100 and count["read"] > 5, count

@@ -38,19 +38,15 @@ WRONG = [
     ("config.json", {"network.activation": "lambda x: x"}, '"network.activation" is not known here'),
     ("config.json", {"network.base_filters": "16"}, "\"network.base_filters\" must be a valid integer, got '16'"),
     ("config.json", {"network.input_shape": [32, 32, 3]}, '"network.input_shape.2" must be 1, got 3'),
-    ("config.json", {"network.depth": 10**6}, '"network.depth" must be at most 8'),
     ("config.json", {"network": {}}, '"network.input_shape" is missing'),
     ("config.json", {"config.epochs": 10**400}, '"config.epochs" must be a short text, a finite number'),
     ("config.json", {"root": 5}, '"root" is not a valid path'),
-    ("config.json", {"appearance.grain": [10**400, 1]}, '"appearance.grain.0"'),
     ("split.json", {"images": {"a": {}}}, '"images.a.part" is missing'),
     ("split.json", {"images": {}}, "has no image in the part 'test'"),
     ("split.json", {"added": 1}, "belongs to another config.json"),
-    ("metrics.json", {"environment.a": {}}, '"environment.a" must be a short text'),
     ("metrics.json", {"images": []}, "no scored image with a lesion"),
     ("metrics.json", {"images.7.dice": 1.5}, '"images.7.dice" must be at most 1'),
     ("metrics.json", {"images.7.hd95": float("inf")}, "Infinity is not a finite number"),
-    ("metrics.json", {"images.7.label": "x"}, '"images.7.label" must be'),
     ("metrics.json", {"images.7.width": 0}, "tp, fp, fn and tn are"),
     ("metrics.json", {"images.7.roundness": [[1]]}, '"images.7.roundness" must be a short text'),
 ]
@@ -92,7 +88,6 @@ def test_a_history_and_its_further_columns(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("0,x,1,1", '"0.learning_rate" must be a valid number'),
         ("0,1,1,nan", '"0.dice" must be a finite number'),
         ("0,1,1", '"0.dice" must be a valid number, got None'),
         ("0,1,1,1,1", "a column without a name"),

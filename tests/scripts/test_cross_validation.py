@@ -79,15 +79,7 @@ def test_only_its_own_tables_are_replaced(tmp_path, planned):
     assert not planned
 
 
-def test_flags_that_train_model_refuses_are_told_and_can_be_mended(tmp_path):
-    command = ["cross_validate.py", "--splits", "grouped", "--data-dir", "nowhere"]
-    mistyped = run_here(*command, "--epoch", "1", cwd=tmp_path)
-    assert_one_clear_line(mistyped, "the run failed", "Unrecognized", "--epoch")
-    log = tmp_path / "models" / "cross_validation" / "grouped-fold0-seed0.log"
-    assert "Unrecognized" in log.read_text()
-
-
-def test_a_stopped_fold_goes_on_and_a_second_seed_is_added(lesion_data, tmp_path, wait_until):
+def test_a_stopped_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wait_until):
     flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "8"]
     process = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
     folder = tmp_path / "models" / "cross_validation"
@@ -102,17 +94,15 @@ def test_a_stopped_fold_goes_on_and_a_second_seed_is_added(lesion_data, tmp_path
     with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
         assert not list(folder.rglob(".writing-*"))
 
-    both = run_here("cross_validate.py", *flags, "--seeds", "0", "1", "--jobs", "2", cwd=tmp_path)
-    assert_one_clear_line(both, "2 runs in", "2 to be trained", "| grouped-fold0-seed1 |", "| sd |", code=0)
-    assert "same test images but other seeds" in both.stdout and "resuming" in run.with_suffix(".log").read_text()
+    again = run_here("cross_validate.py", *flags, cwd=tmp_path)
+    assert_one_clear_line(again, "1 runs in", "1 to be trained", "| grouped-fold0-seed0 |", "| mean |", code=0)
+    assert "resuming" in run.with_suffix(".log").read_text()
     result = json.loads((folder / "cross_validation.json").read_text())
-    assert set(result["runs"]) == {"grouped-fold0-seed0", "grouped-fold0-seed1"} and "images" not in result
-    table = read_scores(folder / "cross_validation.csv")
-    for name in result["runs"]:
-        scores = json.loads((folder / name / "metrics.json").read_text())["images"]
-        assert [(s["name"], s["dice"]) for s in table if s["run"] == name] == [(s["name"], s["dice"]) for s in scores]
-    again = run_here("cross_validate.py", *flags, "--seeds", "0", "1", cwd=tmp_path)
-    assert_one_clear_line(again, "0 to be trained", code=0)
+    assert set(result["runs"]) == {run.name} and "images" not in result
+    scores = json.loads((run / "metrics.json").read_text())["images"]
+    table = [(s["run"], s["name"], s["dice"]) for s in read_scores(folder / "cross_validation.csv")]
+    assert table == [(run.name, s["name"], s["dice"]) for s in scores]
+    assert_one_clear_line(run_here("cross_validate.py", *flags, cwd=tmp_path), "0 to be trained", code=0)
     other = run_here("cross_validate.py", *flags, "--base-filters", "3", cwd=tmp_path)
     assert_one_clear_line(other, "holds runs with other flags")
 
