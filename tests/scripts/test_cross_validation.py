@@ -90,7 +90,8 @@ def test_a_stopped_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wai
     assert process.returncode == 143 and "To go on, repeat the command." in errors and "Traceback" not in errors
     log, rows = run.with_suffix(".log").read_text(), len(history.read_text().splitlines()) - 1
     assert "stopped. All saved files are complete" in log and not re.search(r"[\r\b\x1b]", log)  # no bars, no colours
-    assert len(re.findall(r"^ +\d+/8 .* s ", log, re.MULTILINE)) - rows in (0, 1) and rows < 8  # one line an epoch
+    # One line an epoch, printed after its row and its network are written.
+    assert rows - len(re.findall(r"^ +\d+/8 .* s ", log, re.MULTILINE)) in (0, 1) and rows < 8
     with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
         assert not list(folder.rglob(".writing-*"))
 
