@@ -1,14 +1,18 @@
 """From a folder of images and masks to training batches: find, read, resize, augment, and make a `tf.data` pipeline.
 
-    samples = find_samples(Path("scans"))  # scans/images/7.png with scans/masks/7.png, and so on
+    samples = find_samples(Path("data/mine"))
     images, masks = resize_samples(read_samples(samples), 224)
     model.fit(make_dataset(images, masks, batch_size=8, training=Stream(seed=0)), steps_per_epoch=-(-len(images) // 8))
 
-This file imports nothing else of the project, so you can copy it into your own. Other modules add folder layouts and
-file formats through `LAYOUTS` and `READERS`, as segmentation/importing/layouts.py does.
+Two kinds of folders are read, and nothing about them is guessed: BUSI as it is published, and the plain form that
+import_data.py makes of all others. This file imports nothing else of the project, so you can copy it into your own.
 """
 
+import csv
+import hashlib
 import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,24 +25,20 @@ from tqdm.contrib.concurrent import thread_map
 
 CLASSES = ("benign", "malignant", "normal")
 LABELS = (*CLASSES, "lesion")  # "lesion" where the data have no classes
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded, which could fill the memory
+EIGHT_BITS = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+)  # what Pillow calls pictures that lose nothing as 8 bits of grey
 
 
 class DataError(Exception):
     """The data cannot be used; the message names the files and says what to do."""
-
-
-class MaskReading(NamedTuple):
-    """How the masks of a folder encode lesions: as the pixels that differ enough from the background."""
-
-    background: tuple[float, ...] = (0.0,)  # grey value, or red, green and blue
-    difference: float = 127.0  # more than this, in any colour, is lesion; half range tolerates JPEG and soft edges
-    values: tuple[float, ...] = ()  # if the user gives any: only these grey values are lesion
-
-
-HALF_RANGE = MaskReading()
 
 
 class Sample(NamedTuple):
@@ -48,154 +48,157 @@ class Sample(NamedTuple):
     label: str  # one of LABELS
     image: Path
     masks: tuple[Path, ...]  # merged when read; may be empty for a normal image
-    reading: MaskReading = HALF_RANGE
-    white: float | None = None  # value of white in images of more than 8 bits; None: the format's largest value
-    patient: str = ""  # patient and published fold come from a table beside the data
+    patient: str = ""  # this and what follows come from meta.csv
+    split: str = ""  # train, val or test
     fold: str = ""
-    folder: str = ""  # the data folder, if several are used together
-
-
-# Each takes a folder and the grey values of lesions, and returns samples and problems, or None for another layout.
-LAYOUTS: list[Callable] = []
-READERS: dict[str, Callable[[Path], np.ndarray]] = {}  # from a file ending such as ".dcm" to a reader of grey values
+    folder: str = ""  # the hospital; or the data folder, if several are used together
+    sha256: str = ""  # of the image's pixels
 
 
 # ---------------------------------------------------------------- find
-def list_samples(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]]:
-    """Find the samples of a folder in one of `LAYOUTS`, or in images/ and masks/, and list the files without a partner.
 
-    `mask_values` are the grey values of lesion pixels, if the user gives any.
+
+def find_samples(root: Path) -> list[Sample]:
+    """Find the images of a folder and their masks.
+
+    - BUSI: benign/, malignant/ and normal/, each with NAME.png, NAME_mask.png and perhaps NAME_mask_1.png, ...
+    - The plain form: images/NAME.png, masks/NAME.png, and meta.csv, which names every image and its class, and may have
+      the columns patient, split, fold, hospital and sha256.
+
+    Raises:
+        DataError: it is another folder, holds no lesion, or has files without a partner; the message lists them.
     """
-    for find in (*LAYOUTS, list_pairs):
-        if (found := find(root, mask_values)) is not None:
-            return found
-    raise DataError(f"{root}: found no images with masks here. See data/README.md for what is read.")
-
-
-def list_pairs(root: Path, mask_values: Sequence[float] = ()) -> tuple[list[Sample], list[str]] | None:
-    """The simplest layout: images/ and masks/ with files of the same name; None if one of the folders is missing."""
-    if not ((root / "images").is_dir() and (root / "masks").is_dir()):
-        return None
-    files = [sorted(p for p in (root / part).iterdir() if p.suffix.lower() in SUFFIXES) for part in ("images", "masks")]
-    images, masks = ({path.stem: path for path in paths} for paths in files)
-    problems = [f"{masks[name]}: mask without an image of its name." for name in sorted(set(masks) - set(images))]
-    kept = {*images.values(), *masks.values()}
-    problems += [f"{path}: another file has its name." for paths in files for path in paths if path not in kept]
-    reading = MaskReading(values=tuple(mask_values))
-
-    def make(name: str) -> Sample:
-        paths = (masks[name],) if name in masks else ()
-        lesion = any(find_lesion(read_values(path, as_mask=True), reading).any() for path in paths)
-        return Sample(name, "lesion" if lesion else "normal", images[name], paths, reading)
-
-    made = list(thread_map(partial(try_reading, make), images, max_workers=os.cpu_count(), leave=False))
-    return [s for s in made if isinstance(s, Sample)], [*problems, *(line for line in made if isinstance(line, str))]
-
-
-def find_samples(root: Path, mask_values: Sequence[float] = ()) -> list[Sample]:
-    """As `list_samples`, but raises a DataError that lists all files without a partner, or if there is no lesion."""
-    samples, problems = list_samples(root, mask_values)
+    if (root / "meta.csv").is_file() and (root / "images").is_dir():
+        samples, problems = _list_plain(root)
+    elif any((root / label).is_dir() for label in CLASSES):
+        samples, problems = _list_busi(root)
+    else:
+        raise DataError(f"{root}: {how_to_import(root)}")
+    again = Counter(sample.name for sample in samples)
+    problems += [f"{s.image}: the name {s.name!r} occurs twice. Rename one." for s in samples if again[s.name] > 1]
     if problems:
         raise DataError("\n".join(problems))
-    if not any(s.label != "normal" for s in samples):
-        raise DataError(f"{root}: holds no image of a lesion. See data/README.md for the expected files.")
-    normals = [s for s in samples if s.label == "normal" and not s.masks]
-    if bare := [s.name for s in normals if "normal" not in map(str.casefold, s.image.parts)]:
-        print(f"note: {len(bare)} of {len(samples)} images have no mask file and count as normal: {', '.join(bare)}")
+    if not any(sample.label != "normal" for sample in samples):
+        raise DataError(f"{root}: holds no image of a lesion.")
     return samples
 
 
-# ---------------------------------------------------------------- read
-def read_values(path: Path, as_mask: bool = False, page: int = 0) -> np.ndarray:
-    """Read the values of an image file, turned upright by EXIF: (H, W) of any dtype; of a colour mask (H, W, 3).
+def how_to_import(root: Path) -> str:
+    """What to do with a folder of another kind."""
+    return f"is neither BUSI nor imported. Import it first: python import_data.py {root} --output data/mine"
 
-    Pillow is used, since OpenCV returns a truncated JPEG without an error.
+
+def _list_busi(root: Path) -> tuple[list[Sample], list[str]]:
+    samples, problems = [], []
+    for label in CLASSES:
+        images, masks = {}, defaultdict(dict)
+        for path in sorted((root / label).glob("[!.]*"), key=_natural_order):
+            found = re.fullmatch(r"(.+?)(_mask(?:_(\d+))?)?\.png", path.name)
+            if found and found[2]:
+                masks[found[1]][int(found[3] or 0)] = path
+            elif found:
+                images[found[1]] = path
+            elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm"):
+                problems.append(f"{path}: is no .png as in BUSI; {how_to_import(root)}")
+        problems += [f"{min(masks[name].values())}: mask without an image." for name in masks if name not in images]
+        for name, image in images.items():
+            own = masks[name]
+            if (own or label != "normal") and 0 not in own:
+                problems.append(f"{image}: has no mask file {name}_mask.png. Add it, or remove the image.")
+            samples.append(Sample(name, label, image, tuple(own[k] for k in sorted(own))))
+    return samples, problems
+
+
+def _natural_order(path: Path) -> list:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _list_plain(root: Path) -> tuple[list[Sample], list[str]]:
+    table, samples, problems = root / "meta.csv", [], defaultdict(list)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [{key: (cell or "").strip() for key, cell in row.items() if key} for row in csv.DictReader(lines)]
+    except (OSError, UnicodeError, csv.Error, AttributeError) as error:
+        raise DataError(f"{table}: cannot be read as a table ({error}).") from None
+    if rows and not {"image", "class"} <= set(rows[0]):
+        raise DataError(f"{table}: has no columns image and class; {how_to_import(root)}")
+    there = {part: {path.stem: path for path in (root / part).glob("*.png")} for part in ("images", "masks")}
+    for row in rows:
+        name, label = row["image"].removesuffix(".png"), row["class"]
+        image, mask = (files.pop(name, None) for files in there.values())
+        if image is None:
+            problems["is named by meta.csv, and is not there or named twice"].append(root / "images" / f"{name}.png")
+        elif label not in LABELS:
+            problems[f"is of class {label!r} in meta.csv, which is none of {', '.join(LABELS)}"].append(image)
+        elif mask is None and label != "normal":
+            problems["has no mask file"].append(image)
+        else:
+            more = {key: row.get(key, "") for key in ("patient", "split", "fold", "sha256")}
+            masks = () if mask is None else (mask,)
+            samples.append(Sample(name, label, image, masks, **more, folder=row.get("hospital", "")))
+    for files in there.values():
+        problems["is not in meta.csv"] += files.values()
+    lines = [f"{min(paths)}: {what}" + (f" ({len(paths)} such files)" if paths[1:] else "") + ". Mend or import it."
+             for what, paths in problems.items() if paths]  # fmt: skip
+    return samples, lines
+
+
+# ---------------------------------------------------------------- read
+
+
+def read_gray(path: Path) -> np.ndarray:
+    """Read a PNG file as a grey image, (H, W) uint8; colours by luma.
+
+    Pillow is used, since OpenCV returns a truncated file without an error.
 
     Raises:
-        DataError: the file is missing, not an image, damaged, holds NaN, or has more than MAX_PIXELS.
+        DataError: the file is missing, no PNG, damaged, has more than 8 bits or more than MAX_PIXELS.
     """
     try:
-        if read := READERS.get(path.suffix.lower()):
-            return read(path)
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 size, limit = f"{picture.width}x{picture.height}", f"{MAX_PIXELS // 1_000_000} million"
                 raise DataError(f"{path}: {size} pixels are more than {limit}. Shrink it first.")
-            picture.seek(page)
-            deep = picture.mode.startswith(("I", "F"))
-            if not deep and any(";16" in str(tile[3]) for tile in picture.tile):  # Pillow would drop the lower 8 bits
-                raise DataError(f"{path}: holds colours of 16 bits. Save it as grey, or with 8 bits.")
-            picture = ImageOps.exif_transpose(picture)
-            if deep:  # Pillow's own conversion clips at 255
-                values = np.asarray(picture)
-                if not np.isfinite(values).all():
-                    raise DataError(f"{path}: holds pixels that are NaN or infinite.")
-                return values
-            if as_mask and picture.mode not in ("1", "L"):
-                return merge_alpha(np.asarray(picture.convert("RGBA")))
-            return np.asarray(picture.convert("L"))
+            if picture.mode not in EIGHT_BITS:
+                raise DataError(f"{path}: has more than 8 bits; {how_to_import(path.parent.parent)}")
+            return np.asarray(ImageOps.exif_transpose(picture).convert("L"))
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, struct.error, ...
         reason = str(error).split("'")[0].strip() or type(error).__name__
-        raise DataError(f"{path}: cannot be read as {', '.join(FORMATS)} ({reason}). Replace the file.") from error
+        raise DataError(f"{path}: cannot be read as PNG ({reason}). Replace the file.") from error
 
 
-def merge_alpha(picture: np.ndarray) -> np.ndarray:
-    """Flatten a mask (H, W, 4) onto a black background: grey values (H, W), or colours (H, W, 3)."""
-    colours, alpha = picture[..., :3], picture[..., 3]
-    if np.ptp(alpha):
-        frame = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
-        if not colours[alpha > 0].any() and np.median(frame) == 0:  # black on transparent: alpha is the mask
-            return alpha
-        colours = (colours * (alpha[..., None] / 255)).round().astype(np.uint8)
-    elif not alpha.any() and (colours == colours[0, 0]).all():  # nothing was drawn
-        return alpha
-    return colours[..., 0] if (colours[..., :1] == colours[..., 1:]).all() else colours
-
-
-def read_gray(path: Path, white: float | None = None, page: int = 0) -> np.ndarray:
-    """Read a grey image, (H, W) uint8; colours by luma; more than 8 bits scaled: `white` (DICOM: 65535) becomes 255."""
-    values = read_values(path, page=page)
-    if values.dtype == np.uint8:
-        return values
-    if white is None or path.suffix.lower() in READERS:
-        white = 65535 if values.max(initial=0) > 255 else 255
-    if values.min(initial=0) < -0.05 * white:  # an image filter may overshoot a little
-        raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
-    return (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)
-
-
-def read_mask(paths: Sequence[Path], shape: tuple[int, int], reading: MaskReading = HALF_RANGE) -> np.ndarray:
+def read_mask(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
     """Union of an image's masks, (H, W) uint8 in {0, 1}, all 0 without paths; each mask must have this `shape`."""
     union = np.zeros(shape, np.uint8)
     for path in paths:
-        values = read_values(path, as_mask=True)
-        if values.shape[:2] != shape:
-            sizes = f"mask is {values.shape[1]}x{values.shape[0]}, its image {shape[1]}x{shape[0]}"
+        mask = read_gray(path)
+        if mask.shape != shape:
+            sizes = f"mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}"
             raise DataError(f"{path}: {sizes}. Export the mask again at the image's size.")
-        union |= find_lesion(values, reading)
+        union |= mask > 127
     return union
 
 
-def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
-    """Which pixels of a mask are lesion, (H, W) bool; `values` are (H, W) or (H, W, 3), from `read_values`."""
-    values = values.reshape(*values.shape[:2], -1)
-    if reading.values:
-        return np.isin(values.astype(np.float32), np.float32(reading.values)).all(axis=2)
-    return (np.abs(values - np.float32(reading.background)) > reading.difference).any(axis=2)
+def hash_pixels(image: np.ndarray) -> str:
+    """What identifies a grey image, (H, W) uint8, in whatever file: the SHA-256 of its size and its pixels."""
+    return hashlib.sha256(f"{image.shape[0]} {image.shape[1]} ".encode() + image.tobytes()).hexdigest()
 
 
 def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Read the image (H, W) uint8 and the merged mask (H, W) uint8 in {0, 1}, at the original size.
 
     Raises:
-        DataError: as `read_gray` and `read_mask`; or a lesion image's mask is empty, or a normal image's is not.
+        DataError: as `read_gray` and `read_mask`; a lesion image's mask is empty, or a normal image's is not; or the
+            image has other pixels than meta.csv says.
     """
-    image = read_gray(sample.image, sample.white)
-    mask = read_mask(sample.masks, image.shape, sample.reading)
+    image = read_gray(sample.image)
+    if sample.sha256 and hash_pixels(image) != sample.sha256:
+        raise DataError(f"{sample.image}: was changed after it was imported. Import the data again.")
+    mask = read_mask(sample.masks, image.shape)
     if sample.label != "normal" and not mask.any():
         raise DataError(f"{sample.masks[0]}: mask is empty, but {sample.name} is {sample.label}.")
     if sample.label == "normal" and mask.any():
@@ -337,4 +340,4 @@ def make_dataset(
         return weigh(to_batch(tf.ensure_shape(image, shape), tf.ensure_shape(mask, shape)), indices)
 
     epochs = tf.data.Dataset.range(training.first_epoch, 2**31)
-    return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(4)

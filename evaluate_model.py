@@ -18,7 +18,7 @@ import tyro
 from pydantic import model_validator
 
 from dataset import DataError, Sample, read_samples
-from segmentation.common.checks import AnyPath, Folders, GreyValues, Real, checked
+from segmentation.common.checks import AnyPath, Folders, Real, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, file_hash, json_holds, write_json
 from segmentation.common.machine import environment
@@ -43,7 +43,6 @@ class EvaluationConfig:
     data_dir: Folders  # folders of images with masks
     run: tuple[AnyPath, ...] = ()  # folders of runs; of several runs, the mean of their probabilities is scored
     masks: AnyPath | None = None  # folder with another program's masks, one for each image; instead of --run
-    mask_values: GreyValues = ()  # grey values of lesion pixels; if none: inferred from the masks of each folder
     unseen_only: bool = False  # leave out the training and validation images of the runs
     tta: bool = False  # average with the mirrored picture, even if the runs do not
     threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; by default the runs' own
@@ -78,7 +77,7 @@ def main(config: EvaluationConfig) -> float:
     check_output(table, is_score_table)
     decisions = [open_decision(run) for run in config.run]
     machine = environment()
-    found = collect(config.data_dir, config.mask_values)
+    found = collect(config.data_dir)
     scores, result = score_masks(config.masks, found) if config.masks else score_runs(config, decisions, found)
     summary = summarise(scores)
     write_scores(table, scores)

@@ -25,7 +25,7 @@ from segmentation.common.checks import AnyPath, Folders, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, json_holds, lock_folder, write_json
 from segmentation.data.collection import collect, find_folders
-from segmentation.data.phantoms import make_phantom
+from segmentation.data.find_data import SAMPLE
 from segmentation.inference.engines import (
     EXPORT_FILES,
     RUNNERS,
@@ -51,7 +51,6 @@ from segmentation.runs.split_record import load_split
 from segmentation.scoring.prediction import predict_pictures
 
 MOST_PICTURES = 200  # test images on which a file is compared with Keras
-PHANTOMS = 24  # phantoms for the comparison if the run's data is not here
 PREFIX = ".writing-"  # of a folder whose files are not compared yet
 TABLE_HEADER = f"{'format':18}{'MiB':>6}{'largest difference':>20}{'changed mask pixels':>21}{'Dice':>8}{'Keras':>8}"
 
@@ -62,7 +61,7 @@ class ExportConfig:
 
     run: AnyPath  # folder of a finished run
     to: tuple[Format, ...] = ("onnx",)  # the formats; litert-int8 needs the run's data
-    data_dir: Folders = ()  # the run's data, if it has moved; without data, the files are compared on phantoms
+    data_dir: Folders = ()  # the run's data, if it has moved; without data, the files are compared on data/sample
 
     @model_validator(mode="after")
     def fit_together(self):
@@ -131,10 +130,10 @@ def find_pictures(
     """
     folders = find_folders(stored, config.data_dir)
     if not config.data_dir and not all(folder.is_dir() for folder in folders):
-        drawn = [make_phantom(("benign", "malignant", "normal")[i % 3], i) for i in range(PHANTOMS)]
-        pairs = [(image, np.any(masks or [np.zeros_like(image)], axis=0).astype(np.uint8)) for image, masks in drawn]
-        return pairs, None, "simulated pictures, because the run's data is not here (--data-dir)"
-    samples = collect(folders, stored.get("config", {}).get("mask_values", ())).samples
+        samples = collect([SAMPLE]).samples
+        pairs = read_samples([samples[i] for i in evenly(len(samples), MOST_PICTURES)])
+        return pairs, None, "pictures of data/sample, because the run's data is not here (--data-dir)"
+    samples = collect(folders).samples
     parts, _ = load_split(config.run, samples)
     chosen = {
         part: [samples[parts[part][i]] for i in evenly(len(parts[part]), most)]

@@ -25,7 +25,7 @@ from dataset import LABELS, DataError
 from segmentation.common.checks import AnyPath, Folders, Text, checked
 from segmentation.common.errors import one_clear_line
 from segmentation.data.near_copies import FINE, SLIDING, WHOLE, Pair, group_pairs, near_copies
-from segmentation.importing.find_data import unpack_source
+from segmentation.importing.archives import unpack_source
 from segmentation.importing.import_page import write_page
 from segmentation.importing.plain_form import Cases, Kept, new_folder, write_table
 from segmentation.importing.understanding import Source, Wishes, understand_source

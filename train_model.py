@@ -1,12 +1,12 @@
 """Train an Attention U-Net to segment lesions in breast ultrasound (BUSI), and score it on unseen images.
 
-    python train_model.py                                 # BUSI in data/, else downloaded, else phantoms
+    python train_model.py                                 # BUSI in data/, else downloaded, else the sample
     python train_model.py --data-dir ~/BUSI --epochs 100  # every setting below is a flag
     python train_model.py --data-dir ~/BUSI ~/BUS-BRA     # train on several folders together
     python train_model.py paper                           # the paper's network, from random weights
     python train_model.py --resume models/attention_unet  # go on with a stopped run
 
-The default takes 8 to 20 minutes on 2 CPU cores on BUSI, and 4 on phantoms. Then: python visualize_results.py
+The default takes 8 to 20 minutes on 2 CPU cores on BUSI, and 4 on the sample. Then: python visualize_results.py
 """
 
 import os
@@ -26,7 +26,7 @@ from pydantic import model_validator
 
 from attention_unet import GATES, multiply_adds
 from dataset import Stream, make_dataset
-from segmentation.common.checks import AnyPath, FolderName, Folders, GreyValues, Real, Seed, Text, Whole, checked
+from segmentation.common.checks import AnyPath, FolderName, Folders, Real, Seed, Text, Whole, checked
 from segmentation.common.errors import one_clear_line
 from segmentation.common.files import check_space, write_json
 from segmentation.common.machine import environment
@@ -51,8 +51,7 @@ class TrainingConfig:
     """All settings, each with the reason for its default; docs/settings.md has more about some."""
 
     # Data
-    data_dir: Folders = ()  # folders of images with masks; if none: data/, then a download of BUSI, then phantoms
-    mask_values: GreyValues = ()  # grey values of lesion pixels; if none: inferred from the masks of each folder
+    data_dir: Folders = ()  # folders of images with masks; if none: data/, then a download of BUSI, then data/sample
     image_size: Whole[1, 4096] = 224  # pixels, a multiple of 32; 256 is hardly better and takes 1.5 times as long
     split: Text = "grouped"  # keeps near-copies in one set; docs/settings.md lists the other splits; or a CSV file
     fold: Whole[0, 100] = 0  # which fold is the test set, if the split has folds
@@ -75,7 +74,7 @@ class TrainingConfig:
     dice_weight: Real[0, 1000] = 1.0  # weight of soft Dice, added to binary cross-entropy; 0: cross-entropy alone
     augmentation: Real[0, 3] = 1.0  # strength; 0: only the left-right flip; 1.5 is no better in 20 epochs
     scanners: Real[0, 2] = 1.0  # frequency of augmentations that imitate other machines: +0.03 Dice elsewhere; 0: off
-    seed: Seed = 0  # of the initial weights, the order of the images, the augmentation and the phantoms
+    seed: Seed = 0  # of the initial weights, the order of the images and the augmentation
     # From probability to mask
     decision_from: AnyPath | None = None  # use the decision of this run of the same settings with a validation set
     tta: bool = True  # average the predictions of the image and its mirror image: +0.005 validation Dice
@@ -123,7 +122,7 @@ PRESETS = {
     ),
 }
 MIN_NORMALS = 10  # normal training images that a lesion score needs
-PHANTOM_EPOCHS = 16  # most epochs on phantoms that stand in for missing data: they only show that everything works
+SAMPLE_EPOCHS = 10  # most epochs on the sample, which stands in for missing data: a first look
 
 
 def main(config: TrainingConfig) -> float:
@@ -144,7 +143,7 @@ def main(config: TrainingConfig) -> float:
         model = build(network, convolutions, first_weights(config))
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
-        data = load_data(config.data_dir, config.mask_values, config.seed)
+        data = load_data(config.data_dir)
         data = split_data(data, config.division, config.image_size, earlier, stopped=run if goes_on else None)
         model = keep_lesion_score(model, data.train[1])
         if not goes_on:
@@ -216,7 +215,7 @@ def fit(
     Returns:
         The recorder, which has written history, best network and backup to the run's folder.
     """
-    epochs = min(config.epochs, PHANTOM_EPOCHS) if data.found.drawn else config.epochs
+    epochs = min(config.epochs, SAMPLE_EPOCHS) if data.found.source == "sample" else config.epochs
     steps = -(-len(data.train[0]) // config.batch_size)
     compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
     recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)

@@ -109,7 +109,7 @@ def report_run(config: VisualizationConfig, run: Path, model: Network, stored: d
     folders = find_folders(stored, config.data_dir)
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise DataError(f"{missing[0]}: the run's data is not here. Say where it is with --data-dir.")
-    samples = collect(folders, stored.get("config", {}).get("mask_values", ())).samples
+    samples = collect(folders).samples
     decision = decision_for(config, run)
     matplotlib.rcdefaults()  # the user's matplotlibrc may require LaTeX
     drawn = load_cases(model, run, samples, decision)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import cv2
 import tyro
 
-from segmentation.data.phantoms import make_phantom
+from tests.phantoms import make_phantom
 
 SHOWN = (1, 20, 50, 100, 150, 200)  # after so many uploads
 

@@ -25,9 +25,9 @@ import numpy as np
 import tyro
 from shared import REPOSITORY, Worker, rate, seconds, write_result
 
-from segmentation.data.phantoms import make_phantom
 from segmentation.inference.engines import EXPORT_FILES, ExportedNetwork, find_export
 from segmentation.runs.schemas import read_config
+from tests.phantoms import make_phantom
 
 BATCH, THREADS = 16, 2
 TORCH = ("PyTorch", "PyTorch bfloat16", "PyTorch bfloat16 compiled")

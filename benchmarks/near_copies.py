@@ -24,7 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from segmentation.data import near_copies as search
-from segmentation.data.phantoms import make_phantom
+from tests.phantoms import make_phantom
 
 SEED = 31
 LABELS = ["benign"] * 11 + ["malignant"] * 5 + ["normal"] * 4  # about BUSI's shares

@@ -16,12 +16,12 @@ import tyro
 from shared import seconds
 
 from segmentation.common import startup  # noqa: F401  # isort: skip
-from dataset import read_gray
-from segmentation.data.phantoms import make_phantom
 from segmentation.inference.own_images import Found, Wish, predict_images, write_prediction
+from segmentation.pictures.picture_files import Picture, read_picture
 from segmentation.runs.run_folder import load_run
 from segmentation.scoring.decision import load_decision
 from segmentation.scoring.prediction import predict_pictures
+from tests.phantoms import make_phantom
 
 PICTURES, REPEATS = 100, 5
 
@@ -51,7 +51,7 @@ def main(run: Path) -> None:
         for i in range(PICTURES):
             cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(make_phantom("benign", i)[0], (600, 500)))
         files = sorted(folder.iterdir())
-        images = [read_gray(file) for file in files]
+        images = [read_picture(Picture(file))[0] for file in files]
         prediction = predict_pictures(model, images, decision)  # traces and warms up
         (drawn := Path(temporary) / "drawn").mkdir()
 
@@ -60,7 +60,7 @@ def main(run: Path) -> None:
                 write_prediction(drawn / file.stem, Found(image, None, *found), wish, stored.get("appearance"))
 
         work = {
-            "reading, one thread": lambda: [read_gray(file) for file in files],
+            "reading, one thread": lambda: [read_picture(Picture(file))[0] for file in files],
             "network": lambda: predict_pictures(model, images, decision),
             "drawing and writing, one thread": draw,
             "all of it, as the script does it": lambda: predict_images(model, stored, [folder], wish),

@@ -16,10 +16,10 @@ from shared import default_network, default_settings, seconds, write_result
 from segmentation.common import startup  # noqa: F401  # isort: skip
 from dataset import Stream, make_dataset, resize_samples
 from segmentation.data.augmentation import augmenter
-from segmentation.data.phantoms import make_phantom
 from segmentation.network.losses import training_loss, training_metrics
 from segmentation.network.optimizer import convolution_policy, make_optimizer
 from segmentation.runs.run_folder import build_network
+from tests.phantoms import make_phantom
 
 STEPS, REPEATS = 8, 5
 

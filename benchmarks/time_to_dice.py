@@ -26,8 +26,8 @@ import keras
 
 from dataset import Stream, find_samples, make_dataset, read_samples, resize_samples
 from segmentation.data.augmentation import augmenter
+from segmentation.data.find_data import find_data
 from segmentation.data.splits import Division, split_samples
-from segmentation.importing.find_data import find_data
 from segmentation.network.encoders import Encoder, load_imagenet
 from segmentation.network.losses import training_loss
 from segmentation.network.optimizer import convolution_policy, make_optimizer, make_schedule

@@ -4,4 +4,3 @@ common, pictures, importing, data, network, scoring, runs, reports, inference, p
 """
 
 from segmentation.common import environment  # noqa: F401  # isort: skip  # before anything that reads the environment
-from segmentation.importing import layouts  # noqa: F401  # whatever is imported of this package, dataset.py reads any layout

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -29,11 +28,10 @@ from segmentation.common.environment import set_environment
 set_environment()  # as the scripts do it: otherwise a training in this process computes other last digits than a script
 
 from folders import write_hospital
+from phantoms import write_phantoms
 
 import dataset
-import segmentation.importing.layouts  # noqa: F401  BUSI's layout, and all others
 from segmentation.data.near_copies import Pair
-from segmentation.data.phantoms import write_phantoms
 
 
 def find_real(variable: str, name: str) -> Path:
@@ -145,18 +143,6 @@ def busi_pairs(samples: list[dataset.Sample]) -> list[Pair]:
     with (Path(__file__).parent / "busi_near_copies.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     return [Pair(index[r["a"]], index[r["b"]], *(float(r[key]) for key in Pair._fields[2:])) for r in rows]
-
-
-def copy_as_pairs(busi: Path, folder: Path) -> Path:
-    """The same pictures as images/ and masks/, masks in another format, none for normals."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    for sample in dataset.find_samples(busi):
-        shutil.copy(sample.image, folder / "images" / f"{sample.name}.png")
-        if sample.label != "normal":
-            mask = dataset.read_sample(sample)[1] * 255
-            Image.fromarray(mask).save(folder / "masks" / f"{sample.name}.bmp")
-    return folder
 
 
 # ---------------------------------------------------------------- scripts

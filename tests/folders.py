@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dataset import find_samples, read_samples
-from segmentation.importing.find_data import find_data
+from segmentation.importing.understanding import Wishes, read_case, understand_source
 
 SHAPE = (40, 50)
 PICTURES = 10  # in a folder, the last of them without a lesion
@@ -73,6 +72,14 @@ def write_pairs(root: Path, draw=white, image="images/scan{}.png", mask="masks/s
     )
 
 
+def write_plain(root: Path) -> dict:
+    """The ten of `write_pairs` in the plain form, which a training reads."""
+    found = write_pairs(root)
+    rows = [f"{name}.png,{label}" for name, (label, _) in found.items()]
+    (root / "meta.csv").write_text("\n".join(["image,class", *rows]))
+    return found
+
+
 def write_classes(root: Path, name="{} ({}).png", mask="{} ({})_mask.png", classes=("benign", "malignant", "normal")):
     """BUSI's layout: a folder for each class, with files of these names."""
     files = [(folder, folder.lower(), i) for folder in classes for i in range(1, 5)]
@@ -118,7 +125,9 @@ def changed(write, *changes: str):
     return build
 
 
-def read(root: Path, **options) -> dict:
-    """Label and lesion pixels of each image, by name, as every script reads a folder."""
-    samples = find_samples(find_data(root), **options)
-    return {s.name: (s.label, int(mask.sum())) for s, (_, mask) in zip(samples, read_samples(samples), strict=True)}
+def read(root: Path, **wishes) -> dict:
+    """Label and lesion pixels of each image, by name, as import_data.py understands a folder."""
+    source = understand_source(root, Wishes(**{"unmasked": "normal", **wishes}))
+    for line in source.lines:
+        print(line)
+    return {case.name: (case.label, int(read_case(case, source).mask.sum())) for case in source.cases}

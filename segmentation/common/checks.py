@@ -63,7 +63,6 @@ Seed = Whole[0, 2**32 - 1]  # the seeds that NumPy accepts
 Number = Real[-MAX_NUMBER, MAX_NUMBER]
 AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_without_null)]  # JSON stores it as text
 Folders = Annotated[tuple[AnyPath, ...], Field(strict=False, max_length=MAX_LIST)]  # JSON has no tuples
-GreyValues = Annotated[tuple[Number, ...], Field(strict=False, max_length=MAX_LIST)]
 FolderName = Annotated[str, Field(max_length=200), AfterValidator(_folder_name)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Plain = Annotated[Any, AfterValidator(_plain)]  # a value that fits a table cell

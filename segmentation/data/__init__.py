@@ -1,1 +1,1 @@
-"""From those pairs to a data set: near-copies, splits, augmentation; simulated images where there are no data."""
+"""The samples of a training: where they lie, near-copies, splits, augmentation."""

@@ -6,68 +6,54 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset import CLASSES, DataError, Sample, find_samples
-from segmentation.data.phantoms import write_phantoms
-from segmentation.importing.find_data import find_data
-from segmentation.importing.layouts import PHANTOM_MARKER
+from segmentation.data.find_data import SAMPLE, find_data
 
 BUSI_COUNTS = {"benign": (437, 454), "malignant": (210, 211), "normal": (133, 133)}  # images, mask files
-PHANTOM_IMAGES = 160  # number of simulated images where there are no data
 
 
 class Collection(NamedTuple):
     """The samples of one folder or of several that are used together."""
 
     roots: list[Path]
-    source: str  # "busi", "custom" or "phantom"; of several folders joined by " + "
-    drawn: bool  # whether these are phantoms, drawn because no data were found
+    source: str  # "busi", "sample" or "custom"; of several folders joined by " + "
     samples: list[Sample]
 
     def describe(self) -> dict:
-        """Entries of config.json and evaluation.json.
-
-        "data"; "root", a list if there are several folders; "white", if there are images of more than 8 bits.
-        """
+        """Entries of config.json and evaluation.json: "data" and "root", a list if there are several folders."""
         roots = [root.resolve() for root in self.roots]
-        white = {sample.white for sample in self.samples} - {None}
-        described = {"data": self.source, "root": roots if len(roots) > 1 else roots[0]}
-        return described | ({"white": max(white)} if white else {})
+        return {"data": self.source, "root": roots if len(roots) > 1 else roots[0]}
 
 
-def collect(folders: Sequence[Path], mask_values: Sequence[float] = (), seed: int = 0) -> Collection:
+def collect(folders: Sequence[Path]) -> Collection:
     """Find the samples of every folder.
 
     With several folders, patients get their folder's name as a prefix, and so do image names that occur twice.
 
     Args:
-        folders: as the user named them; if there are none: `data/`, a download, or phantoms of this `seed`.
-        mask_values: grey values of lesion pixels; without them they are inferred from each folder's masks.
+        folders: as the user named them; if there are none: `data/`, a download, or the sample.
 
     Raises:
         DataError: a folder holds no data or cannot be used, or is named twice.
     """
-    if not folders:
-        root, drawn = find_or_draw(None, seed)
-        samples = find_samples(root, mask_values)
-        return Collection([root], data_source(root, samples), drawn, samples)
-    roots = [find_data(folder) for folder in folders]
+    roots = [find_data(folder) for folder in folders or (None,)]
     if len({root.resolve() for root in roots}) < len(roots):
         raise DataError(f"{', '.join(map(str, folders))}: the same folder twice. Name each once.")
-    found = [find_samples(root, mask_values) for root in roots]
+    found = [find_samples(root) for root in roots]
     source = " + ".join(data_source(root, samples) for root, samples in zip(roots, found, strict=True))
     if len(roots) == 1:
-        return Collection(roots, source, False, found[0])
+        return Collection(roots, source, found[0])
     names = _folder_names(roots)
     counts = Counter(sample.name for samples in found for sample in samples)
     together = [
         sample._replace(
             name=f"{folder}: {sample.name}" if counts[sample.name] > 1 else sample.name,
             patient=sample.patient and f"{folder}: {sample.patient}",
-            folder=folder,
+            folder=sample.folder or folder,
         )
         for folder, samples in zip(names, found, strict=True)
         for sample in samples
     ]
-    return Collection(roots, source, False, together)
+    return Collection(roots, source, together)
 
 
 def find_folders(stored: dict, given: Sequence[Path] = ()) -> tuple[Path, ...]:
@@ -91,32 +77,10 @@ def _folder_names(roots: Sequence[Path]) -> list[str]:
     return names
 
 
-def find_or_draw(data_dir: Path | None, seed: int) -> tuple[Path, bool]:
-    """As `find_data`, but if there are no data, draw phantoms in `data/` with that seed, and print a banner.
-
-    Returns:
-        The folder, and whether it holds phantoms drawn here.
-    """
-    root = find_data(data_dir)
-    if root is not None:
-        return root, False
-    line = "!" * 100
-    print(
-        f"{line}\nNO BREAST ULTRASOUND DATA: training on SIMULATED images (segmentation/data/phantoms.py). The result\n"
-        "says nothing about patients. To use BUSI, see data/README.md, then: python train_model.py --data-dir FOLDER\n"
-        f"{line}",
-        flush=True,
-    )
-    root = Path("data") / f"phantoms-{PHANTOM_IMAGES}-seed{seed}"
-    if not (root / PHANTOM_MARKER).exists():  # written last: the folder is complete
-        write_phantoms(root, PHANTOM_IMAGES, seed)
-    return root, True
-
-
 def data_source(root: Path, samples: Sequence[Sample]) -> str:
-    """Name of the data in a run's files: "phantom", "busi" (if the published counts agree) or "custom"."""
-    if any((folder / PHANTOM_MARKER).exists() for folder in {root, *(s.image.parent.parent for s in samples)}):
-        return "phantom"
+    """Name of the data in a run's files: "sample", "busi" (if the published counts agree) or "custom"."""
+    if root.resolve() == SAMPLE.resolve():
+        return "sample"
     counts = {label: [len(s.masks) for s in samples if s.label == label] for label in CLASSES}
     if {label: (len(masks), sum(masks)) for label, masks in counts.items()} == BUSI_COUNTS:
         return "busi"

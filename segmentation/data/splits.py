@@ -22,14 +22,14 @@ from segmentation.importing.data_table import key
 
 SPLIT_FILES = Path(__file__).parents[2] / "data" / "splits"
 PARTS = ("train", "val", "test")
-# The computed splits and their numbers of folds; None: as many as the data's table or folders have.
+# The splits without a file and their numbers of folds; None: as many as the data have.
 COMPUTED = {
     "grouped": 1,
     "grouped-cv": 5,
     "tuning": 3,
     "all-random": 1,
     "random-cv": 5,
-    "table": None,
+    "given": None,
     "by-hospital": None,
 }
 Normals = Literal["both", "train", "test", "none"]
@@ -58,8 +58,10 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Divis
     - "grouped": 70/15/15; "grouped-cv": folds 0 to 4, 70/10/20.
     - "tuning": folds 0 to 2, to compare ideas without using the test set of "grouped": its images are left out, and a
       third of the others is the test set.
-    - "table": the folds of the table beside the data; fold k is the test set, the next fold the validation set.
-    - "by-hospital": fold k tests on the k-th folder in alphabetical order; the others are divided as in "grouped".
+    - "given": the parts of meta.csv (train, val, test; without val, 15 % of train are it); or its folds: fold k is the
+      test set, the next fold the validation set.
+    - "by-hospital": fold k tests on the k-th hospital (a folder, or one of meta.csv) in alphabetical order; the others
+      are divided as in "grouped".
     - "all-random": 70/15/15; "random-cv": folds 0 to 4. Both ignore near-copies, and exist to measure the leak.
 
     Args:
@@ -79,6 +81,8 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Divis
         if division.split not in COMPUTED
         else _assign_parts(samples, groups, division)
     )
+    if division.split != "given" and any(s.split or s.fold for s in samples):
+        print("note: the data have parts of their own, which are not used; --split given uses them")
     normal = np.array([s.label == "normal" for s in samples])
     allowed = {"both": PARTS, "train": ("train", "val"), "test": ("test",), "none": ()}[division.normals]
     part[normal & ~np.isin(part, allowed)] = ""
@@ -120,15 +124,14 @@ def _twentieths(samples: Sequence[Sample], groups: np.ndarray, seed: int, strata
 def _assign_parts(samples: Sequence[Sample], groups: np.ndarray, division: Division) -> np.ndarray:
     """Part of each sample in a computed split; "" if it is left out."""
     split, fold, part = division.split, division.fold, np.full(len(samples), "train", dtype="U5")
-    if split == "table":
-        names = np.array([s.fold for s in samples])
-        return _parts_of_folds(names, division)
+    if split == "given":
+        return _given_parts(samples, groups, division)
     hospitals = np.array([s.folder for s in samples])
     strata = [f"{s.folder} {s.label}" if split == "by-hospital" else s.label for s in samples]
     folds_of = len(set(hospitals)) if split == "by-hospital" else COMPUTED[split]
     _check_fold(division, folds_of)
     if split == "by-hospital" and folds_of < 3:
-        raise DataError("split by-hospital tests one folder and trains on the others: give --data-dir three or more.")
+        raise DataError("split by-hospital tests one hospital and trains on the others: give --data-dir three or more.")
     folds = _twentieths(samples, np.arange(len(samples)) if split in _LEAKY else groups, division.seed, strata)
     if split == "by-hospital":
         part[np.isin(folds, _GROUPED_VAL)] = "val"
@@ -147,6 +150,26 @@ def _assign_parts(samples: Sequence[Sample], groups: np.ndarray, division: Divis
         val_folds = [(4 * fold + 4 + k) % _TWENTIETHS for k in range(2)] if five else _GROUPED_VAL
         part[np.isin(folds, test_folds)] = "test"
         part[np.isin(folds, val_folds)] = "val"
+    return part
+
+
+def _given_parts(samples: Sequence[Sample], groups: np.ndarray, division: Division) -> np.ndarray:
+    """Part of each sample by its own entry of meta.csv."""
+    if not any(s.split for s in samples):
+        if not any(s.fold for s in samples):
+            raise DataError("split given: meta.csv has no entries in a column split or fold. Take --split grouped.")
+        return _parts_of_folds(np.array([s.fold for s in samples]), division)
+    _check_fold(division, 1)
+    if unknown := sorted({s.split for s in samples} - {*PARTS, ""}):
+        raise DataError(f"split given: meta.csv calls a part {unknown[0]!r}, which is none of {', '.join(PARTS)}.")
+    part = np.array([s.split for s in samples], dtype="U5")
+    if not (part == "val").any():
+        train = np.flatnonzero(part == "train")
+        folds = _twentieths(
+            [samples[i] for i in train], groups[train], division.seed, [samples[i].label for i in train]
+        )
+        part[train[np.isin(folds, _GROUPED_VAL)]] = "val"
+        print("meta.csv names no validation set: 15 % of the training images are it")
     return part
 
 

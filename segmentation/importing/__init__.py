@@ -1,1 +1,1 @@
-"""Any folder or archive to pairs of image and mask, with class, patient and fold."""
+"""Any folder or archive, understood once and written in the plain form that a training reads."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset import CLASSES, LABELS, DataError, Sample
+from dataset import CLASSES, LABELS, DataError
 
 TABLES = ("meta.csv", "metadata.csv", "bus_data.csv", "info.csv")  # in any capitals
 COLUMN_NAMES = {  # ours, and patterns of what published tables call it, in small letters without what is between them
@@ -42,21 +42,6 @@ class Table(NamedTuple):
     path: Path
     columns: dict[str, str]  # of ours, what the file calls it
     rows: list[dict[str, str]]  # of ours, the cell; "line" is its number
-
-
-def find_table(root: Path) -> Path | None:
-    """The table in a folder, or in the one folder of it that has one.
-
-    Raises:
-        DataError: there are several.
-    """
-    for pattern in ("*", "*/*"):
-        found = [path for path in sorted(root.glob(pattern)) if path.name.casefold() in TABLES and path.is_file()]
-        if len(found) > 1:
-            raise DataError(f"{found[0]} and {found[1]}: two tables of one data set. Keep one.")
-        if found:
-            return found[0]
-    return None
 
 
 def bare_word(text: str) -> str:
@@ -133,20 +118,6 @@ def make_row(table: Table, cells: dict[str, str]) -> Row:
     return Row(known, "" if label == "lesion" else label, cells["fold"], cells["split"], cells["hospital"])
 
 
-def read_table(path: Path) -> dict[str, Row]:
-    """Rows by the image's name, without its ending.
-
-    Raises:
-        DataError: as `parse_table` and `make_row`; or an image twice.
-    """
-    table, rows = parse_table(path), {}
-    for cells in table.rows:
-        if (name := key(cells["image"])) in rows:
-            raise DataError(f"{path}, line {cells['line']}: {cells['image']} stands here twice.")
-        rows[name] = make_row(table, cells)
-    return rows
-
-
 def key(name: str) -> str:
     """An image's name as tables and folders have it in common: no ending, one way to write an accent."""
     stem, dot, ending = name.removesuffix(".gz").rpartition(".")
@@ -188,26 +159,6 @@ def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
         if paths and found.setdefault(paths[0], row) != row:
             raise DataError(f"{line}: {cells['image']} stands here twice, and not alike.")
     return found
-
-
-def add_table(samples: Sequence[Sample], root: Path) -> list[Sample]:
-    """The samples with patient, fold and class of the table beside them; as they are where there is none.
-
-    Raises:
-        DataError: as `read_table`; the table names images that are not there, or contradicts the folders' classes.
-    """
-    path = find_table(root)
-    if path is None:
-        return list(samples)
-    table = read_table(path)
-    index = {key(sample.image.name): sample for sample in samples}
-    if unknown := [name for name in table if name not in index]:
-        raise DataError(f"{path}: names {len(unknown)} images that are not here: {', '.join(unknown[:5])}.")
-    if missing := [sample.name for name, sample in index.items() if name not in table]:
-        print(f"note: {len(missing)} images are not in {path.name}: {', '.join(missing)}")
-    rows = [(sample, table.get(key(sample.image.name), Row())) for sample in samples]
-    return [sample._replace(label=joint_label(sample.label, row.label, sample.name, path),
-                            patient=row.patient, fold=row.fold) for sample, row in rows]  # fmt: skip
 
 
 def joint_label(own: str, said: str, name: str, path: Path) -> str:

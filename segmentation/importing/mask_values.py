@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import DataError, MaskReading, read_values, try_reading
-from segmentation.pictures.picture_files import shown
+from dataset import DataError, try_reading
+from segmentation.pictures.listing import shown
 
 ALIKE = 0.06  # of a mask's range: neighbours that differ by no more lie inside an area, not on an edge
 CLEAR = 0.25  # of a mask's range: what differs more from the background is no compression noise
@@ -33,6 +33,14 @@ FEW = 4  # pixels that mean nothing
 NO_MASK = (
     "That is no mask of background and lesion. Export areas of one value, or name the lesion's with --mask-values."
 )
+
+
+class MaskReading(NamedTuple):
+    """How the masks of a folder encode lesions: as the pixels that differ enough from the background."""
+
+    background: tuple[float, ...] = (0.0,)  # grey value, or red, green and blue
+    difference: float = 127.0  # more than this, in any colour, is lesion; half range tolerates JPEG and soft edges
+    values: tuple = ()  # if the user gives any: only these grey values or colours are lesion
 
 
 class Levels(NamedTuple):
@@ -56,14 +64,7 @@ class Understood(NamedTuple):
     lines: list[str]  # what a person should know
 
 
-def read_of_dataset(path: Path) -> np.ndarray:
-    """A mask as a training reads it."""
-    return read_values(path, as_mask=True)
-
-
-def find_reading(
-    masks: Sequence[Path], values: Sequence = (), read: Callable = read_of_dataset, merge: bool = False
-) -> Understood:
+def find_reading(masks: Sequence[Path], values: Sequence, read: Callable, merge: bool = False) -> Understood:
     """How the masks of a folder are to be read, and which of them hold a lesion.
 
     Args:
@@ -82,14 +83,6 @@ def find_reading(
     lines += _note_most(files, reading)
     lesion = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in found)
     return Understood(reading, dict(zip(masks, lesion, strict=True)), lines)
-
-
-def understand_masks(masks: Sequence[Path], values: Sequence[float] = ()) -> Understood:
-    """As `find_reading` for a training, several classes together; prints its lines."""
-    understood = find_reading(masks, values, merge=True)
-    for line in understood.lines:
-        print(line)
-    return understood
 
 
 def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
@@ -350,7 +343,7 @@ def _codes(values: np.ndarray) -> np.ndarray:
     return np.round(np.round(values / 255 * 31) / 31 * 255).astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
-def list_levels(path: Path, read: Callable = read_of_dataset) -> Levels:
+def list_levels(path: Path, read: Callable) -> Levels:
     """What a mask holds."""
     values = read(path)
     codes = _codes(values)

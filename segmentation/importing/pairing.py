@@ -17,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import CLASSES, read_values, try_reading
+from dataset import CLASSES, try_reading
+from segmentation.pictures.listing import natural_order
+from segmentation.pictures.picture_files import read_raw
 
 _MASK_WORD = "masks?|labels?|annotations?|annots?|ground[ _-]?truths?|truths?|gts?|segmentations?|segs?"
 _LESION_WORD = "tumou?rs?|lesions?|others?|objects?|obj|instances?"  # BrEaST calls a second lesion other
@@ -129,11 +131,6 @@ def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
     return (last["bare"], last["word"], last["number"]) if last else (stem, "", "")
 
 
-def natural_order(path: Path) -> list:
-    """Sort key that puts 9 before 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
-
-
 # ---------------------------------------------------------------- pair
 
 
@@ -191,10 +188,10 @@ def _possible_masks(pictures: Sequence[Path], root: Path) -> Iterator[list[Path]
 
 def _holds_areas(path: Path) -> bool:
     """Whether a picture looks like a mask: two values fill it."""
-    values = try_reading(read_values, path)
+    raw = try_reading(read_raw, path)
     return (
-        not isinstance(values, str)
-        and np.sort(np.unique(values, return_counts=True)[1])[-2:].sum() > values.size / 1.25
+        not isinstance(raw, str)
+        and np.sort(np.unique(raw.values, return_counts=True)[1])[-2:].sum() > raw.values.size / 1.25
     )
 
 
@@ -324,3 +321,25 @@ def _pair(images: Sequence[Path], masks: Sequence[Path], ways: Iterable) -> tupl
         if (len(lone), -len(found)) < (len(best[1]), -len(best[0])):
             best = dict(found), lone
     return best
+
+
+def lost_firsts(layout: Layout) -> tuple[set[Path], list[Path]]:
+    """Images whose further masks, x_mask_1, are there without the first, x_mask, which others have.
+
+    Where no image has both, x_mask_1 and x_mask_2 may be all of it; these images come second.
+    """
+    numbers: dict[Path, dict[str, set]] = {}
+    for path, masks in layout.masks.items():
+        for mask in masks:
+            _, word, number = bare_name(plain_name(mask))
+            numbers.setdefault(path, {}).setdefault(word, set()).add(number)
+    lost, unsure = set(), []
+    for word in {word for found in numbers.values() for word in found if word}:
+        held = {path: found[word] for path, found in numbers.items() if word in found}
+        alone = [path for path, found in held.items() if "" not in found]
+        if len(alone) == len(held):
+            continue
+        both = any("" in found and len(found) > 1 for found in held.values())
+        lost |= {path for path in alone if both or len(held[path]) == 1}
+        unsure += [path for path in alone if path not in lost]
+    return lost, unsure

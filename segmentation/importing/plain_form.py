@@ -19,11 +19,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dataset import DataError, resize_image, resize_mask
+from dataset import DataError, hash_pixels, resize_image, resize_mask
 from segmentation.common.errors import RunError
 from segmentation.common.files import comparable
 from segmentation.importing.understanding import Case, Read, Source, read_case
-from segmentation.pictures.picture_files import hash_pixels
 
 THUMBNAIL = 200  # pixels on the longer side
 GRID = 256  # masks of near-copies are compared on so many pixels squared

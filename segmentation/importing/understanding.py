@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset import CLASSES, DataError, MaskReading
+from dataset import CLASSES, DataError
 from segmentation.importing.annotations import Outline, draw_outlines, exif_hint, read_outlines
 from segmentation.importing.data_table import (
     TABLES,
@@ -23,13 +23,13 @@ from segmentation.importing.data_table import (
     one_patient,
     parse_table,
 )
-from segmentation.importing.layouts import describe_pictures, list_pictures, lost_firsts, name_problem
-from segmentation.importing.mask_values import find_lesion, find_reading
+from segmentation.importing.mask_values import MaskReading, find_lesion, find_reading
 from segmentation.importing.pairing import (
     Layout,
     class_of,
     explain_names,
     folders_of,
+    lost_firsts,
     part_of,
     place_of,
     plain_name,
@@ -39,7 +39,8 @@ from segmentation.importing.pairing import (
     with_masks,
     words_of,
 )
-from segmentation.pictures.picture_files import How, ending_of, is_picture, read_raw, shown, to_grey
+from segmentation.pictures.listing import list_pictures, shown
+from segmentation.pictures.picture_files import How, ending_of, read_raw, to_grey
 from segmentation.pictures.pixel_depth import find_range
 
 PREDICTED = ("overlay.jpg", "mask.png", "probability.png")  # what visualize_results.py --images writes for a picture
@@ -125,7 +126,7 @@ def _read_mask(path: Path, how: How) -> np.ndarray:
 
 
 def _find_files(root: Path, wishes: Wishes) -> Found:
-    pictures, others = list_pictures(root, is_picture)
+    pictures, others = list_pictures(root)
     lines: list[str] = []
     if predicted := _own_predictions(pictures):
         pictures = [path for path in pictures if path not in predicted]
@@ -185,7 +186,19 @@ def _why_no_pairs(root: Path, pictures: Sequence[Path], others: Sequence[Path]) 
         return f"holds {packed[0].name}, which is not read here. Unpack it, and give the folder."
     if not pictures:
         return f"holds no pictures{f' ({shown(others)})' if others else ''}."
-    return f"{describe_pictures(pictures, others, root)} Or pair them in a table: --table pairs.csv."
+    return f"{_describe_pictures(pictures, others, root)} Or pair them in a table: --table pairs.csv."
+
+
+def _describe_pictures(pictures: Sequence[Path], others: Sequence[Path], root: Path) -> str:
+    """What a folder holds that has no masks, and what to do."""
+    folders = Counter(str(path.parent.relative_to(root)) for path in pictures)
+    held = [f"{n} in {folder}/" for folder, n in folders.most_common(4)]
+    endings = Counter(path.suffix for path in others if path.suffix and not path.name.startswith("."))
+    passed = [f"{n} {ending} files, which are not read" for ending, n in endings.most_common(1)]
+    return (
+        f"holds {len(pictures)} pictures ({', '.join(held + passed)}), {shown(pictures[:1])} first, but none is the "
+        "mask of another. Give the folder that holds images and masks, the masks in masks/ or called x_mask."
+    )
 
 
 def _check_folders(layout: Layout, root: Path) -> None:
@@ -306,7 +319,7 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
     for path in layout.images:
         case = _make_case(path, root, found, rows.get(path, Row()), wishes)
         unreadable = [lesion[mask] for mask in case.masks if isinstance(lesion[mask], str)]
-        if problem := unreadable[0] if unreadable else name_problem(path, case.name, case.label):
+        if problem := unreadable[0] if unreadable else _name_problem(path, case.name, case.label):
             raise DataError(problem)
         has = bool(case.outlines) or any(lesion[mask] for mask in case.masks)
         if names[plain_name(path)] > 1:
@@ -338,6 +351,18 @@ def _check_cases(root: Path, cases: list[Case]) -> list[Case]:
             for case in cases]  # fmt: skip
 
 
+def _name_problem(path: Path, name: str, label: str) -> str:
+    """What is wrong with an image's name; "" if nothing is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # as another system may have left it: no figure could show it
+        return f"{path}: its name holds bytes that are no text. Rename it."
+    called = next((c for c in CLASSES if name.casefold().startswith(f"{c} (")), label)
+    if label != "lesion" and called != label:
+        return f"{path}: lies in {label}/, but is named {called}. Rename or move it."
+    return ""
+
+
 def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
     """Why an image cannot be used, LEFT_OUT, or "" if it can."""
     if case.label == "normal":
@@ -362,10 +387,6 @@ def _class_of(place: Sequence[str], name: str, drawn: Sequence[Outline]) -> str:
     called = {outline.label for outline in drawn}
     by_name = first if first in CLASSES else called.pop() if len(called) == 1 and called < set(CLASSES) else "lesion"
     return by_folder if (by_folder := class_of(place)) != "lesion" else by_name
-
-
-def _table_of(path: Path, tables: Sequence[Table]) -> Path:
-    return next((table.path for table in reversed(tables) if table.path.parent in path.parents), path)
 
 
 def _named_after(name: str, owned: set[str]) -> bool:

@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset import READERS, SUFFIXES, DataError, try_reading
+from dataset import DataError, try_reading
 from segmentation.common.files import comparable, encode_picture, numbered, write_atomic
 from segmentation.data.appearance import unlike_training
 from segmentation.inference.dicom_seg import SEGMENTATION_ENDING, write_segmentations
-from segmentation.pictures.dicom import is_dicom
-from segmentation.pictures.picture_files import Picture, list_pages, read_picture
-from segmentation.pictures.pixel_depth import understand_depth
+from segmentation.pictures.listing import list_pictures, shown
+from segmentation.pictures.picture_files import PICTURES, Picture, list_pages, read_picture
+from segmentation.pictures.pixel_depth import find_range
 from segmentation.reports.overlays import draw_overlay
 from segmentation.scoring.decision import Decision, doubtful_mask, to_mask
 from segmentation.scoring.doubt import find_doubt
@@ -62,24 +62,27 @@ class Found(NamedTuple):
 
 
 def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """List the named files and the pictures in the named folders, each once, without results of earlier predictions.
+    """List the named files and the pictures in the named folders and below, each once, without results of earlier
+    predictions; one line says what is passed over.
 
     Returns:
         The pictures, and one line for each file that cannot be read as a picture.
 
     Raises:
-        DataError: there is neither.
+        DataError: there is neither, or a folder cannot be listed.
     """
-    found = {}
+    found, passed = {}, []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if _looks_like_a_picture(p)) if path.is_dir() else [path]
+        inside, others = list_pictures(path) if path.is_dir() else ([path], [])
         found |= {os.path.abspath(p): p for p in inside}
+        passed += [p for p in others if p.name != TABLE and not _is_result(p)]
     pictures = [path for path in found.values() if not _is_result(path)]
-    earlier = len(found) - len(pictures)
-    if earlier:
+    if earlier := len(found) - len(pictures):
         print(f"{earlier} files are results of earlier predictions, and are left out")
+    if passed:
+        print(f"{len(passed)} other files are passed over ({shown(passed)})")
     if not pictures:
-        raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join((*SUFFIXES, *READERS))}).")
+        raise DataError(f"{', '.join(map(str, paths))}: no picture here ({', '.join(PICTURES)}).")
     problems = {path: problem for path in pictures if (problem := _not_a_picture(path))}
     return [path for path in pictures if path not in problems], list(problems.values())
 
@@ -87,12 +90,6 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def _is_result(path: Path) -> bool:
     endings = tuple(f"_{ending}" for ending in (*RESULT_ENDINGS, SEGMENTATION_ENDING))
     return path.name.endswith(endings) and (path.parent / TABLE).exists()
-
-
-def _looks_like_a_picture(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
-    return path.suffix.lower() in (*SUFFIXES, *READERS) or (not path.suffix and path.is_file() and is_dicom(path))
 
 
 def _not_a_picture(path: Path) -> str:
@@ -126,7 +123,7 @@ def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wi
         DataError: no picture can be opened.
     """
     files, problems = list_images(paths)
-    white = range_of(files, stored.get("white"))
+    white = range_of(files)
     found = [try_reading(list_pages, path) for path in files]
     problems += [line for line in found if isinstance(line, str)]
     pictures = [picture for pages in found if not isinstance(pages, str) for picture in pages]
@@ -191,12 +188,11 @@ def _write_table(path: Path, rows: Sequence[Mapping]) -> None:
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
-def range_of(files: Sequence[Path], trained_on: float | None) -> float | None:
-    """The value of white in pictures of more than 8 bits: that of the training images, unless these exceed it."""
-    white = understand_depth(files, several_are_read=True)
-    if white and trained_on and white < trained_on:
-        print(f"{trained_on:g} is white, as in the pictures that the network was trained on")
-        return trained_on
+def range_of(files: Sequence[Path]) -> float | None:
+    """The value of white in a folder's pictures of more than 8 bits whose files do not say; None without any."""
+    white, lines = find_range(files, several_are_read=True)
+    for line in lines:
+        print(line)
     return white
 
 

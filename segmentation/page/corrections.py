@@ -1,21 +1,22 @@
 """Exchange masks with the browser's mask editor, and save corrected masks as training data.
 
-The folder of corrections has images/ and masks/; each picture has a PNG file of the same name in both.
+The folder of corrections is in the plain form: images/ and masks/ with PNG files of the same names, and meta.csv.
 """
 
 import base64
+import csv
 import io
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from dataset import DataError
-from segmentation.common.files import comparable, lock_folder, numbered, write_picture
+from dataset import DataError, hash_pixels
+from segmentation.common.files import comparable, lock_folder, numbered, write_picture, write_text
 from segmentation.reports.overlays import data_uri, jpeg
 from segmentation.runs.finished import SHIPPED
 from segmentation.runs.schemas import read_config
@@ -102,15 +103,23 @@ def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
         part.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "correction"):
         name = _free_name(name, {comparable(Path(file).stem) for part in (images, masks) for file in os.listdir(part)})
-        # The image first: a mask without its image is refused by a training, and stops it. An image without a mask,
-        # which a kill between the two leaves behind, is named by one (segmentation/importing/layouts.py).
-        write_picture(images / f"{name}.png", image)
+        written = [images / f"{name}.png", masks / f"{name}.png"]
         try:
-            write_picture(masks / f"{name}.png", (mask != 0).astype(np.uint8) * 255)
+            for path, pixels in zip(written, (image, (mask != 0).astype(np.uint8) * 255), strict=True):
+                write_picture(path, pixels)
+            _add_row(folder / "meta.csv", [f"{name}.png", "lesion" if mask.any() else "normal", hash_pixels(image)])
         except BaseException:
-            (images / f"{name}.png").unlink()
+            for path in written:
+                path.unlink(missing_ok=True)
             raise
     return name
+
+
+def _add_row(table: Path, row: Sequence[str]) -> None:
+    before = table.read_text(encoding="utf-8") if table.exists() else "image,class,sha256\n"
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(row)
+    write_text(table, before + text.getvalue())
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -113,7 +113,7 @@ class Outliner:
     def look(self, uploads: Sequence[Upload]) -> Visit:
         """Read files and predict. Returns the pictures, and a line for each file that cannot be used."""
         seen, problems, pixels = [], [], 0
-        white = range_of([upload.path for upload in uploads], self.stored.get("white"))
+        white = range_of([upload.path for upload in uploads])
         for name, picture in _list_pictures(uploads, problems):
             if len(seen) == MAX_PICTURES:
                 problems.append(f"The first {MAX_PICTURES} pictures are shown. For more: visualize_results.py --images")

@@ -1,8 +1,7 @@
 """Pictures and millimetres from ultrasound DICOM files. Patient data is not even read, but by inference/dicom_seg.py.
 
 Of a file only the elements named in `FORMAT`, `_SPACING` and dicom_pixels.py are taken, and what pydicom and the
-decoders say of it is never repeated: every failure is one `DataError` in words of our own. Importing this module adds
-`DICOM_ENDINGS` to `dataset.READERS`.
+decoders say of it is never repeated: every failure is one `DataError` in words of our own.
 """
 
 import logging
@@ -18,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset import READERS, DataError
-from segmentation.pictures.dicom_pixels import DEFLATED, FORMAT, Format, check_format, read_pictures, spread
+from dataset import DataError
+from segmentation.pictures.dicom_pixels import DEFLATED, FORMAT, Format, check_format, read_pictures
 
 DICOM_ENDINGS = (".dcm", ".dicom")
 BARE_ENDINGS = (*DICOM_ENDINGS, ".ima", ".dic")  # with these a file may lack the mark of DICOM
@@ -33,13 +32,6 @@ _WINDOW = ["WindowCenter", "WindowWidth"]
 _SEGMENTS = ["Modality", "SegmentSequence", "PerFrameFunctionalGroupsSequence"]
 _INDEX = b"1.2.840.10008.1.3.10"  # DICOMDIR, a list of other files
 _ONE_AT_A_TIME = threading.Lock()  # Python has one filter of warnings for all threads
-
-
-class Frames(NamedTuple):
-    """What a DICOM file holds."""
-
-    pictures: list[np.ndarray]  # each (H, W) uint8 or uint16, of full range
-    spacing: tuple[float, float] | None  # mm from row to row and from column to column
 
 
 class Stored(NamedTuple):
@@ -68,31 +60,10 @@ def read_stored(path: Path, count: int | None = None) -> Stored:
         return Stored(list(read_pictures(path, form, count)), form, spacing, doubt, _read_window(header))
 
 
-def read_frames(path: Path) -> Frames:
-    """Every frame as a grey picture of full range, and the size of a pixel; where that cannot be trusted, a line says
-    why. Raises as `read_stored` does."""
-    stored = read_stored(path)
-    if stored.doubt:
-        print(f"note: {path}: {stored.doubt}; its sizes are in pixels alone")
-    return Frames([spread(p, stored.form) if p.dtype == np.uint16 else p for p in stored.pictures], stored.spacing)
-
-
-def read_dicom(path: Path) -> np.ndarray:
-    """The first frame, (H, W) uint8 or uint16 of full range. Raises as `read_stored` does."""
-    stored = read_stored(path, 1)
-    picture = stored.pictures[0]
-    return spread(picture, stored.form) if picture.dtype == np.uint16 else picture
-
-
 def read_format(path: Path) -> Format:
     """How the pixels are stored. Raises as `read_stored` does, but for the pixels' own faults."""
     with one_line(path):
         return _read_header(path)[1]
-
-
-def count_frames(path: Path) -> int:
-    """How many pictures a file holds by its header. Raises as `read_format` does."""
-    return read_format(path).frames
 
 
 def read_segments(path: Path, wanted: Sequence[str] = ()) -> np.ndarray | None:
@@ -257,6 +228,3 @@ def _spacing_of_regions(regions: list, form: Format) -> tuple[tuple[float, float
     if (np.ptp(sizes, axis=0) > 0.01 * sizes.min(axis=0)).any():
         return None, "its regions have pixels of different sizes"
     return (float(sizes[0, 0]), float(sizes[0, 1])), ""
-
-
-READERS.update(dict.fromkeys(DICOM_ENDINGS, read_dicom))

@@ -1,8 +1,6 @@
 """The one room in which picture files are opened: PNG, JPEG, BMP, TIFF, GIF, WebP, DICOM by its content, and NRRD,
 NIfTI and MHA; one picture after the other out of a TIFF's pages or a DICOM cine loop."""
 
-import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from dataset import FORMATS, MAX_PIXELS, SUFFIXES, DataError, merge_alpha
+from dataset import MAX_PIXELS, DataError
 from segmentation.pictures.dicom import (
     BARE_ENDINGS,
     Stored,
@@ -21,9 +19,9 @@ from segmentation.pictures.dicom import (
     read_stored,
 )
 
-PILLOW = (*FORMATS, "GIF", "WEBP")
+PILLOW = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")  # read by SimpleITK
-PICTURES = (*SUFFIXES, ".gif", ".webp", *VOLUMES, *BARE_ENDINGS)
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *VOLUMES, *BARE_ENDINGS)
 MAX_PAGES = 10_000
 _ORIENTATION, _MEANING_OF_0 = 274, 262  # tags of a TIFF
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of an orientation to Pillow's transposition that undoes it
@@ -155,6 +153,19 @@ def _read_with_pillow(path: Path, as_mask: bool, page: int, how: How) -> Raw:
         return Raw(values, negative=negative, turned=turn in _BACK and not tiff)
 
 
+def merge_alpha(picture: np.ndarray) -> np.ndarray:
+    """Flatten a mask (H, W, 4) onto a black background: grey values (H, W), or colours (H, W, 3)."""
+    colours, alpha = picture[..., :3], picture[..., 3]
+    if np.ptp(alpha):
+        frame = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
+        if not colours[alpha > 0].any() and np.median(frame) == 0:  # black on transparent: alpha is the mask
+            return alpha
+        colours = (colours * (alpha[..., None] / 255)).round().astype(np.uint8)
+    elif not alpha.any() and (colours == colours[0, 0]).all():  # nothing was drawn
+        return alpha
+    return colours[..., 0] if (colours[..., :1] == colours[..., 1:]).all() else colours
+
+
 def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
     if as_mask and (values := read_segments(path, how.segments)) is not None:
         return Raw(values)
@@ -247,17 +258,6 @@ def read_picture(picture: Picture, white: float | None = None) -> tuple[np.ndarr
     if raw.doubt:
         print(f"note: {picture.path}: {raw.doubt}; its sizes are in pixels alone")
     return to_grey(picture.path, raw, white), raw.spacing
-
-
-def hash_pixels(picture: np.ndarray) -> str:
-    """What identifies a grey picture, (H, W) uint8: the SHA-256 of its size and its pixels."""
-    return hashlib.sha256(f"{picture.shape[0]} {picture.shape[1]} ".encode() + picture.tobytes()).hexdigest()
-
-
-def shown(paths: Sequence[Path]) -> str:
-    """A few names, in text that can be printed."""
-    names = [path.name.encode(errors="backslashreplace").decode() for path in paths[:3]]
-    return ", ".join(names) + (", ..." if len(paths) > 3 else "")
 
 
 def forget_frames() -> None:

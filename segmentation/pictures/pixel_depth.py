@@ -71,11 +71,3 @@ def find_range(images: Sequence[Path], masks: Sequence[Path] = (), several_are_r
         lines.append(f"note: {len(dark)} of them hold nothing brighter than an eighth of that, {dark[0]} first. "
                      "Were they saved with another range?")  # fmt: skip
     return Range(white, lines)
-
-
-def understand_depth(images: Sequence[Path], masks: Sequence[Path] = (), several_are_read: bool = False):
-    """As `find_range`; prints its lines and returns the white value alone."""
-    white, lines = find_range(images, masks, several_are_read)
-    for line in lines:
-        print(line)
-    return white

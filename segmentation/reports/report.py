@@ -106,7 +106,7 @@ def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
     middle = max(len(lesions) // 2 - 2, 0)
     chosen = lesions[:4], lesions[middle : middle + 4], lesions[-4:]
-    source = "Simulated images: " if metrics["data"] == "phantom" else "Test images: "
+    source = "Test images: "
     yield (
         "overlays",
         figures.overlay_grid(

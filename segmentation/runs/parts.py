@@ -36,9 +36,9 @@ class Parts(NamedTuple):
     leaked: int  # test samples with a near-copy in training or validation
 
 
-def load_data(folders: Sequence[Path], mask_values: Sequence[float], seed: int) -> Data:
+def load_data(folders: Sequence[Path]) -> Data:
     """Find and read all images and masks, so that damaged files are reported before training."""
-    found = collect(folders, mask_values, seed)
+    found = collect(folders)
     return Data(found, read_samples(found.samples))
 
 

@@ -43,7 +43,6 @@ class RunConfig(TypedDict):
     network: Arguments
     data: NotRequired[Text]
     root: NotRequired[AnyPath | Folders]  # the data's folder, or folders
-    white: NotRequired[Real[1e-6, 1e10]]  # the value of white in images of more than 8 bits, if there were any
     config: NotRequired[Table]  # the settings of the training
     convolutions: NotRequired[Text]
     appearance: NotRequired[Annotated[dict[Text, Limits], Field(max_length=20)]]

@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import SUFFIXES, DataError, MaskReading, Sample, read_mask, read_values, try_reading
+from dataset import DataError, Sample, try_reading
 from segmentation.common.files import comparable
+from segmentation.pictures.picture_files import PICTURES, ending_of, read_raw
 
 
 def pair_masks(folder: Path, samples: Sequence[Sample]) -> list[Path]:
-    """The mask file of each sample: that of its name, with any of `SUFFIXES`.
+    """The mask file of each sample: that of its name, with any ending of `PICTURES`.
 
     Raises:
         DataError: there is no such folder; masks are missing, of no image, or two of one name; all are counted.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder.")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if ending_of(p) in PICTURES and not p.name.startswith("."))
     masks: dict[str, Path] = {}
     twice = [path.name for path in files if masks.setdefault(comparable(path.stem), path) != path]
     names = {comparable(sample.name): sample.name for sample in samples}
@@ -44,18 +45,25 @@ def read_masks(paths: Sequence[Path], references: Sequence[np.ndarray]) -> list[
     Raises:
         DataError: one cannot be read or is of another size, or it cannot be told what is lesion.
     """
-    tops = _each(lambda path: float(read_values(path, as_mask=True).max(initial=0)), paths)
+    tops = _each(lambda path: float(read_raw(path, as_mask=True).values.max(initial=0)), paths)
     top = max(tops)
     white = next((white for white in (1, 255, 65535) if top <= white), top)
     if 1 < top <= white / 2:
         raise DataError(f"{paths[tops.index(top)]}: no mask holds more than {top:g}. Lesion must be 255, or 1.")
-    reading = MaskReading(difference=white / 2)
-    masks = _each(lambda pair: read_mask((pair[0],), pair[1].shape, reading), list(zip(paths, references, strict=True)))
+    masks = _each(lambda pair: _read_mask(*pair, white / 2), list(zip(paths, references, strict=True)))
     empty = sum(not mask.any() for mask in masks)
     print(f"masks in {paths[0].parent}: 0 to {top:g}, above {white / 2:g} is lesion; {empty} of {len(masks)} are empty")
     if white > 1 and (small := [path for path, value in zip(paths, tops, strict=True) if value == 1]):
         print(f"note: {len(small)} of the empty masks hold 1, {small[0].name} first. Is that lesion? Export all alike.")
     return masks
+
+
+def _read_mask(path: Path, reference: np.ndarray, half: float) -> np.ndarray:
+    values = read_raw(path, as_mask=True).values
+    if values.shape[:2] != reference.shape:
+        sizes = f"mask is {values.shape[1]}x{values.shape[0]}, its image {reference.shape[1]}x{reference.shape[0]}"
+        raise DataError(f"{path}: {sizes}. Export the mask again at the image's size.")
+    return (values.reshape(*reference.shape, -1) > half).any(axis=2).astype(np.uint8)
 
 
 def _each(read, items: Sequence) -> list:

@@ -74,7 +74,7 @@ def test_a_saved_pair_is_lossless_and_is_read_as_training_data(tmp_path):
     assert corrections.save_correction(tmp_path, "scan é.dcm", PICTURE, MASK) == "scan é"
     assert corrections.save_correction(tmp_path, "bare.jpg", PICTURE[:20], MASK[:20] & False) == "bare"
     assert corrections.count_corrections(tmp_path) == 2 and corrections.count_corrections(tmp_path / "none") == 0
-    bare, scan = find_samples(tmp_path)
+    scan, bare = find_samples(tmp_path)
     assert (bare.label, scan.label) == ("normal", "lesion")
     image, mask = read_sample(scan)
     assert (image == PICTURE).all() and (mask == MASK).all() and read_sample(bare)[0].shape == (20, 41)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import dataset
 from dataset import DataError
+from segmentation.pictures.picture_files import Picture, read_picture
 
 FORMATS = [("png", "L"), ("png", "RGB"), ("png", "1"), ("png", "P"), ("png", "RGBA"), ("png", "I;16")]
 FORMATS += [("jpeg", "L"), ("bmp", "L"), ("tiff", "L")]
@@ -43,9 +44,10 @@ def test_a_damaged_picture_is_read_or_refused_by_name(tmp_path):
         path = tmp_path / f"a.{ending}"
         path.write_bytes(data.draw(damages(whole[ending, mode])))
         try:
-            image = dataset.read_gray(path)
+            image = read_picture(Picture(path))[0]
             assert image.dtype == np.uint8 and image.ndim == 2 and image.size <= dataset.MAX_PIXELS
-            assert set(np.unique(dataset.read_mask([path], image.shape))) <= {0, 1}
+            if ending == "png" and mode != "I;16":  # what a training reads
+                assert set(np.unique(dataset.read_mask([path], image.shape))) <= {0, 1}
             count["read"] += 1
         except DataError as error:
             assert path.name in str(error) and "\n" not in str(error)

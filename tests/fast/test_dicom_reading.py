@@ -17,6 +17,7 @@ from dicom_files import (
     SCALED,
     TWELVE,
     luma,
+    read_frames,
     real,
     silence_about_the_patient,
     spaced,
@@ -25,9 +26,9 @@ from dicom_files import (
 from PIL import Image
 from pydicom.dataset import Dataset
 
-import dataset
-from segmentation.importing.find_data import find_data
-from segmentation.pictures.dicom import count_frames, is_dicom, read_dicom, read_frames
+from segmentation.importing.understanding import Wishes, read_case, understand_source
+from segmentation.pictures.dicom import is_dicom
+from segmentation.pictures.picture_files import count_pages
 
 
 @pytest.mark.parametrize("kind", READ)
@@ -35,13 +36,13 @@ def test_every_kind_is_read_and_nothing_of_the_patient_comes_out(kind, tmp_path,
     make, expected, off = READ[kind]
     path = make(tmp_path / "a.dcm")
     with silence_about_the_patient(capfd) as said:
-        pictures, first = read_frames(path).pictures, read_dicom(path)
-        said += [repr(pictures), repr(count_frames(path))]
+        pictures, _ = read_frames(path)
+        said += [repr(pictures), repr(count_pages(path))]
     expected = expected.reshape(-1, *expected.shape[-2:])
-    assert len(pictures) == count_frames(path) == len(expected)
-    assert {p.dtype for p in pictures} == {np.dtype(np.uint16 if expected.max() > 255 else np.uint8)}
-    assert np.abs(np.stack(pictures).astype(int) - expected).max() <= off
-    np.testing.assert_array_equal(first, pictures[0])
+    deep = expected.max() > 255
+    assert count_pages(path) == (len(pictures), deep) and len(pictures) == len(expected)
+    assert {p.dtype for p in pictures} == {np.dtype(np.uint8)}
+    assert np.abs(np.stack(pictures).astype(float) - (expected / 257 if deep else expected)).max() <= off + deep
 
 
 @pytest.mark.parametrize("name", ["rgb_color", "palette", "ybr_color", "jpeg2k"])
@@ -60,20 +61,20 @@ def test_real_ultrasound_files_are_read_as_pydicom_reads_them(name, capsys):
 @pytest.mark.parametrize("name", ["dcmtk_+eb+cr", *(f"dcmtk_+eb+cy+{end}" for end in ("n1", "np", "s4")), "jpeg_dcmtk"])
 def test_jpegs_of_all_colours_and_samplings_show_one_picture(name):
     """Coloured bars as RGB and YBR, with and without the markers that say which; none of them says it wrongly."""
-    assert np.abs(read_dicom(real(f"SC_rgb_{name}")).astype(int) - BARS).max() <= 1
+    assert np.abs(read_frames(real(f"SC_rgb_{name}"))[0][0].astype(int) - BARS).max() <= 1
 
 
 @pytest.mark.parametrize(
     "name", ["SC_jpeg_no_color_transform", "SC_jpeg_no_color_transform_2", "SC_rgb_jpeg_app14_dcmd"]
 )
 def test_jpegs_whose_marker_decides_are_read_as_pydicom_reads_them(name):
-    np.testing.assert_array_equal(read_dicom(real(name)), luma(pydicom.dcmread(real(name)).pixel_array))
+    np.testing.assert_array_equal(read_frames(real(name))[0][0], luma(pydicom.dcmread(real(name)).pixel_array))
 
 
 def test_jpeg_of_12_bits_where_its_decoder_is_installed():
     pytest.importorskip("libjpeg")
-    picture = read_dicom(real("JPGExtended"))
-    assert (picture.shape, picture.dtype, picture.max()) == ((1024, 256), np.uint16, round(264 * 65535 / 4095))
+    ((picture,), _) = read_frames(real("JPGExtended"))
+    assert (picture.shape, picture.max()) == ((1024, 256), round(264 * 255 / 4095))
 
 
 def test_a_folder_of_dicom_pictures_and_masks_is_a_data_set(tmp_path):
@@ -84,10 +85,10 @@ def test_a_folder_of_dicom_pictures_and_masks_is_a_data_set(tmp_path):
     stored(tmp_path / "masks" / "a.dcm", lesion)
     stored(tmp_path / "images" / "b.DCM", GREY)
     Image.fromarray(lesion).save(tmp_path / "masks" / "b.png")
-    samples = dataset.find_samples(find_data(tmp_path))
-    (deep, first), (grey, second) = dataset.read_samples(samples)
-    assert np.array_equal(deep, (SCALED / 65535 * 255).round()) and np.array_equal(grey, GREY)
-    assert np.array_equal(first, lesion > 0) and np.array_equal(second, lesion > 0)
+    source = understand_source(tmp_path, Wishes())
+    deep, grey = (read_case(case, source) for case in source.cases)
+    assert np.abs(deep.image - SCALED / 257).max() <= 1 and np.array_equal(grey.image, GREY)
+    assert np.array_equal(deep.mask, lesion > 0) and np.array_equal(grey.mask, lesion > 0)
 
 
 def test_dicom_is_known_by_what_it_holds(tmp_path):
@@ -130,7 +131,7 @@ VOLUME.PixelMeasuresSequence = [MEASURES]
     ],
 )
 def test_the_size_of_a_pixel_is_read(elements, expected, tmp_path, capsys):
-    spacing = read_frames(stored(tmp_path / "a.dcm", GREY, **elements)).spacing
+    _, spacing = read_frames(stored(tmp_path / "a.dcm", GREY, **elements))
     assert spacing == (expected if expected is None else pytest.approx(expected))
     assert capsys.readouterr().out == ""
 
@@ -147,8 +148,8 @@ def test_the_size_of_a_pixel_is_read(elements, expected, tmp_path, capsys):
 )
 def test_a_size_that_cannot_be_trusted_is_none_and_a_line_says_why(regions, word, tmp_path, capsys):
     path = stored(tmp_path / "a.dcm", GREY, SequenceOfUltrasoundRegions=regions, PixelSpacing=[0.3, 0.2])
-    frames = read_frames(path)
-    assert frames.spacing is None and np.array_equal(frames.pictures[0], GREY)
+    pictures, spacing = read_frames(path)
+    assert spacing is None and np.array_equal(pictures[0], GREY)
     output = capsys.readouterr().out
     assert output.count("\n") == 1 and "a.dcm" in output and word in output
 
@@ -175,5 +176,5 @@ def test_threads_leave_the_filters_of_warnings_as_they_were(tmp_path):
     paths = [stored(tmp_path / f"{i}.dcm", padded) for i in range(24)]
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
-        assert len(list(pool.map(read_dicom, paths))) == 24
+        assert len(list(pool.map(read_frames, paths))) == 24
     assert warnings.filters == before

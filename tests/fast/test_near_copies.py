@@ -3,10 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from phantoms import make_phantom
 
 from segmentation.data import near_copies as search
 from segmentation.data.near_copies import FINE, SLIDING, WHOLE, group_pairs, near_copies
-from segmentation.data.phantoms import make_phantom
 
 COPIES = {
     "gain": lambda p: cv2.convertScaleAbs(p, alpha=0.85, beta=10),

@@ -1,4 +1,4 @@
-"""dataset.py: one picture and its masks are read, resized, or refused by name; and the module stands alone."""
+"""dataset.py: BUSI and the plain form are listed, read, resized, or refused by name."""
 
 import struct
 import zlib
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import save
-from PIL import Image
+from folders import changed, save, write_classes, write_hospital
 
 import dataset
-from dataset import DataError, MaskReading, Sample
+from dataset import DataError, Sample
 
 
 def square(top, left, size=4, shape=(20, 30)):
@@ -32,19 +31,15 @@ def test_masks_are_merged_whatever_their_mode(tmp_path):
     assert dataset.read_mask([], (3, 5)).tolist() == [[0] * 5] * 3
 
 
-def test_lesion_is_what_differs_by_more_than_half_the_range_or_what_is_named(tmp_path):
+def test_what_is_brighter_than_half_is_lesion(tmp_path):
     path = save(tmp_path / "m.png", np.array([[0, 127, 128, 255]], np.uint8))
     assert dataset.read_mask([path], (1, 4)).tolist() == [[0, 0, 1, 1]]
-    fractions = np.array([[0, 0.1, 0.2]], np.float32)  # 0.1 is no number of 32 bits
-    assert dataset.find_lesion(fractions, MaskReading(values=(0.1,))).tolist() == [[False, True, False]]
 
 
-def test_16_bit_pictures_are_scaled_and_rotation_is_applied(tmp_path):
+def test_pictures_of_more_than_8_bits_are_not_squeezed_but_sent_to_the_import(tmp_path):
     path = save(tmp_path / "deep.png", np.array([[0, 32768, 65535]], np.uint16))
-    assert dataset.read_gray(path).tolist() == [[0, 128, 255]]
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert dataset.read_gray(save(tmp_path / "turned.jpg", np.zeros((10, 20), np.uint8), exif=exif)).shape == (20, 10)
+    with pytest.raises(DataError, match="deep.png: has more than 8 bits.*import_data.py"):
+        dataset.read_gray(path)
 
 
 def png_header(width, height):
@@ -63,7 +58,7 @@ UNREADABLE = {
     "page.png": lambda path: path.write_text("<html>not found</html>"),
     "huge.png": lambda path: path.write_bytes(png_header(20000, 20000)),
     "half.png": half,
-    "half.jpg": half,
+    "a.jpg": lambda path: save(path, square(0, 0)),
 }
 
 
@@ -105,26 +100,92 @@ def test_shrinking_averages_the_picture_and_keeps_the_mask_binary():
         assert mask.shape == size and set(np.unique(mask)) == {0, 1}
 
 
-def test_the_module_stands_alone(tmp_path, monkeypatch):
-    """Copied into another project it reads images/ and masks/, and says what does not fit."""
-    monkeypatch.setattr(dataset, "LAYOUTS", [])
-    (tmp_path / "masks").mkdir()
-    (tmp_path / "images").touch()  # a file is no folder
-    with pytest.raises(DataError, match="found no images with masks here"):
-        dataset.find_samples(tmp_path)
-    (tmp_path / "images").unlink()
-    for i in range(3):
-        save(tmp_path / "images" / f"{i}.png", square(3, 3))
-        save(tmp_path / "masks" / f"{i}.bmp", square(3, 3 + i) if i else square(0, 0) * 0)
+# ---------------------------------------------------------------- the two kinds of folders
+
+
+def lines_of(root: Path) -> list[str]:
+    with pytest.raises(DataError) as refused:
+        dataset.find_samples(root)
+    return str(refused.value).splitlines()
+
+
+def test_busi_is_read_as_it_is_published(tmp_path):
+    expected = changed(write_classes, "+benign/Thumbs.db", "+benign/._benign (1).png")(tmp_path)
+    save(tmp_path / "benign" / "benign (2)_mask_1.png", square(30, 40, shape=(40, 50)))
+    save(tmp_path / "benign" / "benign (10).png", square(3, 3))
+    save(tmp_path / "benign" / "benign (10)_mask.png", square(3, 3))
+    (tmp_path / "normal" / "normal (1)_mask.png").unlink()
     samples = dataset.find_samples(tmp_path)
-    assert [(s.name, s.label) for s in samples] == [("0", "normal"), ("1", "lesion"), ("2", "lesion")]
-    assert [int(mask.sum()) for _, mask in dataset.read_samples(samples)] == [0, 16, 16]
-    assert dataset.find_samples(tmp_path, mask_values=(255,))[1].reading.values == (255,)
-    save(tmp_path / "images" / "1.bmp", square(3, 3))
-    save(tmp_path / "masks" / "4.png", square(3, 3))
-    (tmp_path / "masks" / "2.bmp").write_text("<html>")
-    with pytest.raises(DataError) as error:
-        dataset.find_samples(tmp_path)
-    lines = [line.partition(": ") for line in str(error.value).splitlines()]
-    assert [Path(path).name for path, _, _ in lines] == ["4.png", "1.bmp", "2.bmp"]
-    assert ["mask without" in lines[0][2], "another file" in lines[1][2], "cannot be read" in lines[2][2]] == [True] * 3
+    found = {s.name: (s.label, int(m.sum())) for s, (_, m) in zip(samples, dataset.read_samples(samples), strict=True)}
+    label, pixels = expected["benign (2)"]
+    assert found == expected | {"benign (2)": (label, pixels + 16), "benign (10)": ("benign", 16)}
+    assert [s.name for s in samples[:5]] == [f"benign ({i})" for i in (1, 2, 3, 4, 10)]  # in the order of the numbers
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        ("-benign/benign (2)_mask.png", "benign (2).png", "has no mask file"),
+        ("-benign/benign (2).png", "benign (2)_mask.png", "mask without an image"),
+        ("benign/benign (2)_mask.png > benign/benign (2)_mask_1.png", "benign (2).png", "has no mask file"),
+        ("benign/benign (2).png > benign/benign (2).jpg", "benign (2).jpg", "import_data.py"),
+        ("benign/benign (2)_mask.png > benign/benign (2) mask.png", "benign (2) mask.png", "has no mask file"),
+    ],
+)
+def test_every_file_of_busi_that_has_no_partner_is_named(change, name, words, tmp_path):
+    changed(write_classes, change)(tmp_path)
+    assert any(Path(line.split(": ")[0]).name == name and words in line for line in lines_of(tmp_path))
+
+
+def test_the_plain_form_is_read_with_what_its_table_says(tmp_path):
+    write_hospital(tmp_path, count=3, normals=1)
+    (tmp_path / "masks" / "scan0.png").unlink()  # a normal image may have none
+    table = (tmp_path / "meta.csv").read_text().splitlines()
+    (tmp_path / "meta.csv").write_text(
+        "\n".join([f"{table[0]},split,hospital,more", *(f"{r},test,Lima,x" for r in table[1:])])
+    )
+    first, _, last = samples = dataset.find_samples(tmp_path)
+    assert (first.name, first.label, first.masks) == ("scan0", "normal", ())
+    assert last == Sample("scan2", "malignant", tmp_path / "images/scan2.png", (tmp_path / "masks/scan2.png",),
+                          "1", "test", "2", "Lima")  # fmt: skip
+    assert [int(mask.sum()) for _, mask in dataset.read_samples(samples)] == [0, 50 * 89, 50 * 88]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name", "words"),
+    [
+        ("scan1.png,", "other.png,", "other.png", "is named by meta.csv"),
+        ("scan1.png,", "scan2.png,", "scan2.png", "named twice"),
+        ("image,", "picture,", "meta.csv", "no columns image and class"),
+        ("benign", "cancer", "scan0.png", "class 'cancer'"),
+        ("scan1.png,0,benign,1\n", "", "scan1.png", "is not in meta.csv"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_files_is_refused(before, after, name, words, tmp_path):
+    write_hospital(tmp_path, count=3)
+    text = (tmp_path / "meta.csv").read_text()
+    assert before in text
+    (tmp_path / "meta.csv").write_text(text.replace(before, after))
+    assert any(Path(line.split(": ")[0]).name == name and words in line for line in lines_of(tmp_path))
+
+
+def test_a_picture_that_was_changed_after_its_import_is_refused(tmp_path):
+    write_hospital(tmp_path, count=3)
+    image = dataset.read_gray(tmp_path / "images" / "scan2.png")
+    rows = (tmp_path / "meta.csv").read_text().splitlines()
+    (tmp_path / "meta.csv").write_text(
+        f"{rows[0]},sha256\n{rows[1]},\n{rows[2]},\n{rows[3]},{dataset.hash_pixels(image)}"
+    )
+    dataset.read_samples(dataset.find_samples(tmp_path))
+    image = image.copy()
+    image[0, 0] ^= 1
+    save(tmp_path / "images" / "scan2.png", image)
+    with pytest.raises(DataError, match="scan2.png: was changed after it was imported"):
+        dataset.read_samples(dataset.find_samples(tmp_path))
+
+
+def test_any_other_folder_is_sent_to_the_import(tmp_path):
+    save(tmp_path / "images" / "1.png", square(3, 3))
+    save(tmp_path / "masks" / "1.png", square(3, 3))
+    (line,) = lines_of(tmp_path)
+    assert f"python import_data.py {tmp_path} --output data/mine" in line

@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from folders import PICTURES, SHAPE, lesion, picture, read, save, size, write_pairs
+from folders import PICTURES, SHAPE, lesion, picture, read, save, write_pairs
 from PIL import Image
 
-from dataset import DataError, find_samples, read_samples
-from segmentation.importing.find_data import find_data
+from dataset import DataError
+from segmentation.importing.understanding import Wishes, read_case, understand_source
 
 
 def ramp(top, kind):
@@ -25,7 +25,9 @@ def write_deep(root, *pictures):
 
 
 def images_of(root):
-    return [image for image, _ in read_samples(find_samples(find_data(root)))]
+    source = understand_source(root, Wishes("normal"))
+    print(*source.lines, sep="\n")
+    return [read_case(case, source).image for case in source.cases]
 
 
 DEEP = {  # the values, what is white, and what is said
@@ -44,10 +46,7 @@ DEEP = {  # the values, what is white, and what is said
 def test_the_range_is_the_folders(case, tmp_path, capsys):
     values, top, line = DEEP[case]
     write_deep(tmp_path, values)
-    samples = find_samples(find_data(tmp_path))
-    image, mask = read_samples(samples)[4]
-    assert np.array_equal(image, (np.clip(values / top, 0, 1) * 255).round())
-    assert mask.sum() == size(4) and {s.white for s in samples} == {top}
+    assert np.array_equal(images_of(tmp_path)[4], (np.clip(values / top, 0, 1) * 255).round())
     assert line in capsys.readouterr().out
 
 
@@ -75,12 +74,20 @@ def test_a_few_pixels_beyond_the_range_change_nothing(tmp_path, capsys):
 
 def test_of_several_pages_the_first_is_read_with_a_note(tmp_path, capsys):
     write_pairs(tmp_path)
-    for folder, i, pages in (("images", 4, [picture(i) for i in range(3)]), ("masks", 5, [lesion(5), lesion(6)])):
-        first, *others = (Image.fromarray(page.astype(np.uint8)) for page in pages)
-        first.save(tmp_path / folder / f"scan{i}.tif", save_all=True, append_images=others)
-        (tmp_path / folder / f"scan{i}.png").unlink()
+    first, *others = (Image.fromarray(picture(i)) for i in range(3))
+    first.save(tmp_path / "images" / "scan4.tif", save_all=True, append_images=others)
+    (tmp_path / "images" / "scan4.png").unlink()
     assert np.array_equal(images_of(tmp_path)[4], picture(0))
-    assert "note: 2 files hold several pictures, scan4.tif first; only the first" in capsys.readouterr().out
+    assert "note: 1 files hold several pictures, scan4.tif first; only the first" in capsys.readouterr().out
+
+
+def test_a_file_of_several_masks_is_refused(tmp_path):
+    write_pairs(tmp_path)
+    first, other = (Image.fromarray(lesion(i).astype(np.uint8)) for i in (5, 6))
+    first.save(tmp_path / "masks" / "scan5.tif", save_all=True, append_images=[other])
+    (tmp_path / "masks" / "scan5.png").unlink()
+    with pytest.raises(DataError, match="scan5.tif: holds 2 masks"):
+        images_of(tmp_path)
 
 
 def with_pixel(value):

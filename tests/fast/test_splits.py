@@ -120,9 +120,28 @@ def test_a_seed_is_all_the_chance_there_is(many, drawn):
 def test_the_folds_of_a_table_are_tested_in_the_order_of_their_numbers():
     samples = [s._replace(fold=str((2, 9, 10, 11)[i % 4])) for i, s in enumerate(make_samples(lesion=40))]
     for fold, (test, val) in enumerate((("2", "9"), ("9", "10"), ("10", "11"), ("11", "2"))):
-        parts = split_samples(samples, np.arange(40), Division(split="table", fold=fold))
+        parts = split_samples(samples, np.arange(40), Division(split="given", fold=fold))
         assert [{samples[i].fold for i in parts[p]} for p in ("test", "val")] == [{test}, {val}]
         assert len(parts["train"]) == 20
+
+
+def test_given_parts_are_used_by_their_names_and_validation_is_taken_from_training_where_there_is_none(capsys):
+    samples = make_samples(benign=60, normal=20)
+    names = ["test" if i % 5 == 0 else "val" if i % 5 == 1 else "train" for i in range(80)]
+    given = [s._replace(split=name) for s, name in zip(samples, names, strict=True)]
+    parts = split_samples(given, np.arange(80) // 2, Division(split="given"))
+    assert {part: {names[i] for i in members} for part, members in parts.items()} == {p: {p} for p in parts}
+    without = [s._replace(split="train" if s.split == "val" else s.split) for s in given]
+    parts = split_samples(without, np.arange(80), Division(split="given"))
+    assert {names[i] for i in parts["test"]} == {"test"} and len(parts["val"]) == pytest.approx(0.15 * 64, abs=2)
+    assert "15 % of the training images" in capsys.readouterr().out
+    with pytest.raises(DataError, match="calls a part 'holdout', which is none"):
+        split_samples([s._replace(split="holdout") for s in given], np.arange(80), Division(split="given"))
+
+
+def test_parts_that_are_there_and_not_used_are_said(capsys):
+    split_samples([s._replace(split="train") for s in make_samples(**FEW)], np.arange(30), Division())
+    assert "note: the data have parts of their own" in capsys.readouterr().out
 
 
 def test_by_hospital_tests_one_folder_and_trains_on_the_others():
@@ -152,8 +171,8 @@ FEW = {"benign": 15, "malignant": 15}
         ({"benign": 60}, [i // 4 for i in range(60)], Division(), "60 images in 15 groups .* too few"),
         (FEW, range(30), Division(split="grouped-cv", fold=5), "grouped-cv has fold 0 to 4, not 5"),
         (FEW, range(30), Division(fold=1), "grouped has fold 0, not 1"),
-        (FEW, range(30), Division(split="table"), "table needs three folds; there are 0"),
-        (FEW, range(30), Division(split="by-hospital"), "by-hospital tests one folder .* three or more"),
+        (FEW, range(30), Division(split="given"), "meta.csv has no entries in a column split or fold"),
+        (FEW, range(30), Division(split="by-hospital"), "by-hospital tests one hospital .* three or more"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(counts, groups, division, message):
@@ -226,7 +245,7 @@ def test_an_unknown_split_is_refused_with_those_there_are(split):
 
 
 def test_the_number_of_folds_of_a_split():
-    splits = ("grouped", "grouped-cv", "table", "by-hospital", "busi_grouped_cv", "p1-1")
+    splits = ("grouped", "grouped-cv", "given", "by-hospital", "busi_grouped_cv", "p1-1")
     assert [count_folds(split) for split in splits] == [1, 5, None, None, 5, 1]
 
 

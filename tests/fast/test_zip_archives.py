@@ -1,4 +1,4 @@
-"""Zips as people download them: any one that holds images with masks is unpacked, and none that means harm."""
+"""Zips as people download them: BUSI's for a training, any other for an import, and none that means harm."""
 
 import os
 import shutil
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from folders import changed, read, save, write_classes, write_pairs
 
-from dataset import DataError
-from segmentation.importing import find_data as module
-from segmentation.importing.find_data import find_data
+from dataset import DataError, find_samples
+from segmentation.data.find_data import find_data
+from segmentation.importing import archives as module
+from segmentation.importing.archives import unpack_source
 
 
 def pack(archive, write, top="", separator="/", method=zipfile.ZIP_STORED):
@@ -56,60 +57,62 @@ ARCHIVES = {  # the zip's name, what is in it, and how
 
 
 @pytest.mark.parametrize("case", ARCHIVES)
-def test_archives_are_read(case, tmp_path, capsys):
+def test_archives_are_imported_by_their_name_or_the_folders(case, tmp_path):
     name, write, options = ARCHIVES[case]
-    expected = pack(tmp_path / name, write, **options)
-    assert read(tmp_path) == expected
-    assert f"unpacking {tmp_path / name}" in capsys.readouterr().out
-    assert read(tmp_path) == expected  # it is there now
-    assert "unpacking" not in capsys.readouterr().out
-    assert not (tmp_path / "__MACOSX").exists()
+    (tmp_path / "d").mkdir()
+    expected = pack(tmp_path / "d" / name, write, **options)
+    for number, named in enumerate((tmp_path / "d" / name, tmp_path / "d")):
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        assert read(unpack_source(named, out)) == expected
+    assert os.listdir(tmp_path / "d") == [name]
 
 
-def test_one_of_several_archives_is_taken_if_it_alone_is_data(tmp_path):
+@pytest.mark.parametrize("case", [case for case in ARCHIVES if ARCHIVES[case][1] is write_classes])
+def test_busi_is_unpacked_once_for_a_training(case, tmp_path, capsys):
     """Beside it: text, pictures without masks, half a download, an empty file, a folder and a pipe of such names."""
-    expected = pack(tmp_path / "archive (1).zip", write_classes)
+    name, write, options = ARCHIVES[case]
+    if options.get("top", "").startswith("download"):
+        return
+    expected = pack(tmp_path / name, write, **options)
     pack(tmp_path / "papers.zip", PAPERS)
     pack(tmp_path / "slides.zip", SLIDES)
-    (tmp_path / "archive.zip").write_bytes((tmp_path / "archive (1).zip").read_bytes()[:9000])
+    (tmp_path / "half.zip").write_bytes((tmp_path / name).read_bytes()[:9000])
     (tmp_path / "empty.zip").touch()
     (tmp_path / "folder.zip").mkdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.zip")
         (tmp_path / "link.zip").symlink_to("nowhere.zip")
-    assert read(tmp_path) == expected
+    samples = find_samples(find_data(tmp_path))
+    assert {s.name: s.label for s in samples} == {name: label for name, (label, _) in expected.items()}
+    assert f"unpacking {tmp_path / name}" in capsys.readouterr().out
+    assert find_samples(find_data(tmp_path)) == samples  # it is there now
+    assert "unpacking" not in capsys.readouterr().out
 
 
-def test_what_is_there_already_stays(tmp_path, capsys):
-    expected = pack(tmp_path / "scans.zip", WITH_STRAYS)
-    (tmp_path / "README.md").write_text("mine")
-    assert read(tmp_path) == expected and (tmp_path / "README.md").read_text() == "mine"
-    shutil.rmtree(tmp_path / "masks")  # images without masks beside the zip may be of other patients
-    with pytest.raises(DataError, match=r"scans.zip: .*images.* already"):
+def test_what_is_there_already_stays(tmp_path):
+    pack(tmp_path / "busi.zip", changed(write_classes, "+README.md"), top="x")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"busi.zip: .*x.* already"):
         find_data(tmp_path)
-    assert not (tmp_path / "masks").exists()
-    expected = write_classes(tmp_path / "Dataset_BUSI_with_GT")
-    capsys.readouterr()
-    assert read(tmp_path) == expected and "unpacking" not in capsys.readouterr().out
+    assert os.listdir(tmp_path / "x") == ["mine.txt"]
 
 
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(
-    ("contents", "message"),
-    [
-        ({"a.zip": write_classes, "b.zip": write_classes}, r"several archives of images with masks \(a.zip, b.zip\)"),
-        ({"slides.zip": SLIDES}, "no images with masks here, nor in slides.zip"),
-        ({"papers.zip": PAPERS}, "no images with masks here, nor in papers.zip"),
-    ],
-)
-def test_what_is_not_one_archive_of_data_is_left_as_it_is(contents, message, tmp_path):
-    for name, write in contents.items():
+def test_what_is_not_one_archive_of_busi_is_left_as_it_is(tmp_path):
+    for name, write in {"a.zip": write_classes, "slides.zip": SLIDES}.items():
         pack(tmp_path / name, write)
-    with pytest.raises(DataError, match=message):
+    shutil.copy(tmp_path / "a.zip", tmp_path / "b.zip")
+    with pytest.raises(DataError, match=r"several archives of BUSI \(a.zip, b.zip\)"):
         find_data(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(contents)
+    for name in ("a.zip", "b.zip"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="neither BUSI nor imported.*import_data.py"):
+        find_data(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["slides.zip"]
 
 
 def member(name, content=b"x", mode=0o100644):
@@ -146,7 +149,7 @@ def test_malicious_archives_are_refused_whole(case, tmp_path):
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 10), ("MAX_ARCHIVE_BYTES", 5000)])
 def test_archives_of_far_more_than_any_data_are_refused(limit, value, tmp_path, monkeypatch):
-    pack(tmp_path / "scans.zip", write_pairs)
+    pack(tmp_path / "scans.zip", write_classes)
     monkeypatch.setattr(module, limit, value)
     with pytest.raises(DataError, match="scans.zip: .* far more than BUSI"):
         find_data(tmp_path)
@@ -156,7 +159,7 @@ def test_archives_of_far_more_than_any_data_are_refused(limit, value, tmp_path, 
 @pytest.mark.parametrize("damage", ["no zip", "half of it", "a changed byte"])
 def test_damaged_archives_are_named(damage, tmp_path):
     path = tmp_path / "archive.zip"
-    pack(path, write_pairs)
+    pack(path, write_classes)
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT") + 9] ^= 255
     half = path.read_bytes()[:9000]

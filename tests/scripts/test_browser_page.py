@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, assert_one_clear_line, run_here, step_by_step
 from dicom_files import spaced, stored
+from phantoms import make_phantom
 from PIL import Image
 
 import demo
@@ -24,7 +25,6 @@ import train_model
 from attention_unet import build_attention_unet
 from dataset import find_samples, read_sample
 from segmentation.common.errors import RunError
-from segmentation.data.phantoms import make_phantom
 from segmentation.page.corrections import from_editor, save_correction, training_commands
 from segmentation.runs.finished import SHIPPED
 from segmentation.runs.schemas import read_config

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from phantoms import make_phantom
 from PIL import Image
 from scored_run import train_scored_run
 
@@ -24,7 +25,6 @@ from dataset import read_gray, resize_image
 from export_model import ExportConfig
 from segmentation.common.errors import RunError
 from segmentation.common.files import lock_folder
-from segmentation.data.phantoms import make_phantom
 from segmentation.inference import engines, export
 from segmentation.inference.engines import EXPORT_FILES, ExportedNetwork, open_network
 from segmentation.runs.run_folder import load_run
@@ -98,7 +98,7 @@ def test_every_format_is_written_and_agrees(run):
     assert set(record["outputs"]) == {"lesion", "lesion_raw", "lesion_score", "lesion_score_raw"}
     decision = {"threshold": 0.35, "threshold_of_highest": True, "min_peak": 0.4, "scale": 1.7}
     assert decision.items() | {("mirrored_averaging", True)} <= record["decision"].items()
-    assert record["data"] == "simulated pictures" and "MIT" in record["licence"]
+    assert record["data"] == "custom" and "MIT" in record["licence"]
     assert "pictures of the run's test part" in record["compared_on"]
 
 
@@ -272,7 +272,7 @@ def test_a_file_that_differs_too_much_is_not_kept(copy, monkeypatch, capsys):
 
 
 def test_an_unfinished_run_without_its_data_is_exported_and_old_files_are_removed(copy, capsys):
-    """They are compared on phantoms then; int8 is refused, which needs training pictures."""
+    """They are compared on data/sample then; int8 is refused, which needs training pictures."""
     for name in ("metrics.json", "decision.json"):
         (copy / name).unlink()
     config = json.loads((copy / "config.json").read_text())
@@ -283,7 +283,7 @@ def test_an_unfinished_run_without_its_data_is_exported_and_old_files_are_remove
     assert files_in(copy) >= ALL_FILES
     export_model.main(ExportConfig(run=copy, to=("onnx",)))
     assert "is not finished" in capsys.readouterr().out
-    assert about(copy)["compared_on"].startswith("24 simulated pictures")
+    assert about(copy)["compared_on"].startswith("160 pictures of data/sample")
     assert files_in(copy) == {"network.onnx"} and about(copy)["decision"]["threshold"] == 0.5
     open_network(copy, "onnx")
 

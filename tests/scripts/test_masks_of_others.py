@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def data(tmp_path) -> Path:
     """Ten images, the last of them normal, with reference masks."""
-    folders.write_pairs(tmp_path / "data")
+    folders.write_plain(tmp_path / "data")
     return tmp_path / "data"
 
 

@@ -4,25 +4,25 @@ One server is started, as Jupyter would reach it: under a prefix, and with the h
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 from dicom_files import speckle, stored
+from phantoms import make_phantom
 from PIL import Image
 
 import demo
 from attention_unet import build_attention_unet
-from dataset import find_samples
+from dataset import DataError, find_samples
 from segmentation.common.files import lock_folder
-from segmentation.data.phantoms import make_phantom
 from segmentation.page import corrections
 from segmentation.runs.finished import SHIPPED
 from segmentation.scoring.decision import Decision
@@ -245,13 +245,12 @@ def test_no_frame_of_a_loop_is_held_that_is_not_shown(tmp_path):
         assert demo_page.LOST not in page.drop(uploads, False)[3]
 
 
-def test_an_image_without_its_mask_is_named_by_a_training(tmp_path, capsys):
+def test_an_image_that_a_kill_left_behind_is_named_by_a_training(tmp_path):
     mask = np.zeros((30, 40), bool)
     mask[5:12, 7:20] = True
     for name in ("a.png", "b.png"):
         corrections.save_correction(tmp_path, name, mask.astype(np.uint8) * 90, mask)
-    find_samples(tmp_path)
-    assert "have no mask" not in capsys.readouterr().out
-    (tmp_path / "masks" / "b.png").unlink()  # as a kill between the two leaves it
-    assert [sample.label for sample in find_samples(Path(tmp_path))] == ["lesion", "normal"]
-    assert "1 images have no mask, and count as images without a lesion (b.png)" in capsys.readouterr().out
+    assert [sample.label for sample in find_samples(tmp_path)] == ["lesion", "lesion"]
+    shutil.copy(tmp_path / "images" / "b.png", tmp_path / "images" / "c.png")  # its mask and its row come later
+    with pytest.raises(DataError, match="images/c.png: is not in meta.csv"):
+        find_samples(tmp_path)

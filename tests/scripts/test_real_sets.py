@@ -1,5 +1,7 @@
 """The real sets, where they are: BUSI and BUS-BRA are read as published, and BUSI's near-copies are those known."""
 
+import csv
+
 import numpy as np
 import pytest
 from conftest import BUSBRA, BUSI, busi_pairs, needs_busbra, needs_busi
@@ -42,12 +44,13 @@ def test_the_near_copies_of_busi_are_those_that_sliding_every_pair_found(busi):
 
 @needs_busbra
 def test_bus_bra_is_read_with_its_patients():
-    samples = collect([BUSBRA]).samples
+    folds = {row["image"]: row["fold5"] for row in csv.DictReader((BUSBRA / "meta.csv").open())}
+    samples = [sample._replace(fold=folds[sample.image.name]) for sample in collect([BUSBRA]).samples]
     assert len(samples) == 1875 and len({s.patient for s in samples}) == 1064
     assert {s.label for s in samples} == {"benign", "malignant"}
     numbers = {patient: number for number, patient in enumerate(sorted({s.patient for s in samples}))}
     groups = np.array([numbers[s.patient] for s in samples])
-    for split, fold in (("table", 0), ("table", 4), ("grouped", 0)):
+    for split, fold in (("given", 0), ("given", 4), ("grouped", 0)):
         parts = split_samples(samples, groups, Division(split=split, fold=fold))
         assert near_copies_in_training(parts, groups) == []
         assert len({groups[i] for part in parts.values() for i in part}) == 1064

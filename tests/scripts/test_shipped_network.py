@@ -5,8 +5,8 @@ import csv
 import cv2
 import pytest
 from conftest import REPOSITORY, assert_one_clear_line, run_script
+from phantoms import make_phantom
 
-from segmentation.data.phantoms import make_phantom
 from segmentation.runs.finished import SHIPPED
 
 

@@ -11,15 +11,13 @@ from dataclasses import replace
 
 import keras
 import numpy as np
-from conftest import REPOSITORY, assert_one_clear_line, copy_as_pairs, step_by_step, train_here
+from conftest import REPOSITORY, assert_one_clear_line, step_by_step, train_here
 from folders import write_hospital
 
 import train_model
 from attention_unet import build_attention_unet
 from dataset import Stream, find_samples, make_dataset, read_sample
-from segmentation.data import collection
 from segmentation.data.augmentation import augmenter
-from segmentation.importing.layouts import PHANTOM_MARKER
 from segmentation.network.losses import BceDiceLoss, training_metrics
 from segmentation.runs.finished import BUS_BRA
 from segmentation.runs.run_folder import load_run
@@ -150,23 +148,18 @@ def test_a_run_with_a_lesion_score_on_a_leaky_split(lesion_data, tmp_path, monke
     assert all(0 <= score["lesion_score"] <= 1 for score in read_metrics(run / "metrics.json")["images"])
 
 
-def test_without_data_or_network_it_says_so_and_trains_on_phantoms(lesion_data, tmp_path, monkeypatch, capsys):
-    def draw(root, *_):
-        shutil.copytree(lesion_data, root)
-        (root / PHANTOM_MARKER).touch()
-
+def test_without_data_or_network_it_says_so_and_trains_on_the_sample(tmp_path, monkeypatch, capsys):
     for name in ("HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(collection, "write_phantoms", draw)
-    monkeypatch.setattr(train_model, "PHANTOM_EPOCHS", 1)  # fewer than asked
+    monkeypatch.setattr(train_model, "SAMPLE_EPOCHS", 1)  # fewer than asked
     with step_by_step():
         train_model.main(TrainingConfig(**SMALL, epochs=9))
     told = capsys.readouterr().out
-    assert "SIMULATED" in told and "test (phantom)" in told
+    assert "NO BUSI: training on 160 lesion images of BUS-BRA" in told and "test (sample)" in told
     run = tmp_path / "models" / "attention_unet"
-    assert read(run, "metrics.json")["epochs"] == 1 and read(run, "config.json")["data"] == "phantom"
+    assert read(run, "metrics.json")["epochs"] == 1 and read(run, "config.json")["data"] == "sample"
 
 
 def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_path, monkeypatch):
@@ -208,7 +201,7 @@ def test_imagenet_weights_are_one_setting_away(monkeypatch):
 
 def test_a_training_starts_from_another_run_on_ones_own_pictures(finished_run, tmp_path):
     """The weights are that run's, and what it has seen stays known as seen; one more training takes the next number."""
-    own = copy_as_pairs(write_hospital(tmp_path / "new", count=42, seed=8, normals=2), tmp_path / "own")
+    own = write_hospital(tmp_path / "own", count=42, seed=8, normals=2)
     flags = ("--start-from", finished_run, "--decision-from", finished_run, "--choose-on", "nothing", "--epochs", "1")
     assert_one_clear_line(train_here(own, tmp_path, *flags, "--learning-rate", "1e-9", "--ema", "0"), code=0)
     new = tmp_path / "models" / "attention_unet"

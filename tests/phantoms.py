@@ -1,4 +1,4 @@
-"""Simulated breast ultrasound in BUSI's folder layout, for runs without real data.
+"""Simulated breast ultrasound in BUSI's folder layout, for tests that need planted near-copies and normal images.
 
 The model is the classic convolution model of B-mode ultrasound (Bamber and Dickinson 1980, Phys. Med.
 Biol. 25:463; Meunier and Bertrand 1995, IEEE Trans. Med. Imaging 14:293): many random scatterers per
@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from segmentation.common.files import write_json, write_picture
-from segmentation.importing.layouts import PHANTOM_MARKER
+from segmentation.common.files import write_picture
 
 CLASS_SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # as in BUSI
 DYNAMIC_RANGE_DB = 60.0
@@ -197,7 +196,7 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, near_copy_sha
     """Write phantoms in BUSI's folder layout.
 
     Args:
-        folder: gets `benign/`, `malignant/`, `normal/` and a marker file that identifies phantoms.
+        folder: gets `benign/`, `malignant/` and `normal/`.
         images: number of images.
         seed: of all random draws.
         near_copy_share: share of the images that are near-copies of the previous image of the same class.
@@ -225,6 +224,4 @@ def write_phantoms(folder: Path, images: int = 120, seed: int = 0, near_copy_sha
             files["_mask" + (f"_{number}" if number else "")] = mask.astype(np.uint8) * 255
         for suffix, pixels in files.items():
             write_picture(folder / label / f"{name}{suffix}.png", pixels)
-    marker = {"what": "simulated ultrasound, see phantoms.py", "images": len(labels), "seed": seed}
-    write_json(folder / PHANTOM_MARKER, marker)
     return folder
