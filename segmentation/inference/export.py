@@ -180,7 +180,8 @@ def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) ->
         outputs: names of the files' outputs.
     """
     size = stored["network"]["input_shape"][0]
-    data = {"busi": "BUSI", "sample": "data/sample, of BUS-BRA"}.get(stored.get("data"), stored.get("data", "not known"))
+    names = {"busi": "BUSI", "sample": "data/sample, of BUS-BRA"}
+    data = names.get(stored.get("data"), stored.get("data", "not known"))
     return {
         "use": "For research and teaching only. Not a medical device.",
         "input": {
