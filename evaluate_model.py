@@ -172,6 +172,7 @@ def predict_mean(
         threshold=float(np.mean([d.threshold for d in decisions])),
         min_peak=float(np.mean([d.min_peak for d in decisions])),
         min_score=float(np.mean([d.min_score for d in decisions])),
+        doubtful_score=float(np.mean([d.doubtful_score for d in decisions])),
         largest_component=config.largest_component or all(d.largest_component for d in decisions),
         tta=all(d.tta for d in decisions),
     )

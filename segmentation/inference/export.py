@@ -25,9 +25,10 @@ DECISION = (
     "Enlarge the calibrated probability map to the picture's size. A pixel is lesion if its probability is above the "
     "threshold; if threshold_of_highest is true, multiply the threshold by the map's highest value first. Drop "
     "connected components whose highest probability is below min_peak and, if largest_component is true, all but the "
-    "largest. If the calibrated lesion score is below min_score, the mask is empty. With mirrored averaging, first "
-    "average the uncalibrated outputs of the picture and of its mirror image (mirrored back), then calibrate the mean "
-    "p: 1 / (1 + exp(-scale * log(p / (1 - p)) - offset))."
+    "largest. If the calibrated lesion score is below min_score, the mask is empty; else, if it is below "
+    "doubtful_score, the mask is doubtful. With mirrored averaging, first average the uncalibrated outputs of the "
+    "picture and of its mirror image (mirrored back), then calibrate the mean p: 1 / (1 + exp(-scale * "
+    "log(p / (1 - p)) - offset))."
 )
 OUTPUTS = {
     "lesion": "lesion probability of each pixel, calibrated",
@@ -197,6 +198,7 @@ def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) ->
             "threshold_of_highest": "lesion_score" in outputs,
             "min_peak": decision.min_peak,
             "min_score": decision.min_score if "lesion_score" in outputs else None,
+            "doubtful_score": decision.doubtful_score if "lesion_score" in outputs else None,
             "mirrored_averaging": decision.tta,
             "largest_component": decision.largest_component,
             "scale": decision.scale,

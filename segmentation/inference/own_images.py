@@ -36,7 +36,7 @@ RESULT_ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture'
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
 TABLE_COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
 TABLE_COLUMNS += ("box_x", "box_y", "box_width", "box_height", *SIZES, "mean_probability", "lesion_score")
-TABLE_COLUMNS += ("doubt", "warning")
+TABLE_COLUMNS += ("finding", "doubt", "warning")
 MOST_DOUBTFUL = 10  # named at the end
 
 
@@ -281,6 +281,7 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
         **{name: round(sizes[name], 2) for name in SIZES if name in sizes},
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
         "lesion_score": "" if score is None else round(score, 4),
+        "finding": "none" if not mask.any() else "lesion" if doubtful is None else "doubtful",
         "doubt": round(find_doubt(full, mask, None if wish.decision.lesion_given else score), 4),
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
     }
@@ -294,5 +295,7 @@ def _print_warnings(done: Sequence[Mapping], problems: Sequence[str], decision: 
         print(f"error: {problem}", file=sys.stderr)
     if decision.lesion_given:
         print("a lesion was assumed in every picture (--lesion-given): an outline does not show that there is one")
-    elif empty := sum(not row["area_px"] for row in done):
+    elif empty := sum(row["finding"] == "none" for row in done):
         print(f"no lesion found in {empty} of {len(done)} pictures; if you know that there is one: --lesion-given")
+    if doubtful := sum(row["finding"] == "doubtful" for row in done):
+        print(f"doubtful, with a dashed outline: {doubtful} of {len(done)} pictures, as their lesion score is low")

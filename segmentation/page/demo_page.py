@@ -102,7 +102,7 @@ class Outliner:
         return Seen(name, image, spacing or self.spacing, probability, score, alphas)
 
     def masks(self, seen: Seen, given: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """The predicted mask, and the mask that a low lesion score has emptied, if it has; each (H, W) bool.
+        """The predicted mask, and the one with a dashed outline (`doubtful_mask`), if any; each (H, W) bool.
 
         Args:
             given: whether lesion presence is given.
@@ -160,10 +160,11 @@ def describe_visit(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[
     """Problems, a table of all pictures, the most doubtful first, and the figures of the selected one, as HTML."""
     rows, figures, warning = [], [], ""
     for number, picture in enumerate(seen):
-        mask, _ = outliner.masks(picture, given)
+        mask, doubtful = outliner.masks(picture, given)
         score = "" if picture.score is None else f"{picture.score:.2f}"
         full = cv2.resize(picture.probability, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        row = {"name": picture.name, "number": number, "score": score, "lesions": _count(mask)}
+        found = "none found" if not mask.any() else f"{_count(mask)}" + " (doubtful)" * (doubtful is not None)
+        row = {"name": picture.name, "number": number, "score": score, "lesions": found}
         row["doubt"] = find_doubt(full, mask, None if given else picture.score)
         rows.append(row | _sizes(mask, picture.spacing))
     rows.sort(key=lambda row: -row["doubt"])
@@ -203,8 +204,8 @@ def _sizes(mask: np.ndarray, spacing: tuple[float, float] | None) -> dict[str, s
 def _figures(outliner: Outliner, seen: Seen, given: bool) -> Iterator[tuple[np.ndarray, str]]:
     """Figures of a picture, (h, w, 3) uint8 RGB, and their captions."""
     mask, doubtful = outliner.masks(seen, given)
-    caption = "outline" if doubtful is None else "dashed: not marked, because the lesion score is below the cut-off"
-    yield draw_overlay(seen.image, mask, doubtful=doubtful), caption
+    dashed = f"dashed: {'doubtful' if mask.any() else 'not marked'}, because the lesion score is below the cut-off"
+    yield draw_overlay(seen.image, mask, doubtful=doubtful), "outline" if doubtful is None else dashed
     yield _heat_map(seen.image, seen.probability, 0, 1), "probability of a lesion: dark blue 0, yellow 1"
     for gate, alpha in seen.alphas.items():
         low, high = float(alpha.min()), float(alpha.max())

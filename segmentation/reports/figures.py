@@ -15,6 +15,7 @@ from sklearn.metrics import roc_curve
 
 from segmentation.reports.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, PREDICTION, REFERENCE, draw_overlay
 from segmentation.scoring.calibration import Pixels, judge_calibration, reliability
+from segmentation.scoring.decision import Decision
 from segmentation.scoring.scores import overlap
 
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#CC79A7", "normal": "#777777", "lesion": "#0072B2"}
@@ -28,7 +29,7 @@ class Case(NamedTuple):
     reference: np.ndarray  # (H, W), lesion where not zero
     prediction: np.ndarray  # (H, W) bool
     probability: np.ndarray  # (S, S) float32, at the network's size
-    doubtful: np.ndarray | None = None  # (H, W) bool: the mask that a low lesion score has emptied
+    doubtful: np.ndarray | None = None  # (H, W) bool, from `doubtful_mask`
 
 
 def overlay_of(case: Case) -> np.ndarray:
@@ -168,13 +169,13 @@ def distributions(scores: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) -> Figure:
+def lesion_score(scores: Sequence[Mapping], summary: Mapping, decision: Decision) -> Figure:
     """ROC curve of the lesion score, and its sensitivity and specificity against the cut-off.
 
     Args:
         scores: per-image scores of metrics.json.
         summary: the lesion score's part of `scores.summarise`.
-        min_score: the run's cut-off, drawn as a point and a line.
+        decision: the run's; its cut-offs are drawn as points and lines.
     """
     lesion = np.array([s["label"] != "normal" for s in scores])
     score = np.array([s["lesion_score"] for s in scores])
@@ -183,18 +184,20 @@ def lesion_score(scores: Sequence[Mapping], summary: Mapping, min_score: float) 
     rates = roc_curve(lesion, score, drop_intermediate=False)
     false_positives, sensitivity, points = (values[::-1] for values in rates)
     points[-1] = 1  # instead of infinity, the threshold at which no image is marked
-    own = (score[~lesion] >= min_score).mean(), (score[lesion] >= min_score).mean()
     roc.plot([0, 1], [0, 1], color="0.6", ls="--")
     roc.plot(false_positives, sensitivity, color="black")
-    roc.plot(*own, "o", color=PREDICTION, label=f"minimum score {min_score:.2f}")
     low, high = summary["auc_interval"]
     roc.set(xlabel="false-positive rate (1 - specificity)", ylabel="sensitivity", aspect="equal")
     roc.set(title=f"AUC {summary['auc']:.3f} ({low:.3f} to {high:.3f})")
-    roc.legend(frameon=False, loc="lower right")
     sweep.step(points, sensitivity, color="black", label="sensitivity")
     sweep.step(points, 1 - false_positives, color=CLASS_COLOURS["normal"], lw=2.5, label="specificity")
-    sweep.axvline(min_score, color="black", lw=0.8)
-    sweep.set(xlabel="minimum lesion score", ylim=(-0.02, 1.02), title=f"the run uses {min_score:.2f}")
+    cut_offs = {"minimum score": (decision.min_score, PREDICTION), "doubtful score": (decision.doubtful_score, "white")}
+    for name, (cut_off, filled) in cut_offs.items():
+        own = (score[~lesion] >= cut_off).mean(), (score[lesion] >= cut_off).mean()
+        roc.plot(*own, "o", color=PREDICTION, mfc=filled, label=f"{name} {cut_off:.2f}")
+        sweep.axvline(cut_off, color="black", lw=0.8)
+    roc.legend(frameon=False, loc="lower right")
+    sweep.set(xlabel="cut-off of the lesion score", ylim=(-0.02, 1.02), title="lines: the run's two cut-offs")
     sweep.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 REFERENCE, PREDICTION = "#56B4E9", "#E69F00"  # outlines
-LOW_SCORE = "low lesion score: nothing marked"
+LOW_SCORE = "low lesion score: "
 FALSE_POSITIVE, FALSE_NEGATIVE = "#D55E00", "#009E73"  # hatched areas
 
 
@@ -30,7 +30,8 @@ def draw_overlay(
         image: (H, W) uint8.
         prediction, reference: (H, W), lesion where not zero.
         side: length of the longer side of the result in pixels.
-        doubtful: (H, W), the mask that a low lesion score has emptied; drawn as a dashed outline with a line of text.
+        doubtful: (H, W), the mask that a low lesion score has emptied, or the prediction itself if it is doubtful; its
+            outline is dashed, with a line of text.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -49,16 +50,17 @@ def draw_overlay(
             (true > predicted, FALSE_NEGATIVE, (x - y) % 9 < 3),
         ):
             canvas[wrong & stripes] = _rgb(colour)
-    for mask, colour in ((true, REFERENCE), (predicted, PREDICTION)):
+    for mask, colour in ((true, REFERENCE), (predicted if doubtful is None else None, PREDICTION)):
         if mask is not None:
             outline, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(canvas, outline, -1, _rgb(colour), 2, cv2.LINE_AA)
     if doubtful is not None:
-        _draw_doubtful(canvas, cv2.resize(doubtful.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT))
+        small = cv2.resize(doubtful.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        _draw_dashed(canvas, small, LOW_SCORE + ("doubtful" if predicted.any() else "nothing marked"))
     return canvas
 
 
-def _draw_doubtful(canvas: np.ndarray, mask: np.ndarray) -> None:
+def _draw_dashed(canvas: np.ndarray, mask: np.ndarray, text: str) -> None:
     """Draw a dashed outline, dashes of 8 pixels, and a line of text."""
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for outline in outlines:
@@ -66,7 +68,7 @@ def _draw_doubtful(canvas: np.ndarray, mask: np.ndarray) -> None:
             cv2.polylines(canvas, [outline[start : start + 8]], False, _rgb(PREDICTION), 2, cv2.LINE_AA)
     for shift, colour in ((1, (0, 0, 0)), (0, _rgb(PREDICTION))):  # with a black shadow, legible on any grey
         place = 8 + shift, canvas.shape[0] - 10 + shift
-        cv2.putText(canvas, LOW_SCORE, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
 
 
 def data_uri(content: bytes, image_format: str) -> str:

@@ -137,7 +137,7 @@ def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[
     if "lesion_score" in metrics["summary"]:
         yield (
             "lesion_score",
-            figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision.min_score),
+            figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision),
         )
     prediction = prediction_of(cases)
     pixels = collect_pixels(prediction, [c.reference for c in cases], decision)

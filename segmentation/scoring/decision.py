@@ -38,6 +38,7 @@ class Decision:
     score_scale: Real[1e-6, 20] = 1.0  # calibration of the lesion score, as above
     score_offset: Real[-20, 20] = 0.0
     min_score: Real[0, 1] = 0.0  # cut-off of the calibrated lesion score: below it, the mask is emptied
+    doubtful_score: Real[0, 1] = 0.0  # another one: below it, a mask that is not emptied is doubtful
     largest_component: bool = False  # keep only the largest component
     tta: bool = False  # test-time augmentation: average the predictions of the image and its mirror image
     lesion_given: bool = False  # assume that every image holds a lesion: never return an empty mask
@@ -99,8 +100,8 @@ def to_mask(
 def doubtful_mask(
     probability: np.ndarray, shape: tuple[int, int], decision: Decision, score: float | None
 ) -> np.ndarray | None:
-    """The mask that `to_mask` would return without the cut-off of the lesion score; None if that emptied no mask."""
-    if not is_empty(score, decision):
+    """The mask whose outline is dashed: the one that `to_mask` empties, or keeps although it is doubtful; else None."""
+    if not is_empty(score, replace(decision, min_score=max(decision.min_score, decision.doubtful_score))):
         return None
     return to_mask(probability, shape, replace(decision, lesion_given=True), score)
 

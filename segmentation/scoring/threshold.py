@@ -12,8 +12,10 @@ from segmentation.scoring.scores import overlap
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
 DICE_TO_SPARE = 0.01  # mean Dice that may be lost for fewer false positives; docs/experiments.md has other values
-LESIONS_KEPT = 0.98  # target sensitivity of the lesion score's cut-off, on the validation images with a lesion
-DESCRIBED_SHARES = (LESIONS_KEPT, 0.95, 0.9)  # sensitivities whose cut-offs are printed, for users who prefer another
+# Target sensitivities of the lesion score's two cut-offs, on the validation images with a lesion: of lesions whose mask
+# is not emptied, and of those that are not doubtful either.
+LESIONS_KEPT, LESIONS_SURE = 0.95, 0.9
+DESCRIBED_SHARES = (0.98, LESIONS_KEPT, LESIONS_SURE)  # their cut-offs are printed, for users who prefer another
 PEAKS = np.r_[0, 1 - np.geomspace(0.7, 0.002, 40)].round(4)  # dense near 1, where a confident network has its peaks
 
 
@@ -23,9 +25,9 @@ def choose_decision(
     """Choose calibration, threshold, and minimum score or peak on validation images, at the network's resolution.
 
     Calibration minimises the cross-entropy of the pixels; the threshold maximises the mean Dice of the lesion images.
-    With a lesion score, the lesion map is calibrated on lesion images only, on which it was trained, and the minimum
-    score comes from `choose_min_score`. Without one, the minimum peak is the highest that costs at most DICE_TO_SPARE
-    of Dice, so that few normal images have a false positive; it stays as given if there are no normal images.
+    With a lesion score, the lesion map is calibrated on lesion images only, on which it was trained, and minimum and
+    doubtful score come from `choose_min_score`. Without one, the minimum peak is the highest that costs at most
+    DICE_TO_SPARE of Dice, so that few normal images have a false positive; it stays as given if there are no normals.
 
     Args:
         prediction: of N images, not calibrated.
@@ -62,10 +64,12 @@ def choose_decision(
 def choose_min_score(
     score: np.ndarray, present: np.ndarray, given: Decision, folders: Sequence[str] | None = None
 ) -> Decision:
-    """Calibrate the lesion score, and choose its cut-off: the highest with sensitivity LESIONS_KEPT in every folder.
+    """Calibrate the lesion score, and choose its two cut-offs: the highest of their sensitivities in every folder.
 
-    Over all folders together the cut-off would be too high: a hospital without normal images has high scores, and
-    would hide that too many lesions of another hospital lie below the cut-off.
+    The minimum score keeps LESIONS_KEPT of the lesion images, and the doubtful score LESIONS_SURE: what lies between
+    them is what a person should look at. With fewer than ten lesion images both are the lowest score of one, and
+    nothing is doubtful. Over all folders together the cut-offs would be too high: a hospital without normal images has
+    high scores, and would hide that too many lesions of another hospital lie below the cut-off.
 
     Args:
         score: of N images, (N,), not calibrated.
@@ -81,7 +85,9 @@ def choose_min_score(
         target = np.where(present, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
         scale, offset = fit_calibration(score[both], target[both])
         given = replace(given, score_scale=scale, score_offset=offset)
-    return replace(given, min_score=_score_that_keeps(LESIONS_KEPT, calibrated_score(score, given), present, folders))
+    score = calibrated_score(score, given)
+    kept, sure = (_score_that_keeps(share, score, present, folders) for share in (LESIONS_KEPT, LESIONS_SURE))
+    return replace(given, min_score=kept, doubtful_score=sure)
 
 
 def _score_that_keeps(share: float, score: np.ndarray, present: np.ndarray, folders: Sequence[str] | None) -> float:
@@ -94,16 +100,22 @@ def _score_that_keeps(share: float, score: np.ndarray, present: np.ndarray, fold
 def describe_min_scores(
     score: np.ndarray, present: np.ndarray, decision: Decision, folders: Sequence[str] | None = None
 ) -> str:
-    """One line with three minimum scores and their effect on the validation set, for users who prefer another one.
+    """One line with three minimum scores and their effect on the validation set, for users who prefer another one, and
+    one for each folder if there are several: a score that suits one hospital may not suit another.
 
     Args:
         score, present, folders: as for `choose_min_score`.
         decision: from `choose_min_score`.
     """
-    score, points = calibrated_score(score, decision), []
-    for share in DESCRIBED_SHARES:
-        # Rounded down, as rounding up would lower the sensitivity.
-        least = math.floor(1000 * _score_that_keeps(share, score, present, folders)) / 1000
-        specificity = f", specificity {np.mean(score[~present] < least):.0%}" if not present.all() else ""
-        points.append(f"{least:.3f} has sensitivity {share:.0%}{specificity}")
-    return f"--min-score on the {len(present)} validation images: {'; '.join(points)}"
+    score, where = calibrated_score(score, decision), np.asarray(folders or [""] * len(present))
+    # Rounded down, as rounding up would lower the sensitivity.
+    points = [math.floor(1000 * _score_that_keeps(s, score, present, folders)) / 1000 for s in DESCRIBED_SHARES]
+    several = sorted(set(where[present])) if len(set(where)) > 1 else []
+    lines = []
+    for name, own in ((f"the {len(present)} validation images", where == where), *((f, where == f) for f in several)):
+        lesions, normals = score[own & present], score[own & ~present]
+        told = [f"{least:.3f} has sensitivity {np.mean(lesions >= least):.0%}" for least in points]
+        if len(normals):
+            told = [f"{t}, specificity {np.mean(normals < least):.0%}" for t, least in zip(told, points, strict=True)]
+        lines.append(f"--min-score on {name}: {'; '.join(told)}")
+    return "\n".join(lines)

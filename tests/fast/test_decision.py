@@ -94,17 +94,18 @@ def test_dice_is_given_up_for_normals_as_far_as_asked(monkeypatch):
 
 
 def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
-    """50 lesions, one of them with a score below all others, and 10 normals with a map as sure as a lesion's."""
+    """50 lesions, two of them with a score below all others, and 10 normals with a map as sure as a lesion's."""
     maps, masks = np.full((60, 16, 16), 0.05, np.float32), np.zeros((60, 16, 16), np.uint8)
     maps[:, 4:12, 4:12], masks[:50, 4:12, 4:12] = 0.6, 1
-    score = np.r_[0.1, np.linspace(0.6, 0.9, 49), np.linspace(0.05, 0.3, 10)].astype(np.float32)
+    score = np.r_[0.1, 0.11, np.linspace(0.6, 0.9, 48), np.linspace(0.05, 0.3, 10)].astype(np.float32)
     there = masks.any(axis=(1, 2))
     chosen = choose_decision(Prediction(maps, score), masks, Decision())
     assert chosen.min_peak == 0 and 0 < chosen.scale and 0 < chosen.score_scale
     sure = calibrated_score(score, chosen)
-    assert chosen.min_score == pytest.approx(sure[1])  # the lowest of the 98 % that are kept
+    assert chosen.min_score == pytest.approx(sure[2])  # the lowest of the 95 % that are kept
+    assert chosen.doubtful_score == pytest.approx(sure[5])  # the lowest of the 90 % that are not doubtful
     marked = [to_mask(p, (16, 16), chosen, s).any() for p, s in zip(calibrated(maps, chosen), sure, strict=True)]
-    assert marked == [False] + [True] * 49 + [False] * 10
+    assert marked == [False] * 2 + [True] * 48 + [False] * 10
     strict = Decision(min_score=0.5)
     given = [to_mask(maps[0], (16, 16), replace(strict, lesion_given=g), 0.1).sum() for g in (False, True)]
     assert given == [0, 64]
@@ -119,11 +120,25 @@ def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
     wide, shown = np.r_[score, np.full(50, 0.95)].astype(np.float32), np.r_[there, np.ones(50, bool)]
     together, apart = (choose_min_score(wide, shown, Decision(), f) for f in (None, ["a"] * 60 + ["b"] * 50))
     raised, kept = (calibrated_score(wide, decision) >= decision.min_score for decision in (together, apart))
-    assert raised[:50].sum() == 48 and kept[:50].sum() == 49 and kept[60:].all()
+    assert raised[:50].sum() == 45 and kept[:50].sum() == 48 and kept[60:].all()
     assert (apart.score_scale, apart.score_offset) == (chosen.score_scale, chosen.score_offset)  # the first one's
     # Without a normal there is nothing to calibrate with.
     alone = choose_decision(Prediction(maps[:50], score[:50]), masks[:50], Decision())
-    assert (alone.score_scale, alone.score_offset) == (1, 0) and alone.min_score == pytest.approx(score[1])
+    assert (alone.score_scale, alone.score_offset) == (1, 0) and alone.min_score == pytest.approx(score[2])
+    few = choose_min_score(score[:9], there[:9], Decision())
+    assert few.min_score == few.doubtful_score == pytest.approx(0.1)  # of nine lesions both keep all
+
+
+def test_a_mask_below_the_doubtful_score_is_kept_and_its_outline_dashed():
+    probability = np.zeros((8, 8), np.float32)
+    probability[2:6, 2:6] = 0.9
+    decision = Decision(min_score=0.2, doubtful_score=0.5)
+    for score, kept, dashed in ((0.1, 0, 16), (0.2, 16, 16), (0.49, 16, 16), (0.5, 16, None), (None, 16, None)):
+        doubtful = doubtful_mask(probability, (8, 8), decision, score)
+        assert to_mask(probability, (8, 8), decision, score).sum() == kept
+        assert (doubtful if doubtful is None else doubtful.sum()) == dashed
+    assert doubtful_mask(probability, (8, 8), replace(decision, lesion_given=True), 0.1) is None
+    assert doubtful_mask(probability, (8, 8), Decision(min_score=0.6, doubtful_score=0.5), 0.55).any()  # it is emptied
 
 
 def test_other_minimum_scores_are_told_by_hand():
@@ -136,7 +151,12 @@ def test_other_minimum_scores_are_told_by_hand():
     assert told.endswith("; 0.101 has sensitivity 90%, specificity 100%")
     assert "specificity" not in describe_min_scores(score[:100], there[:100], Decision())
     halves = ["a"] * 50 + ["b"] * 50  # of the folder with the lower scores
-    assert "; 0.021 has sensitivity 95%" in describe_min_scores(score[:100], there[:100], Decision(), halves)
+    first, *others = describe_min_scores(score[:100], there[:100], Decision(), halves).splitlines()
+    assert "; 0.021 has sensitivity 98%; 0.051 has sensitivity 95%" in first
+    assert [line.split(": ")[0] for line in others] == ["--min-score on a", "--min-score on b"]
+    assert "0.021 has sensitivity 96%" in others[0] and others[1].count("sensitivity 100%") == 3
+    told = describe_min_scores(score, there, Decision(), ["a"] * 160 + ["b"] * 40).splitlines()
+    assert len(told) == 2 and "; 0.051 has sensitivity 95%, specificity 100%;" in told[1]  # b holds no lesion
 
 
 def test_a_perfect_score_does_not_become_certain():
@@ -152,6 +172,8 @@ def test_decision_file(tmp_path):
     path = tmp_path / "decision.json"
     save_decision(path, Decision(scale=0.5, min_peak=0.8, tta=True))
     assert load_decision(path) == Decision(scale=0.5, min_peak=0.8, tta=True)
+    path.write_text('{"min_score": 0.4}')  # without the key of a doubtful score, nothing is doubtful
+    assert load_decision(path) == Decision(min_score=0.4, doubtful_score=0.0)
     for change in ({"threshold": "0.5"}, {"tta": 1}, {"scale": 0}, {"min_peak": 2}, {"code": "x"}, {"offset": 1e999}):
         path.write_text(json.dumps({**{"scale": 0.5}, **change}))
         with pytest.raises(RunError, match=r"decision\.json"):

@@ -6,6 +6,7 @@ import numpy as np
 
 from segmentation.reports import figures, overlays
 from segmentation.scoring.calibration import Pixels
+from segmentation.scoring.decision import Decision
 from segmentation.scoring.scores import judge_lesion_score
 
 
@@ -34,9 +35,11 @@ def test_a_name_is_no_formula():
 
 def test_the_lesion_score_is_drawn_as_it_is_counted():
     rows = [{"label": label, "group": n, "lesion_score": 0.1 * n} for n, label in enumerate(["normal", "benign"] * 4)]
-    roc, sweep = figures.lesion_score(rows, judge_lesion_score(rows, repeats=10), 0.25).axes
+    decision = Decision(min_score=0.25, doubtful_score=0.45)
+    roc, sweep = figures.lesion_score(rows, judge_lesion_score(rows, repeats=10), decision).axes
     assert roc.get_title().startswith("AUC 0.625")  # of 16 pairs, 10 are in order
-    assert roc.lines[-1].get_xydata()[0].tolist() == [0.5, 0.75] and sweep.get_title() == "the run uses 0.25"
+    assert [line.get_xydata()[0].tolist() for line in roc.lines[-2:]] == [[0.5, 0.75], [0.25, 0.5]]
+    assert [text.get_text() for text in roc.get_legend().texts] == ["minimum score 0.25", "doubtful score 0.45"]
     sensitivity, specificity = (line.get_xydata() for line in sweep.lines[:2])
     for minimum in (0.25, 0.45, 0.65):
         at = sensitivity[:, 0].searchsorted(minimum)

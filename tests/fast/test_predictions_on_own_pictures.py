@@ -280,19 +280,34 @@ def test_a_row_of_the_table_by_hand(tmp_path):
     assert "area_mm2" not in plain and "longest_mm" not in plain
 
 
-def test_a_low_lesion_score_empties_mask_and_table_and_is_drawn_dashed(tmp_path):
+def test_a_low_lesion_score_is_drawn_dashed_and_a_very_low_one_empties_mask_and_table(tmp_path):
     probability = np.zeros((20, 30), np.float32)
     probability[5:15, 10:20] = 0.9
-    areas, orange = [], []
-    for score in (0.3, 0.7):
+    areas, orange, findings, decision = [], [], [], Decision(min_score=0.5, doubtful_score=0.6)
+    for score in (0.3, 0.55, 0.7):
         found = Found(np.full((320, 480), 90, np.uint8), None, probability, score)
-        row = write_prediction(tmp_path / "x", found, Wish(tmp_path, Decision(min_score=0.5)), None)
+        row = write_prediction(tmp_path / "x", found, Wish(tmp_path, decision), None)
         assert row["lesion_score"] == score and read(tmp_path / "x_mask.png").any() == (score > 0.5)
         areas.append(row["area_px"])
+        findings.append(row["finding"])
         upper = read(tmp_path / "x_overlay.jpg")[:350].astype(int)  # above the line of text
         colour = tuple(bytes.fromhex(overlays.PREDICTION[1:]))
         orange.append((((upper - colour) ** 2).sum(axis=2) < 3000).sum())
-    assert areas[0] == 0 < areas[1] and 0.3 < orange[0] / orange[1] < 0.7
+    assert findings == ["none", "doubtful", "lesion"] and areas[0] == 0 < areas[1] == areas[2]
+    assert 0.3 < orange[0] / orange[2] < 0.7 and orange[0] == pytest.approx(orange[1], rel=0.02)
+
+
+class Unsure(Brightness):
+    def predict_on_batch(self, x):
+        return {"lesion": x / 255, "lesion_score": np.full((len(x), 1), 0.4, np.float32)}
+
+
+def test_the_table_and_a_line_say_which_outlines_are_doubtful(tmp_path, capsys):
+    picture = draw(tmp_path / "x.png", 20)
+    for given, finding in ((False, "doubtful"), (True, "lesion")):
+        predict(picture, output=tmp_path / finding, model=Unsure(), doubtful_score=0.5, lesion_given=given)
+        assert table(tmp_path / finding)[0]["finding"] == finding
+        assert ("dashed outline: 1 of 1 pictures" in capsys.readouterr().out) is not given
 
 
 def test_a_lesion_whose_presence_is_given_is_marked_in_every_picture(tmp_path, capsys):

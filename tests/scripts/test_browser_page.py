@@ -277,6 +277,9 @@ def test_a_low_lesion_score_empties_the_mask_and_is_drawn_dashed(outliner, monke
     html, given, _ = page.show(([seen], []), 0, True)
     assert "none found" not in html and "dashed" not in html and low != given
     assert not from_editor(low, image, np.zeros_like(image, bool)).any()
+    monkeypatch.setattr(outliner, "decision", Decision(doubtful_score=0.3))
+    html, doubtful, _ = page.show(([seen], []), 0, False)
+    assert "1 (doubtful)" in html and "dashed: doubtful" in html and doubtful == given
 
 
 def test_a_page_takes_so_many_pictures_and_pixels(outliner, tmp_path, monkeypatch):

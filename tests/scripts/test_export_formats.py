@@ -58,6 +58,7 @@ def run(phantom_data, tmp_path_factory) -> Path:
     sharpen(run)
     # A calibration and a threshold that matter, whatever two epochs have learned.
     own = dict(scale=1.7, offset=0.4, threshold=0.35, min_peak=0.4, score_scale=0.6, score_offset=-0.2, tta=True)
+    own |= dict(doubtful_score=0.3)
     save_decision(run / "decision.json", Decision(**own))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "MOST_DICE", 1.0)  # of int8: the Dice of a hardly trained network is chance
@@ -96,7 +97,7 @@ def test_every_format_is_written_and_agrees(run):
     # What goes in and comes out.
     assert record["input"]["shape"] == ["batch", 32, 32, 1] and record["input"]["range"] == [0, 255]
     assert set(record["outputs"]) == {"lesion", "lesion_raw", "lesion_score", "lesion_score_raw"}
-    decision = {"threshold": 0.35, "threshold_of_highest": True, "min_peak": 0.4, "scale": 1.7}
+    decision = {"threshold": 0.35, "threshold_of_highest": True, "min_peak": 0.4, "scale": 1.7, "doubtful_score": 0.3}
     assert decision.items() | {("mirrored_averaging", True)} <= record["decision"].items()
     assert record["data"] == "custom" and "MIT" in record["licence"]
     assert "pictures of the run's test part" in record["compared_on"]
