@@ -282,7 +282,7 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
         "mean_probability": round(float(full[mask].mean()), 4) if mask.any() else "",
         "lesion_score": "" if score is None else round(score, 4),
         "finding": "none" if not mask.any() else "lesion" if doubtful is None else "doubtful",
-        "doubt": round(find_doubt(full, mask, None if wish.decision.lesion_given else score), 4),
+        "doubt": round(find_doubt(full, mask, None if wish.decision.lesion_given else score, doubtful is not None), 4),
         "warning": " ".join(unlike_training(image, limits)) if limits else "",
     }
 

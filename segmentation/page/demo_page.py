@@ -165,7 +165,7 @@ def describe_visit(outliner: Outliner, seen: Sequence[Seen], problems: Sequence[
         full = cv2.resize(picture.probability, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         found = "none found" if not mask.any() else f"{_count(mask)}" + " (doubtful)" * (doubtful is not None)
         row = {"name": picture.name, "number": number, "score": score, "lesions": found}
-        row["doubt"] = find_doubt(full, mask, None if given else picture.score)
+        row["doubt"] = find_doubt(full, mask, None if given else picture.score, doubtful is not None)
         rows.append(row | _sizes(mask, picture.spacing))
     rows.sort(key=lambda row: -row["doubt"])
     if seen:

@@ -20,6 +20,7 @@ def test_the_doubt_by_hand():
     assert find_doubt(PROBABILITY, MASK, 0.99) == pytest.approx(0.2)  # 4 * 0.99 * 0.01 is less
     assert find_doubt(PROBABILITY, MASK, 0.9) == pytest.approx(0.36)
     assert find_doubt(PROBABILITY, MASK, 0.5) == 1
+    assert find_doubt(PROBABILITY, MASK, 0.01, dashed=True) == 1  # outlined, although the score denies a lesion
     certain = MASK.astype(np.float32)
     assert find_doubt(certain, MASK, 1.0) == find_doubt(certain, MASK, None) == 0
 
@@ -27,7 +28,8 @@ def test_the_doubt_by_hand():
 def test_the_doubt_without_an_outline():
     nothing = np.zeros_like(MASK)
     assert find_doubt(PROBABILITY / 2, nothing, None) == pytest.approx(0.45)  # a lesion may have been missed
-    assert find_doubt(PROBABILITY, nothing, 0.1) == pytest.approx(0.36)  # the lesion score says what there is to say
+    for dashed in (False, True):  # the lesion score says what there is to say, emptied or not
+        assert find_doubt(PROBABILITY, nothing, 0.1, dashed) == pytest.approx(0.36)
 
 
 class Brightness:

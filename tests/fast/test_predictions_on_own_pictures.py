@@ -304,9 +304,10 @@ class Unsure(Brightness):
 
 def test_the_table_and_a_line_say_which_outlines_are_doubtful(tmp_path, capsys):
     picture = draw(tmp_path / "x.png", 20)
-    for given, finding in ((False, "doubtful"), (True, "lesion")):
+    for given, finding, doubt in ((False, "doubtful", 1), (True, "lesion", 0)):
         predict(picture, output=tmp_path / finding, model=Unsure(), doubtful_score=0.5, lesion_given=given)
-        assert table(tmp_path / finding)[0]["finding"] == finding
+        (row,) = table(tmp_path / finding)
+        assert row["finding"] == finding and float(row["doubt"]) == pytest.approx(doubt, abs=0.1)
         assert ("dashed outline: 1 of 1 pictures" in capsys.readouterr().out) is not given
 
 

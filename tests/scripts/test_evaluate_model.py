@@ -75,8 +75,9 @@ def test_the_mean_is_a_mean(monkeypatch):
     config = evaluate_model.EvaluationConfig(run=(Path("a"), Path("b")), data_dir=(Path("."),))
     own = [Decision(threshold=0.3, min_score=0.2), Decision(threshold=0.5, min_score=0.4, doubtful_score=0.6)]
     (mean, score), decision = evaluate_model.predict_mean(config, own, [])
-    assert score == pytest.approx(0.3) and decision.min_score == decision.doubtful_score == pytest.approx(0.3)
+    assert score == pytest.approx(0.3) and decision.min_score == pytest.approx(0.3)
     assert mean.shape == (1, 8, 8) and np.allclose(mean, 0.4) and decision.threshold == pytest.approx(0.4)
+    assert decision.doubtful_score == pytest.approx(0.3)
     found = iter([Prediction(maps[0], np.float32([0.1])), Prediction(maps[1])])
     with pytest.raises(RunError, match="only some of these networks have a lesion score"):
         evaluate_model.predict_mean(config, own, [])
