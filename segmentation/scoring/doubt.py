@@ -7,8 +7,8 @@ def find_doubt(probability: np.ndarray, mask: np.ndarray, score: float | None, d
     """From 0, certain, to 1: the larger of the doubt about the lesion score and of that about the outline.
 
     Of a lesion score s it is 4 s (1 - s): 1 at 0.5, and 0 at 0 and at 1. Of an outline it is 1 - Dice, where Dice is
-    what the network itself expects: 2 * (sum of p in the mask) / (sum of p everywhere + pixels of the mask). A mask that
-    is kept although its lesion score is low has the doubt 1: score and outline contradict each other.
+    what the network itself expects: 2 * (sum of p in the mask) / (sum of p everywhere + pixels of the mask). A mask
+    that is kept although its lesion score is low has the doubt 1: score and outline contradict each other.
 
     Args:
         probability: of lesion, calibrated, at the picture's size (H, W).
