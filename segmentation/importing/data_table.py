@@ -4,7 +4,7 @@ import csv
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ class Table(NamedTuple):
     path: Path
     columns: dict[str, str]  # of ours, what the file calls it
     rows: list[dict[str, str]]  # of ours, the cell; "line" is its number
+    others: tuple[str, ...] = ()  # further columns
 
 
 def bare_word(text: str) -> str:
@@ -51,7 +52,7 @@ def bare_word(text: str) -> str:
 
 def trim_patient(text: str) -> str:
     """A patient as it is written; "" for NA and the like, which are nobody."""
-    return "" if bare_word(text) in NOBODY else " ".join(text.split())
+    return "" if bare_word(text) in NOBODY else unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def one_patient(text: str) -> str:
@@ -60,8 +61,8 @@ def one_patient(text: str) -> str:
     return number[1] if number else text.casefold()
 
 
-def parse_table(path: Path, patient_column: str = "") -> Table:
-    """A table of images.
+def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()) -> Table:
+    """A table of images; their column is told by its name, or by naming files whose `key` is known.
 
     Raises:
         DataError: no table, no column of images, or not the one that was named.
@@ -87,6 +88,12 @@ def parse_table(path: Path, patient_column: str = "") -> Table:
         if bare_word(patient_column) not in names:
             raise DataError(f"{path}: has no column {patient_column!r} (--patient-column); it has {', '.join(header)}.")
         places["patient"] = names.index(bare_word(patient_column))
+    if places["image"] is None and rows:
+        named = [
+            sum(key(re.split(r"[\\/]", row[k])[-1]) in known for row in rows if k < len(row)) for k in range(len(names))
+        ]
+        if max(named, default=0) > len(rows) / 2:
+            places["image"] = named.index(max(named))
     if places["image"] is None:
         theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
         raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
@@ -95,7 +102,9 @@ def parse_table(path: Path, patient_column: str = "") -> Table:
         cells = {o: row[at].strip() if at is not None and at < len(row) else "" for o, at in places.items()}
         if cells["image"]:
             found.append({**cells, "line": str(number)})
-    return Table(path, {ours: header[at].strip() for ours, at in places.items() if at is not None}, found)
+    used = {ours: at for ours, at in places.items() if at is not None}
+    others = tuple(name.strip() for k, name in enumerate(header) if k not in used.values())
+    return Table(path, {ours: header[at].strip() for ours, at in used.items()}, found, others)
 
 
 def _find_column(names: Sequence[str], pattern: str) -> int | None:

@@ -307,9 +307,8 @@ def _note_most(files: Sequence[Levels], reading: MaskReading) -> list[str]:
     if len(most) > filled / 2:
         return [f"note: in {len(most)} of {filled} masks most of the picture is lesion. Are they inverted?"]
     if around := [f.path for f in files if _lesion(f.border, reading) > BORDERED * sum(f.border.values())]:
-        return [
-            f"note: in {len(around)} of {filled} masks lesion fills the border ({shown(around)}). Are they inverted?"
-        ]
+        raise DataError(f"{around[0]}: lesion fills the border, as in {len(around)} of {filled} masks. Invert these "
+                        "masks, or leave their images out.")  # fmt: skip
     return []
 
 

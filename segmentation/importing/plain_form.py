@@ -116,6 +116,11 @@ class Cases:
         if first and "normal" in (labels := {first.case.label, kept.case.label}) and len(labels) > 1:
             raise DataError(f"{kept.case.image}: holds the same pixels as {first.case.image}, but only one of them "
                             "shows a lesion. Remove one.")  # fmt: skip
+        parts = [c.split or c.fold for c in (first.case, kept.case)] if first else []
+        if first and parts[0] != parts[1]:
+            raise DataError(f"{kept.case.image}: holds the same pixels as {first.case.image}, but one is in part "
+                            f"{parts[0] or 'none'!r}, the other in {parts[1] or 'none'!r}. Remove one, or import one "
+                            "of the folders.")  # fmt: skip
         if first and its_source is not source:
             differ = "" if first.grid == kept.grid else ", with another mask; the first is kept"
             self.again.append(f"{kept.file} is {first.file}{differ}")

@@ -26,6 +26,7 @@ from segmentation.importing.data_table import (
 from segmentation.importing.mask_values import MaskReading, find_lesion, find_reading
 from segmentation.importing.pairing import (
     Layout,
+    bare_name,
     class_of,
     explain_names,
     folders_of,
@@ -114,7 +115,7 @@ def understand_source(root: Path, wishes: Wishes) -> Source:
     reading, lesion, said = find_reading(
         paired, values, partial(_read_mask, how=wishes.how), merge=wishes.mask_values == ("all",)
     )
-    white, depth = find_range(layout.images, paired)
+    white, depth = find_range(layout.images)
     lines += [*said, *depth]
     rows = _match_tables(found.tables, layout.images, wishes, lines)
     cases, left_out = _make_cases(root, found, lesion, rows, wishes)
@@ -133,7 +134,7 @@ def _find_files(root: Path, wishes: Wishes) -> Found:
         others = [path for path in others if path.name != "predictions.csv"]
         line = f"{len(predicted)} files are predictions of this project and left out ({shown(sorted(predicted))})"
         lines.append(line)
-    tables = _find_tables(others, pictures, wishes)
+    tables = _find_tables(others, pictures, wishes, lines)
     if wishes.mask_folders:
         folders = [next((f for f in (root / w, w) if f.is_dir()), None) for w in wishes.mask_folders]
         if None in folders:
@@ -161,7 +162,9 @@ def _find_files(root: Path, wishes: Wishes) -> Found:
         lines.append(
             f"note: {shown(sheets)} is no CSV and not read. If it names patients, classes or parts, save it as one"
         )
-    _check_folders(layout, root)
+    if not wishes.mask_folders:
+        _check_folders(layout, root)
+    _check_numbers(layout)
     _check_others(layout, others, wishes)
     lines += [f"note: {len(layout.masks)} masks are told by what they hold, as no name says so"] * layout.guessed
     return Found(layout, outlines, tables, [*others, *layout.strays], lines)
@@ -210,14 +213,27 @@ def _check_folders(layout: Layout, root: Path) -> None:
             place = place_of(folders_of(mask, root))
             more = [part for part in place if part not in there]
             if words_of(set(there) - set(place)) and words_of(more):
-                raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. Rename it, or "
-                                "pair them in a table: --table pairs.csv.")  # fmt: skip
+                raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. If these "
+                                f"are its masks: --mask-folder {mask.parent.relative_to(root)}, or pair them in a "
+                                "table: --table pairs.csv.")  # fmt: skip
             sort = frozenset() if mask.parent.name.casefold() == plain_name(image) else words_of(more)
             sorts.setdefault(sort, (mask, image))
         if len({mask.parent for mask in masks}) > 1:
             raise _several_sorts(root, masks)
     if len(sorts) > 1 and len({mask.parent for mask, _ in sorts.values()}) > 1:
         raise _several_sorts(root, [mask for mask, _ in sorts.values()])
+
+
+def _check_numbers(layout: Layout) -> None:
+    """Refuse x_mask_1 as a further mask of x where there is an image x_1 without a mask."""
+    bare = {plain_name(path): path for path in layout.images if path not in layout.masks}
+    for image, masks in layout.masks.items():
+        for mask in masks:
+            number = bare_name(plain_name(mask))[2]
+            other = next((bare[n] for s in "_- ." if (n := f"{plain_name(image)}{s}{number}") in bare), None)
+            if number and other:
+                raise DataError(f"{mask}: may be a further mask of {image.name}, or the mask of {other.name}. Pair "
+                                "them in a table: --table pairs.csv.")  # fmt: skip
 
 
 def _several_sorts(root: Path, masks: Sequence[Path]) -> DataError:
@@ -240,35 +256,45 @@ def _check_others(layout: Layout, others: Sequence[Path], wishes: Wishes) -> Non
 # ---------------------------------------------------------------- tables
 
 
-def _find_tables(others: Sequence[Path], images: Sequence[Path], wishes: Wishes) -> list[Table]:
+def _find_tables(others: Sequence[Path], images: Sequence[Path], wishes: Wishes, lines: list[str]) -> list[Table]:
     """The tables that name images: those of the usual names, and others of which half the lines do."""
     found, index = [], index_files(images)
     for path in others:
         usual = path.name.casefold() in TABLES
         if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
             try:
-                table = parse_table(path, wishes.patient_column if wishes.patient_column != "name" else "")
+                table = parse_table(path, wishes.patient_column if wishes.patient_column != "name" else "", index)
             except DataError as error:
                 if usual or "--patient-column" in str(error):
                     raise
                 continue
             known = sum(key(Path(cells["image"].replace("\\", "/")).name) in index for cells in table.rows)
-            if usual or (known > len(table.rows) / 2 and len(table.columns) > 1):
+            names_images = known > len(table.rows) / 2
+            if usual or (names_images and (len(table.columns) > 1 or part_of((path.stem,)))):
                 found.append(table)
+            elif names_images:
+                lines.append(f"note: {path.name} names the images and has the columns {', '.join(table.others[:6])}. If "
+                             "one names the patients: --patient-column")  # fmt: skip
+    if wishes.patient_column not in ("", "name") and not found:
+        raise DataError(f"{shown(others) or 'no file'}: no table of these images has a column "
+                        f"{wishes.patient_column!r} (--patient-column).")  # fmt: skip
     return found
 
 
 def _match_tables(tables: Sequence[Table], images: Sequence[Path], wishes: Wishes, lines: list[str]) -> dict[Path, Row]:
     rows, owners = {}, {}
     for table in tables:
+        part = part_of((table.path.stem,))  # train.csv, val.csv and test.csv
         for image, row in match_rows(table, images).items():
+            row = row._replace(split=row.split or part)
             if (other := owners.setdefault(image, table)) is not table and other.path.parent == table.path.parent:
                 raise DataError(f"{other.path} and {table.path.name}: two tables name {image.name}. Keep one.")
             if image not in rows or len(table.path.parts) > len(owners[image].path.parts):  # the nearest counts
                 rows[image], owners[image] = row, table
     for table in {id(table): table for table in owners.values()}.values():
         columns = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in table.columns.items() if ours != "mask")
-        lines.append(f"table {table.path.name}: {columns}")
+        part = part_of((table.path.stem,))
+        lines.append(f"table {table.path.name}: {columns}" + (f"; its images are {part}" if part else ""))
     if tables and (missing := [image for image in images if image not in rows]):
         lines.append(f"note: {len(missing)} images are in no table ({shown(missing)})")
     if not any(row.patient for row in rows.values()) and wishes.patient_column != "name":

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import try_reading
+from dataset import DataError, try_reading
 from segmentation.pictures.picture_files import DARK, count_pages, end_of_range, read_raw, said_white
 
 
@@ -41,20 +41,21 @@ def _look(path: Path) -> tuple[int, Depth | None]:
     return pages, Depth(path, float(values.max()), bright, whole, raw.white > 0, said_white(raw, white=1.0) > 0)
 
 
-def find_range(images: Sequence[Path], masks: Sequence[Path] = (), several_are_read: bool = False) -> Range:
+def find_range(images: Sequence[Path], several_are_read: bool = False) -> Range:
     """The value that is white in a folder's pictures of more than 8 bits.
 
-    Its lines say too which files hold several pictures, of which the first alone is read, unless `several_are_read`.
+    Raises:
+        DataError: a file holds several pictures, of which a mask can mean any, unless `several_are_read`.
     """
-    files = [*images, *(path for path in masks if path.suffix.lower() in (".tif", ".tiff", ".gif"))]
-    looked = thread_map(_look, files, max_workers=os.cpu_count(), desc="pictures", leave=False)
-    several = [path.name for path, (pages, _) in zip(files, looked, strict=True) if pages > 1]
-    lines = []
+    looked = thread_map(_look, images, max_workers=os.cpu_count(), desc="pictures", leave=False)
+    several = [(path, pages) for path, (pages, _) in zip(images, looked, strict=True) if pages > 1]
     if several and not several_are_read:
-        lines = [
-            f"note: {len(several)} files hold several pictures, {several[0]} first; only the first of each is read"
-        ]
-    deep = [depth for _, depth in looked[: len(images)] if depth]
+        path, pages = several[0]
+        raise DataError(
+            f"{path}: holds {pages} pictures, and which of them was outlined is not known. Export that one."
+        )
+    lines: list[str] = []
+    deep = [depth for _, depth in looked if depth]
     honest = any(depth.says for depth in deep)
     # A picture that is dark for its bits is believed where others of its folder are not.
     found = [depth for depth in deep if not depth.says and not (depth.bits and honest)]

@@ -462,25 +462,7 @@ class Folders:
         return (Read(FOUR | crops),)
 
 
-WRONG = {  # what happens instead
-    "half_of_the_masks_inverted": "all but the lesion is written as lesion; a note asks whether these are inverted",
-    "bilder_und_masken": "the refusal names --table alone, and --mask-folder Masken is refused with the same line",
-    "a_last_number_that_is_another_image": "--unmasked leave-out, which is offered, merges P1_mask_1 into P1",
-    "folds_as_folders": "each picture is written twice, in train and in val; only 'across given parts' says so",
-    "parts_as_lists": "train.csv, val.csv and test.csv are said to be read, and all images are in no part",
-    "a_german_list_from_excel": "it is passed over as '1 .csv', and --patient-column Patienten-ID changes nothing",
-    "one_patient_spelt_in_three_ways": "a name with its umlaut as two characters (macOS) is another patient",
-    "a_cine_with_one_mask": "the first frame gets the mask, whose frame nobody knows; a note says that",
-}
-
-
-def mark(case):
-    reason = WRONG.get(case.__name__)
-    marks = pytest.mark.xfail(strict=True, reason=reason) if reason else ()
-    return pytest.param(case, id=case.__name__, marks=marks)
-
-
-@pytest.mark.parametrize("case", [mark(case) for name, case in vars(Folders).items() if name[0] != "_"])
+@pytest.mark.parametrize("case", [case for name, case in vars(Folders).items() if name[0] != "_"])
 def test_a_foreign_folder_is_right_or_refused(case, tmp_path):
     root, runs = tmp_path / "d", iter(range(9))
     rights = case(root)

@@ -72,13 +72,13 @@ def test_a_few_pixels_beyond_the_range_change_nothing(tmp_path, capsys):
     assert "hold values up to 65535; 4095 is white" in capsys.readouterr().out
 
 
-def test_of_several_pages_the_first_is_read_with_a_note(tmp_path, capsys):
+def test_a_file_of_several_pictures_is_refused(tmp_path):
     write_pairs(tmp_path)
     first, *others = (Image.fromarray(picture(i)) for i in range(3))
     first.save(tmp_path / "images" / "scan4.tif", save_all=True, append_images=others)
     (tmp_path / "images" / "scan4.png").unlink()
-    assert np.array_equal(images_of(tmp_path)[4], picture(0))
-    assert "note: 1 files hold several pictures, scan4.tif first; only the first" in capsys.readouterr().out
+    with pytest.raises(DataError, match="scan4.tif: holds 3 pictures"):
+        images_of(tmp_path)
 
 
 def test_a_file_of_several_masks_is_refused(tmp_path):
