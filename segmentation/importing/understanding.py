@@ -273,8 +273,9 @@ def _find_tables(others: Sequence[Path], images: Sequence[Path], wishes: Wishes,
             if usual or (names_images and (len(table.columns) > 1 or part_of((path.stem,)))):
                 found.append(table)
             elif names_images:
-                lines.append(f"note: {path.name} names the images and has the columns {', '.join(table.others[:6])}. If "
-                             "one names the patients: --patient-column")  # fmt: skip
+                columns = ", ".join(table.others[:6])
+                lines.append(f"note: {path.name} names the images, and has the columns {columns}. If one names the "
+                             "patients: --patient-column")  # fmt: skip
     if wishes.patient_column not in ("", "name") and not found:
         raise DataError(f"{shown(others) or 'no file'}: no table of these images has a column "
                         f"{wishes.patient_column!r} (--patient-column).")  # fmt: skip
