@@ -67,6 +67,30 @@ def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()
     Raises:
         DataError: no table, no column of images, or not the one that was named.
     """
+    header, rows = _read_cells(path)
+    names = [bare_word(cell) for cell in header]
+    places = {ours: _find_column(names, theirs) for ours, theirs in COLUMN_NAMES.items()}
+    if patient_column:
+        if bare_word(patient_column) not in names:
+            raise DataError(f"{path}: has no column {patient_column!r} (--patient-column); it has {', '.join(header)}.")
+        places["patient"] = names.index(bare_word(patient_column))
+    if places["image"] is None:
+        places["image"] = _find_images(rows, len(header), known)
+    if places["image"] is None:
+        theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
+        raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
+    found = []
+    for number, row in enumerate(rows[:MAX_ROWS], start=2):
+        cells = {o: row[at].strip() if at is not None and at < len(row) else "" for o, at in places.items()}
+        if cells["image"]:
+            found.append({**cells, "line": str(number)})
+    used = {ours: at for ours, at in places.items() if at is not None}
+    others = tuple(name.strip() for k, name in enumerate(header) if k not in used.values())
+    return Table(path, {ours: header[at].strip() for ours, at in used.items()}, found, others)
+
+
+def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The first line and the others."""
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise DataError(f"{path}: larger than {MAX_TABLE_BYTES // 10**6} MB. Refused.")
@@ -80,31 +104,16 @@ def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()
             text = content.decode("cp1252")
         lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.partition("\n")[0].count))
         header, *rows = list(lines) or [[]]
+        return header, rows
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__}).") from None
-    names = [bare_word(cell) for cell in header]
-    places = {ours: _find_column(names, theirs) for ours, theirs in COLUMN_NAMES.items()}
-    if patient_column:
-        if bare_word(patient_column) not in names:
-            raise DataError(f"{path}: has no column {patient_column!r} (--patient-column); it has {', '.join(header)}.")
-        places["patient"] = names.index(bare_word(patient_column))
-    if places["image"] is None and rows:
-        named = [
-            sum(key(re.split(r"[\\/]", row[k])[-1]) in known for row in rows if k < len(row)) for k in range(len(names))
-        ]
-        if max(named, default=0) > len(rows) / 2:
-            places["image"] = named.index(max(named))
-    if places["image"] is None:
-        theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
-        raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
-    found = []
-    for number, row in enumerate(rows[:MAX_ROWS], start=2):
-        cells = {o: row[at].strip() if at is not None and at < len(row) else "" for o, at in places.items()}
-        if cells["image"]:
-            found.append({**cells, "line": str(number)})
-    used = {ours: at for ours, at in places.items() if at is not None}
-    others = tuple(name.strip() for k, name in enumerate(header) if k not in used.values())
-    return Table(path, {ours: header[at].strip() for ours, at in used.items()}, found, others)
+
+
+def _find_images(rows: Sequence[Sequence[str]], columns: int, known: Container[str]) -> int | None:
+    """The column that names known files in more than half of the lines."""
+    named = [sum(key(re.split(r"[\\/]", row[k])[-1]) in known for row in rows if k < len(row)) for k in range(columns)]
+    most = max(named, default=0)
+    return named.index(most) if most > len(rows) / 2 else None
 
 
 def _find_column(names: Sequence[str], pattern: str) -> int | None:
