@@ -22,8 +22,11 @@ from tqdm import tqdm
 from segmentation.common.checks import AnyPath, FolderName, Seed, Text, Whole, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, json_holds, lock_folder, read_json, write_json
+from segmentation.data.collection import collect, find_folders
 from segmentation.data.splits import count_folds
 from segmentation.runs.run_table import collect_scores, format_table
+from segmentation.runs.schemas import read_config, read_split
+from segmentation.runs.split_record import hash_samples, load_split
 from segmentation.runs.workers import LocalTrainer, RayTrainer
 from segmentation.scoring.score_table import is_score_table, write_scores
 
@@ -68,6 +71,7 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
 
     Raises:
         RunError: the folder holds runs of other flags, or a run failed; the other runs are finished first.
+        RunError, DataError: the data were changed since a run was finished.
     """
     folder = config.models_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,11 +88,14 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
         plan = {name: [*(flag.replace("{run}", name) for flag in flags), *which] for name, which in plan.items()}
         missing = {name: arguments for name, arguments in plan.items() if not (folder / name / "metrics.json").exists()}
         print(f"{len(plan)} runs in {folder}, {len(missing)} to be trained", flush=True)
+        if missing and (finished := [folder / name for name in plan if name not in missing]):
+            check_data(finished, goes_on=True)
         trainer = LocalTrainer(kept_open=[lock]) if config.ray is None else RayTrainer(config.ray)
         # Ray itself limits how many run at a time.
         if failed := train_all(missing, folder, trainer, config.jobs if config.ray is None else len(missing)):
             reasons = (f"{folder / name}.log: the run failed: {reason}" for name, reason in failed.items())
             raise RunError("\n".join(reasons))
+        check_data([folder / name for name in plan])
         result = collect_scores(folder, list(plan))
         images = result.pop("images")
         write_scores(folder / "cross_validation.csv", images)
@@ -108,6 +115,26 @@ def keep_flags(folder: Path, flags: Sequence[str]) -> None:
     if has_runs and path.exists() and _in_order(earlier := read_json(path).get("flags") or ()) != _in_order(flags):
         raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
     write_json(path, {"flags": list(flags)})
+
+
+def check_data(runs: Sequence[Path], goes_on: bool = False) -> None:
+    """Check that finished runs are of the same data.
+
+    Args:
+        goes_on: other runs are to be trained; then the data must still be as they were, if they are on this machine.
+
+    Raises:
+        RunError: two runs are of different data; DataError: the data were changed since.
+    """
+    versions = {read_split(run).get("data_sha256"): run for run in runs}
+    if len(versions) > 1:
+        a, b = list(versions.values())[:2]
+        raise RunError(f"{a} and {b} are of different versions of the data. Choose another --name.")
+    stored = read_config(runs[0])
+    folders = find_folders(stored)
+    if goes_on and all(folder.is_dir() for folder in folders):
+        samples = collect(folders).samples
+        load_split(runs[0], samples, hash_samples(samples), whole=True)
 
 
 def _in_order(flags: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """From a folder of images and masks to training batches: find, read, resize, augment, and make a `tf.data` pipeline.
 
     samples = find_samples(Path("data/mine"))
-    images, masks = resize_samples(read_samples(samples), 224)
+    images, masks = resize_samples(read_each(samples), 224)
     model.fit(make_dataset(images, masks, batch_size=8, training=Stream(seed=0)), steps_per_epoch=-(-len(images) // 8))
 
 Two kinds of folders are read, and nothing about them is guessed: BUSI as it is published, and the plain form that
@@ -12,16 +12,17 @@ import csv
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm.contrib.concurrent import thread_map
+from tqdm import tqdm
 
 CLASSES = ("benign", "malignant", "normal")
 LABELS = (*CLASSES, "lesion")  # "lesion" where the data have no classes
@@ -183,9 +184,10 @@ def read_mask(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
     return union
 
 
-def hash_pixels(image: np.ndarray) -> str:
-    """What identifies a grey image, (H, W) uint8, in whatever file: the SHA-256 of its size and its pixels."""
-    return hashlib.sha256(f"{image.shape[0]} {image.shape[1]} ".encode() + image.tobytes()).hexdigest()
+def hash_pixels(*pictures: np.ndarray) -> str:
+    """What identifies a grey image, or one and its mask, (H, W) uint8, in any file: SHA-256 of sizes and pixels."""
+    parts = (f"{picture.shape[0]} {picture.shape[1]} ".encode() + picture.tobytes() for picture in pictures)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -214,13 +216,33 @@ def try_reading(read: Callable, item):
         return str(error)
 
 
-def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`read_sample` of every sample; raises a DataError with a line for each sample that cannot be used."""
-    read = partial(try_reading, read_sample)  # in threads, as decoding releases the GIL
-    results = thread_map(read, samples, max_workers=os.cpu_count(), desc="reading", unit="image", leave=False)
-    if problems := [item for item in results if isinstance(item, str)]:
+def read_each(samples: Sequence[Sample]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`read_sample` of every sample, in order; only a few pictures are read ahead of the one that is asked for.
+
+    Raises:
+        DataError: at the end, with a line for each sample that cannot be used.
+    """
+    threads, problems, left = os.cpu_count() or 1, [], iter(samples)
+    with ThreadPoolExecutor(threads) as pool:  # decoding releases the GIL
+
+        def begin(count: int) -> list:
+            return [pool.submit(try_reading, read_sample, sample) for sample in islice(left, count)]
+
+        waiting = deque(begin(2 * threads))
+        while waiting:
+            picture = waiting.popleft().result()
+            waiting.extend(begin(1))
+            if isinstance(picture, str):
+                problems.append(picture)
+            else:
+                yield picture
+    if problems:
         raise DataError("\n".join(problems))
-    return results
+
+
+def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As `read_each`, with all pictures in memory at once."""
+    return list(tqdm(read_each(samples), total=len(samples), desc="reading", unit="image", leave=False))
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -234,11 +256,11 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def resize_samples(pictures: Sequence[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
+def resize_samples(pictures: Iterable[tuple[np.ndarray, np.ndarray]], image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Resize images and masks to the same size; returns two arrays, (N, image_size, image_size) uint8."""
     size = (image_size, image_size)
-    images = np.stack([resize_image(image, size) for image, _ in pictures])
-    return images, np.stack([resize_mask(mask, size) for _, mask in pictures])
+    images, masks = zip(*((resize_image(i, size), resize_mask(m, size)) for i, m in pictures), strict=True)
+    return np.stack(images), np.stack(masks)
 
 
 # ---------------------------------------------------------------- augment and batch

@@ -7,6 +7,7 @@
 data/README.md says which folders are read. Several folders are scored together, and each alone.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import cv2
 import numpy as np
 import tyro
 from pydantic import model_validator
+from tqdm import tqdm
 
-from dataset import DataError, Sample, read_samples
+from dataset import DataError, Sample, hash_pixels, read_each
 from segmentation.common.checks import AnyPath, Folders, Real, checked
 from segmentation.common.errors import RunError, one_clear_line
-from segmentation.common.files import check_output, file_hash, json_holds, write_json
+from segmentation.common.files import check_output, json_holds, write_json
 from segmentation.common.machine import environment
 from segmentation.data.collection import Collection, collect
 from segmentation.data.splits import group_samples
@@ -91,6 +93,19 @@ def main(config: EvaluationConfig) -> float:
     return summary["lesions"]["dice"]
 
 
+def look(samples: list[Sample], note: Callable[[np.ndarray], object]) -> tuple[list, np.ndarray]:
+    """What `note` says of each image, and its near-copy group; each picture is read once, and let go."""
+    notes = []
+
+    def images() -> Iterator[np.ndarray]:
+        for image, _ in tqdm(read_each(samples), total=len(samples), desc="reading", unit="image", leave=False):
+            notes.append(note(image))
+            yield image
+
+    groups = group_samples(samples, images())
+    return notes, groups
+
+
 def score_masks(folder: Path, found: Collection) -> tuple[list[dict], dict]:
     """Score masks that another program drew.
 
@@ -98,12 +113,10 @@ def score_masks(folder: Path, found: Collection) -> tuple[list[dict], dict]:
         The scores of every image, and the other keys of evaluation.json.
     """
     paths = pair_masks(folder, found.samples)
-    pictures = read_samples(found.samples)
-    groups = group_samples(found.samples, [image for image, _ in pictures])
-    references = [reference for _, reference in pictures]
-    masks = read_masks(paths, references)
+    shapes, groups = look(found.samples, np.shape)
+    masks = read_masks(paths, shapes)
     print("note: whether the program was trained on these images, or on near-copies of them, is not known here")
-    scores = list(map(score_mask, found.samples, groups, references, masks))
+    scores = list(map(score_mask, found.samples, groups, read_each(found.samples), masks))
     return scores, {"masks": folder, "runs": [], "decision": None, "near_copies_in_training": None}
 
 
@@ -117,38 +130,34 @@ def score_runs(config: EvaluationConfig, decisions: list[Decision], found: Colle
         DataError, RunError: the data or a run cannot be used, or the runs have seen the images.
     """
     samples, where = found.samples, ", ".join(map(str, config.data_dir))
-    pictures = read_samples(samples)
-    seen = seen_by(config.run, samples)
+    hashes, groups = look(samples, hash_pixels)
+    seen = seen_by(config.run, hashes)
     if any(seen) and not config.unseen_only:
         raise DataError(
             f"{where}: {sum(seen)} of {len(samples)} images were trained on, or an epoch was chosen on them, "
             f"{samples[seen.index(True)].name!r} first. Scores on them mean nothing; --unseen-only leaves them out."
         )
-    groups = group_samples(samples, [image for image, _ in pictures])
     seen_groups = {group for group, was_seen in zip(groups, seen, strict=True) if was_seen}
     chosen = [i for i, was_seen in enumerate(seen) if not was_seen]
     if not any(samples[i].label != "normal" for i in chosen):
         raise DataError(f"{where}: no unseen image with a lesion is left.")
     leaked = sum(groups[i] in seen_groups for i in chosen)
 
-    prediction, decision = predict_mean(config, decisions, [pictures[i][0] for i in chosen])
-    scores = score_samples(
-        prediction, [samples[i] for i in chosen], [pictures[i] for i in chosen], groups[chosen], decision
-    )
-    errors = judge_calibration(collect_pixels(prediction, [pictures[i][1] for i in chosen], decision))
+    unseen = [samples[i] for i in chosen]
+    prediction, decision = predict_mean(config, decisions, unseen)
+    scores = score_samples(prediction, unseen, read_each(unseen), groups[chosen], decision)
+    errors = judge_calibration(collect_pixels(prediction, (mask for _, mask in read_each(unseen)), decision))
     result = {"runs": list(config.run), "decision": asdict(decision), "near_copies_in_training": leaked}
     return scores, result | {"calibration_error": errors}
 
 
-def seen_by(runs: tuple[Path, ...], samples: list[Sample]) -> list[bool]:
-    """Whether each sample was trained on, or an epoch chosen on it, in any of the runs; images are compared by hash."""
+def seen_by(runs: tuple[Path, ...], hashes: list[str]) -> list[bool]:
+    """Whether each image was trained on, or an epoch chosen on it, in any of the runs; `hashes` are of its pixels."""
     used = set().union(*map(hashes_seen, runs))
-    return [file_hash(sample.image) in used for sample in samples]
+    return [code in used for code in hashes]
 
 
-def predict_mean(
-    config: EvaluationConfig, own: list[Decision], images: list[np.ndarray]
-) -> tuple[Prediction, Decision]:
+def predict_mean(config: EvaluationConfig, own: list[Decision], samples: list[Sample]) -> tuple[Prediction, Decision]:
     """Mean of the runs' calibrated probabilities, at the largest network's resolution, and of their lesion scores; and
     the mean of their decisions.
 
@@ -161,12 +170,16 @@ def predict_mean(
         model, stored = open_network(run, "keras")
         check_min_score(run, stored, config.min_score)
         decisions.append(override_decision(decision, **asked))
-        found.append(predict_pictures(model, images, decisions[-1]))
+        found.append(predict_pictures(model, (image for image, _ in read_each(samples)), decisions[-1]))
     maps, scores = ([getattr(f, part) for f in found] for part in ("probability", "score"))
     if len({score is None for score in scores}) > 1:
         raise RunError("only some of these networks have a lesion score: they cannot be averaged.")
     side = max(m.shape[1] for m in maps)
-    mean = np.mean([[cv2.resize(p, (side, side), interpolation=cv2.INTER_LINEAR) for p in m] for m in maps], axis=0)
+    mean = np.zeros((len(maps[0]), side, side), np.float32)
+    for probability in maps:
+        for total, small in zip(mean, probability, strict=True):
+            total += cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+    mean /= len(maps)
     # The maps are calibrated already, so this decision has no calibration.
     together = Decision(
         threshold=float(np.mean([d.threshold for d in decisions])),
@@ -177,7 +190,7 @@ def predict_mean(
         tta=all(d.tta for d in decisions),
     )
     score = None if scores[0] is None else np.mean(scores, axis=0)
-    return Prediction(mean.astype(np.float32), score), together
+    return Prediction(mean, score), together
 
 
 if __name__ == "__main__":

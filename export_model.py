@@ -47,7 +47,7 @@ from segmentation.inference.export import (
 )
 from segmentation.runs.finished import open_decision
 from segmentation.runs.run_folder import load_run
-from segmentation.runs.split_record import load_split
+from segmentation.runs.split_record import hash_samples, load_split
 from segmentation.scoring.prediction import predict_pictures
 
 MOST_PICTURES = 200  # test images on which a file is compared with Keras
@@ -134,7 +134,7 @@ def find_pictures(
         pairs = read_samples([samples[i] for i in evenly(len(samples), MOST_PICTURES)])
         return pairs, None, "pictures of data/sample, because the run's data is not here (--data-dir)"
     samples = collect(folders).samples
-    parts, _ = load_split(config.run, samples)
+    parts, _ = load_split(config.run, samples, hash_samples(samples))
     chosen = {
         part: [samples[parts[part][i]] for i in evenly(len(parts[part]), most)]
         for part, most in (("test", MOST_PICTURES), ("train", CALIBRATION_PICTURES))

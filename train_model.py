@@ -25,7 +25,7 @@ import tyro
 from pydantic import model_validator
 
 from attention_unet import GATES, multiply_adds
-from dataset import Stream, make_dataset
+from dataset import Stream, make_dataset, read_each
 from segmentation.common.checks import AnyPath, FolderName, Folders, Real, Seed, Text, Whole, checked
 from segmentation.common.errors import one_clear_line
 from segmentation.common.files import check_space, write_json
@@ -143,8 +143,8 @@ def main(config: TrainingConfig) -> float:
         model = build(network, convolutions, first_weights(config))
         check_space(run, bytes_to_write(model.count_params(), averaged=config.ema > 0))
 
-        data = load_data(config.data_dir)
-        data = split_data(data, config.division, config.image_size, earlier, stopped=run if goes_on else None)
+        data = load_data(config.data_dir, config.image_size, goes_on)
+        data = split_data(data, config.division, earlier, stopped=run if goes_on else None)
         model = keep_lesion_score(model, data.train[1])
         if not goes_on:
             network["lesion_score"] = has_lesion_score(model)
@@ -277,8 +277,8 @@ def decide(run: Path, model: keras.Model, data: Parts, given: Decision, config: 
 
 def score(model: keras.Model, data: Parts, decision: Decision) -> list[dict]:
     """Score every test image at its original resolution."""
-    prediction = predict_pictures(model, [image for image, _ in data.pictures], decision)
-    return score_samples(prediction, data.test, data.pictures, data.groups, decision)
+    prediction = predict_pictures(model, data.test_images, decision)
+    return score_samples(prediction, data.test, read_each(data.test), data.groups, decision)
 
 
 def describe_training(model: keras.Model, data: Parts, recorder: RunRecorder, config: TrainingConfig) -> dict:

@@ -44,6 +44,8 @@ def _plain(value: object) -> object:
 
 # ---------------------------------------------------------------- types of values
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
 
 class Whole:
     """`Whole[1, 8]` is an int from 1 to 8, inclusive."""

@@ -21,9 +21,8 @@ def appearance(image: np.ndarray) -> dict[str, float]:
     }
 
 
-def appearance_limits(images: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    """Range of each statistic over the training images, widened by a tenth at both ends."""
-    rows = [appearance(image) for image in images]
+def appearance_limits(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """Range of each statistic over the training images, widened by a tenth at both ends; `rows` of `appearance`."""
     limits = {}
     for key in rows[0]:
         low, high = min(row[key] for row in rows), max(row[key] for row in rows)

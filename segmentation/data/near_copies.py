@@ -7,7 +7,7 @@ magnitude spectra, which a shift does not change and a crop changes little.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -80,7 +80,9 @@ def _describe(pictures: Iterable[np.ndarray]) -> _Features:
     down, across = np.abs(fft.fftfreq(_FRAME[0])), fft.rfftfreq(_FRAME[1])
     low = np.hypot(down[:, None], across) < _LOW / 2  # the highest frequency is half a cycle a pixel
     whole, fine, magnitudes, spectra, pixels = [], [], [], [], []
-    for picture in tqdm(pictures, desc="describing pictures", unit="image", leave=False):
+    # A generator has a bar of its own: its length is not known here.
+    silent = not isinstance(pictures, Sized)
+    for picture in tqdm(pictures, desc="describing pictures", unit="image", leave=False, disable=silent):
         thumbnail = _shrink(picture, 128, 128)
         whole.append(_shrink(thumbnail, 32, 32))
         fine.append(_shrink(_high_pass(thumbnail, 6), 64, 64))

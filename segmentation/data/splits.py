@@ -7,7 +7,7 @@ a near-copy in training. The splits of this module are computed; a published spl
 import csv
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -259,8 +259,11 @@ def _parts_of_file(samples: Sequence[Sample], division: Division) -> np.ndarray:
 # ---------------------------------------------------------------- near-copies
 
 
-def group_samples(samples: Sequence[Sample], pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Group of each sample, (N,) int: near-copies and images of one patient share a group; pictures (H, W) uint8."""
+def group_samples(samples: Sequence[Sample], pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """Group of each sample, (N,) int: near-copies and images of one patient share a group.
+
+    `pictures` are (H, W) uint8, each used once, as in `near_copies`.
+    """
     pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
     first: dict[str, int] = {}
     pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]

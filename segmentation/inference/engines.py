@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from segmentation.common.checks import STRICT, FolderName, Plain, Text, check
+from segmentation.common.checks import STRICT, FolderName, Plain, Sha256, Text, check
 from segmentation.common.errors import RunError
 from segmentation.common.files import check_file, read_json
 from segmentation.runs.schemas import read_config
@@ -38,8 +38,6 @@ RAW = "_raw"  # ending of the name of an output without calibration
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # a batch -> all outputs by their names
 
 # ---------------------------------------------------------------- export.json
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @with_config(STRICT)

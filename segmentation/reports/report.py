@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dataset import LABELS, Sample, read_samples, resize_image, resize_mask
+from dataset import LABELS, Sample, read_each, read_sample, resize_image, resize_mask
 from segmentation.common.errors import RunError
 from segmentation.common.files import write_text
 from segmentation.reports import figures
 from segmentation.reports.overlays import data_uri, jpeg
 from segmentation.runs.schemas import read_config, read_history, read_metrics, read_split
-from segmentation.runs.split_record import load_split
+from segmentation.runs.split_record import hash_samples, load_split
 from segmentation.scoring.calibration import collect_pixels
 from segmentation.scoring.decision import Decision, Prediction, doubtful_mask, load_decision, to_mask
 from segmentation.scoring.prediction import predict_pictures, score_samples
@@ -42,10 +43,28 @@ REPORT_COLUMNS = (
 )
 
 
+read_again = lru_cache(maxsize=16)(read_sample)  # the pictures of a figure, each needed more than once
+
+
+class Scored(NamedTuple):
+    """As `figures.Case`, but the picture is read when it is drawn: all at once would need too much memory."""
+
+    score: Mapping
+    sample: Sample
+    probability: np.ndarray
+    decision: Decision
+    lesion_score: float | None
+    image = property(lambda self: read_again(self.sample)[0])
+    reference = property(lambda self: read_again(self.sample)[1])
+    prediction = property(lambda self: to_mask(*self._drawn))
+    doubtful = property(lambda self: doubtful_mask(*self._drawn))
+    _drawn = property(lambda self: (self.probability, self.image.shape, self.decision, self.lesion_score))
+
+
 class Drawn(NamedTuple):
     """The data behind a run's figures."""
 
-    cases: list[figures.Case]
+    cases: list[Scored] | list[figures.Case]
     background: float  # share of background pixels in the masks of the validation set
     decision: Decision
     metrics: dict  # metrics.json, with the summary of the cases' scores
@@ -55,33 +74,25 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
     """Predict on the run's test images; their scores are those of metrics.json, or new ones for another decision."""
     finished = (run / "metrics.json").exists()
     metrics = read_metrics(run / "metrics.json") if finished else describe_unfinished(model, run)
-    parts, groups = load_split(run, samples)
+    parts, groups = load_split(run, samples, hash_samples(samples))
     test = [samples[i] for i in parts["test"]]
-    pictures = read_samples(test)
-    prediction = predict_pictures(model, [image for image, _ in pictures], decision)
+    prediction = predict_pictures(model, (image for image, _ in read_each(test)), decision)
     if finished and decision == load_decision(run / "decision.json") and holds_all_scores(metrics["images"]):
         by_name = {score["name"]: score for score in metrics["images"]}
         if set(by_name) != {sample.name for sample in test}:
             raise RunError(f"{run / 'metrics.json'}: holds scores of other images than split.json. Copy the run again.")
         scores = [by_name[sample.name] for sample in test]
     else:
-        scores = score_samples(prediction, test, pictures, [groups[s.name] for s in test], decision)
+        scores = score_samples(prediction, test, read_each(test), [groups[s.name] for s in test], decision)
         print(f"scored anew with {decision}: lesion Dice {summarise(scores)['lesions']['dice']:.3f}")
     metrics["summary"] = summarise(scores)
     cases = [
-        figures.Case(
-            row,
-            image,
-            reference,
-            to_mask(probability, image.shape, decision, score),
-            probability,
-            doubtful_mask(probability, image.shape, decision, score),
-        )
-        for row, (image, reference), (probability, score) in zip(scores, pictures, prediction.each(), strict=True)
+        Scored(row, sample, probability, decision, score)
+        for row, sample, (probability, score) in zip(scores, test, prediction.each(), strict=True)
     ]
     size = prediction.probability.shape[1:]
     judged = [samples[i] for i in parts["val"] or parts["test"]]  # without a validation set, the test set
-    background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_samples(judged)]))
+    background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_each(judged)]))
     return Drawn(cases, background, decision, metrics)
 
 
@@ -140,7 +151,7 @@ def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[
             figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision),
         )
     prediction = prediction_of(cases)
-    pixels = collect_pixels(prediction, [c.reference for c in cases], decision)
+    pixels = collect_pixels(prediction, (c.reference for c in cases), decision)
     yield "calibration", figures.calibration(pixels, decision.threshold, of_highest=prediction.score is not None)
 
 

@@ -41,7 +41,7 @@ from segmentation.runs.finished import RUN_FILES
 from segmentation.runs.schemas import read_config, read_history, read_split
 
 MAX_WEIGHTS_BYTES, MAX_PARAMETERS = 500_000_000, 120_000_000  # 4 bytes each, and the file's overhead
-SCORE_BYTES = 600  # of an image in metrics.json, without its name
+SCORE_BYTES = 700  # of an image in metrics.json, without its name
 
 
 # ---------------------------------------------------------------- open

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import AfterValidator, Field, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from segmentation.common.checks import STRICT, AnyPath, Folders, Number, Plain, Real, Seed, Text, Whole, check
+from segmentation.common.checks import STRICT, AnyPath, Folders, Number, Plain, Real, Seed, Sha256, Text, Whole, check
 from segmentation.common.errors import RunError
 from segmentation.common.files import check_file, file_hash, read_json
 from segmentation.scoring.score_table import MAX_IMAGES, Count, Group, ImageScore
@@ -78,8 +78,8 @@ class SplitImage(TypedDict):
 
     part: Literal["train", "val", "test"]
     group: Group  # of near-copies and images of the same patient
-    sha256: Hash  # of image and masks together
-    image_sha256: Hash
+    sha256: Sha256  # of the pixels of image and merged mask
+    image_sha256: Sha256
 
 
 def _tests_and_trains(images: dict[str, dict]) -> dict[str, dict]:
@@ -98,7 +98,8 @@ class SplitRecord(TypedDict):
     seed: NotRequired[Seed]
     normals: NotRequired[Text]
     choose_on: NotRequired[Literal["validation", "decision", "nothing", "test"]]
-    seen_before: NotRequired[Annotated[list[Hash], Field(max_length=10 * MAX_IMAGES)]]
+    data_sha256: NotRequired[Hash]  # of all that the split was made from, images that it leaves out too
+    seen_before: NotRequired[Annotated[list[Sha256], Field(max_length=10 * MAX_IMAGES)]]
 
 
 def read_split(run: Path) -> dict:

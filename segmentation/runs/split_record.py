@@ -1,41 +1,71 @@
-"""split.json: the set and the hashes of every image of a run, and checks that no test image was trained on."""
+"""split.json: the set and the hashes of every image of a run, and checks that no test image was trained on.
+
+A picture is known by its decoded grey pixels: saved again, in another format too, it is still the same.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from dataset import DataError, Sample
+from dataset import DataError, Sample, hash_pixels, read_each
 from segmentation.common.errors import RunError
-from segmentation.common.files import file_hash
+from segmentation.common.files import content_hash
 from segmentation.data.splits import PARTS, Division
 from segmentation.runs.schemas import read_split
 
 
+class Hashes(NamedTuple):
+    """Hashes of the pixels, at the original size."""
+
+    image: str
+    both: str  # of image and merged mask
+
+
+def hash_picture(image: np.ndarray, mask: np.ndarray) -> Hashes:
+    """What identifies an image and its merged mask, (H, W) uint8."""
+    return Hashes(hash_pixels(image), hash_pixels(image, mask))
+
+
+def hash_samples(samples: Sequence[Sample]) -> list[Hashes]:
+    """Read the pictures of all samples, one after the other, for their hashes."""
+    pictures = tqdm(read_each(samples), total=len(samples), desc="comparing", unit="image", leave=False)
+    return [hash_picture(*picture) for picture in pictures]
+
+
+def _hash_data(samples: Sequence[Sample], hashes: Sequence[Hashes]) -> str:
+    """Hash of all that a split is made from: which pictures there are, and their classes, patients and folds."""
+    rows = [(s.name, s.label, s.patient, s.fold, h.both) for s, h in zip(samples, hashes, strict=True)]
+    return content_hash(repr(rows).encode())
+
+
 def split_record(
     samples: Sequence[Sample],
+    hashes: Sequence[Hashes],
     groups: np.ndarray,
     parts: dict[str, list[int]],
     division: Division,
-    seen: Sequence[str] = (),
 ) -> dict:
     """The content of split.json: how the split was made, then part, group and hashes of every image.
 
-    `sha256` is the hash of image and masks together, `image_sha256` of the image alone; `seen_before` lists the hashes
-    of the images on which earlier runs were trained, if this run uses their weights or decision.
+    `sha256` is the hash of image and mask together, `image_sha256` of the image alone, `data_sha256` of all that the
+    split was made from. A run that uses weights or decision of earlier runs adds `seen_before`: the hashes of the
+    images on which they were trained.
     """
     images = {
         samples[i].name: {
             "part": name,
             "group": int(groups[i]),
-            "sha256": file_hash(samples[i].image, *samples[i].masks),
-            "image_sha256": file_hash(samples[i].image),
+            "sha256": hashes[i].both,
+            "image_sha256": hashes[i].image,
         }
         for name, members in parts.items()
         for i in members
     }
-    return asdict(division) | ({"seen_before": list(seen)} if seen else {}) | {"images": images}
+    return asdict(division) | {"data_sha256": _hash_data(samples, hashes), "images": images}
 
 
 def hashes_seen(run: Path) -> set[str]:
@@ -50,39 +80,51 @@ def hashes_seen(run: Path) -> set[str]:
     return own | set(record.get("seen_before", ()))
 
 
-def seen_before(run: Path, samples: Sequence[Sample], groups: np.ndarray, test: Sequence[int]) -> list[str]:
+def seen_before(
+    run: Path, samples: Sequence[Sample], hashes: Sequence[Hashes], groups: np.ndarray, test: Sequence[int]
+) -> list[str]:
     """`hashes_seen` of a run whose weights or decision a training uses, for its split.json.
 
     Raises:
         DataError: a test sample, or a near-copy of one, is among these images; RunError: as `hashes_seen`.
     """
-    hashes = hashes_seen(run)
-    seen_groups = {group for sample, group in zip(samples, groups, strict=True) if file_hash(sample.image) in hashes}
+    known = hashes_seen(run)
+    seen_groups = {group for own, group in zip(hashes, groups, strict=True) if own.image in known}
     if seen := [samples[i].name for i in test if groups[i] in seen_groups]:
         raise DataError(
             f"{run}: was trained on {len(seen)} of the {len(test)} test images or on near-copies of them, {seen[0]!r} "
             "first. Take other images, another --start-from (imagenet), or its --split and --fold, with the seed in "
             "its split.json as --split-seed."
         )
-    return sorted(hashes)
+    return sorted(known)
 
 
-def load_split(run: Path, samples: Sequence[Sample]) -> tuple[dict[str, list[int]], dict[str, int]]:
+def load_split(
+    run: Path, samples: Sequence[Sample], hashes: Sequence[Hashes], whole: bool = False
+) -> tuple[dict[str, list[int]], dict[str, int]]:
     """Read the parts (indices into `samples`) and the group of each image name from a run's split.json.
 
+    Args:
+        whole: `samples` must be exactly those from which the split was made, as when a training goes on.
+
     Raises:
-        RunError: as `read_split`; DataError: images are missing or were changed; the message has their numbers.
+        RunError: as `read_split`; DataError: the data were changed; the message says how.
     """
-    rows = read_split(run)["images"]
+    record = read_split(run)
+    rows = record["images"]
     index = {s.name: i for i, s in enumerate(samples)}
     missing = [name for name in rows if name not in index]
-    there = {name: samples[index[name]] for name in rows if name in index}
-    changed = [name for name, s in there.items() if file_hash(s.image, *s.masks) != rows[name]["sha256"]]
+    changed = [name for name, row in rows.items() if name in index and hashes[index[name]].both != row["sha256"]]
+    other = ""
     if missing or changed:
-        first = (missing or changed)[0]
+        counts = f"{len(missing)} images are missing and {len(changed)} changed"
+        other = f"{counts}, {(missing or changed)[0]!r} first"
+    elif whole and (own := _hash_data(samples, hashes)) != record.get("data_sha256", own):
+        other = "images were added, or a class, patient or fold changed"
+    if other:
         raise DataError(
-            f"{run / 'split.json'}: was made for another version of the data: {len(missing)} images are missing and "
-            f"{len(changed)} changed, {first!r} first. Give --data-dir the data it was made for, or start a new run."
+            f"{run / 'split.json'}: was made for another version of the data: {other}. Give --data-dir the data it was "
+            "made for, or start a new run."
         )
     parts = {part: [index[name] for name, row in rows.items() if row["part"] == part] for part in PARTS}
     return parts, {name: row["group"] for name, row in rows.items()}

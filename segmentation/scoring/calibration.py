@@ -3,7 +3,7 @@
 Of the pixels with a calibrated probability of 0.3, 30 % should be lesion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +65,7 @@ class Pixels(NamedTuple):
     predicted: np.ndarray  # whether it is in the predicted mask, (N, S, S) bool
 
 
-def collect_pixels(prediction: Prediction, references: Sequence[np.ndarray], decision: Decision) -> Pixels:
+def collect_pixels(prediction: Prediction, references: Iterable[np.ndarray], decision: Decision) -> Pixels:
     """Collect prediction and reference of every pixel, at the network's resolution.
 
     If the network has a lesion score, its lesion map is trained on lesion images only: it is the probability given

@@ -1,7 +1,7 @@
 """Masks that another program drew: nnU-Net, SAM, a colleague. Each is paired with an image by name, and scored."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,35 +35,40 @@ def pair_masks(folder: Path, samples: Sequence[Sample]) -> list[Path]:
     return [masks[comparable(sample.name)] for sample in samples]
 
 
-def read_masks(paths: Sequence[Path], references: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_masks(paths: Sequence[Path], shapes: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
     """The masks, each (H, W) uint8 in {0, 1}; what is above half of their range is lesion, and a line says so.
+
+    All are checked at once, and then read again, one after the other.
 
     Args:
         paths: of the masks.
-        references: (H, W), the reference mask of each.
+        shapes: (H, W) of each image.
 
     Raises:
         DataError: one cannot be read or is of another size, or it cannot be told what is lesion.
     """
-    tops = _each(lambda path: float(read_raw(path, as_mask=True).values.max(initial=0)), paths)
+
+    def find_top(pair: tuple[Path, tuple[int, int]]) -> float:
+        return float(_read(*pair).max(initial=0))
+
+    tops = _each(find_top, list(zip(paths, shapes, strict=True)))
     top = max(tops)
     white = next((white for white in (1, 255, 65535) if top <= white), top)
     if 1 < top <= white / 2:
         raise DataError(f"{paths[tops.index(top)]}: no mask holds more than {top:g}. Lesion must be 255, or 1.")
-    masks = _each(lambda pair: _read_mask(*pair, white / 2), list(zip(paths, references, strict=True)))
-    empty = sum(not mask.any() for mask in masks)
-    print(f"masks in {paths[0].parent}: 0 to {top:g}, above {white / 2:g} is lesion; {empty} of {len(masks)} are empty")
+    empty = sum(value <= white / 2 for value in tops)
+    print(f"masks in {paths[0].parent}: 0 to {top:g}, above {white / 2:g} is lesion; {empty} of {len(tops)} are empty")
     if white > 1 and (small := [path for path, value in zip(paths, tops, strict=True) if value == 1]):
         print(f"note: {len(small)} of the empty masks hold 1, {small[0].name} first. Is that lesion? Export all alike.")
-    return masks
+    return ((_read(path, shape) > white / 2).astype(np.uint8) for path, shape in zip(paths, shapes, strict=True))
 
 
-def _read_mask(path: Path, reference: np.ndarray, half: float) -> np.ndarray:
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray:
     values = read_raw(path, as_mask=True).values
-    if values.shape[:2] != reference.shape:
-        sizes = f"mask is {values.shape[1]}x{values.shape[0]}, its image {reference.shape[1]}x{reference.shape[0]}"
+    if values.shape[:2] != shape:
+        sizes = f"mask is {values.shape[1]}x{values.shape[0]}, its image {shape[1]}x{shape[0]}"
         raise DataError(f"{path}: {sizes}. Export the mask again at the image's size.")
-    return (values.reshape(*reference.shape, -1) > half).any(axis=2).astype(np.uint8)
+    return values.reshape(*shape, -1).max(axis=2)
 
 
 def _each(read, items: Sequence) -> list:

@@ -1,13 +1,13 @@
 """Predict with a network on images of any size, and score the predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset import Sample, resize_image
+from dataset import Sample, hash_pixels, resize_image
 from segmentation.common.errors import RunError
 from segmentation.scoring.calibration import calibrated, calibrated_score
 from segmentation.scoring.decision import Decision, Prediction, to_mask
@@ -61,7 +61,7 @@ def _outputs(model: Network, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def predict_pictures(
-    model: Network, images: Sequence[np.ndarray], decision: Decision, batch_size: int = BATCH
+    model: Network, images: Iterable[np.ndarray], decision: Decision, batch_size: int = BATCH
 ) -> Prediction:
     """Calibrated lesion probability, at the network's resolution, and lesion score of images of any size."""
     size = model.input_shape[1:3]
@@ -73,7 +73,7 @@ def predict_pictures(
 def score_samples(
     prediction: Prediction,
     samples: Sequence[Sample],
-    pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+    pictures: Iterable[tuple[np.ndarray, np.ndarray]],
     groups: Sequence[int],
     decision: Decision,
 ) -> list[dict]:
@@ -82,14 +82,13 @@ def score_samples(
     Args:
         prediction: from `predict_pictures`.
         samples: the images.
-        pictures: image and mask of each, from `read_sample`.
+        pictures: image and mask of each, used one after the other, from `read_each`.
         groups: near-copy group of each.
         decision: how a probability becomes a mask.
 
     Returns:
-        One dict per image: name, label, group, height, width, diagonal, the scores of `score_image`, Dice and IoU with
-        lesion presence given (`scores.LESION_GIVEN`; None for a normal image), and "lesion_score" if the network has
-        one.
+        One dict per image: what `score_mask` returns, Dice and IoU with lesion presence given (`scores.LESION_GIVEN`;
+        None for a normal image), and "lesion_score" if the network has one.
     """
     scores = []
     with_presence = replace(decision, lesion_given=True)
@@ -103,7 +102,7 @@ def score_samples(
             given = drawn["dice"], drawn["iou"]
         mask = to_mask(probability, image.shape, decision, score)
         scores.append(
-            score_mask(sample, group, reference, mask)
+            score_mask(sample, group, (image, reference), mask)
             | dict(zip(LESION_GIVEN, given, strict=True))
             | ({} if score is None else {"lesion_score": score})
         )
@@ -115,16 +114,19 @@ def _as_numbers(scores: dict) -> dict:
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in scores.items()}
 
 
-def score_mask(sample: Sample, group: int, reference: np.ndarray, mask: np.ndarray) -> dict:
+def score_mask(sample: Sample, group: int, picture: tuple[np.ndarray, np.ndarray], mask: np.ndarray) -> dict:
     """What stands in a table of scores of one image: whose it is, its size, and the scores of `score_image`.
 
     Args:
         sample: the image.
         group: its near-copy group.
-        reference, mask: (H, W), lesion where not zero.
+        picture: the image and its reference, (H, W).
+        mask: (H, W), lesion where not zero, as in the reference.
     """
+    image, reference = picture
     return {
         "name": sample.name,
+        "sha256": hash_pixels(image),
         "label": sample.label,
         **({"folder": sample.folder} if sample.folder else {}),
         "group": int(group),

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from dataset import LABELS, MAX_PIXELS
-from segmentation.common.checks import STRICT, Plain, Real, Text, Whole, explain
+from segmentation.common.checks import STRICT, Plain, Real, Sha256, Text, Whole, explain
 from segmentation.common.errors import RunError
 from segmentation.common.files import check_file, read_json, write_atomic
 from segmentation.scoring.scores import overlap_scores
@@ -25,7 +25,7 @@ MAX_CSV_BYTES, MAX_IMAGES = 20_000_000, 50_000
 Pixels, Count, Group = Whole[0, MAX_PIXELS], Whole[0, 10**9], Whole[0, MAX_IMAGES]
 Share, Length = Real[0, 1], Real[0, MAX_PIXELS]
 
-TEXT_COLUMNS = ("run", "name", "label", "folder")
+TEXT_COLUMNS = ("run", "name", "label", "folder", "sha256")
 FIRST_COLUMNS = ("run", "name", "label", "group", "height", "width", "tp", "fp", "fn")
 FIRST_COLUMNS += ("dice", "iou", "hd95", "assd", "dice_lesion_given", "iou_lesion_given")
 DERIVED = ("tn", "precision", "recall", "diagonal")
@@ -46,6 +46,7 @@ class Scores(TypedDict, extra_items=Plain):
     label: Literal[LABELS]
     run: NotRequired[Text | None]  # in a table of several runs
     folder: NotRequired[Text | None]  # the data folder, if there are several
+    sha256: NotRequired[Sha256 | None]  # of the image's pixels, by which two tables know that they are of one image
     group: Group
     height: Pixels
     width: Pixels

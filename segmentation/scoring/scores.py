@@ -270,10 +270,11 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
         IoU over all images (empty masks by the rule at the top of this file).
 
     Raises:
-        ValueError: the runs share fewer than 6 lesion images.
+        ValueError: the runs share fewer than 6 lesion images, or their images of one name have different pixels.
     """
     from scipy import stats  # as in `_surface_distances`
 
+    check_same_images([*a, *b])
     lesions, normals = ([s for s in a if (s["label"] == "normal") is normal] for normal in (False, True))
     shared, groups = _pairs(lesions, b, lambda s: s[key])
     if len(shared) < 6:
@@ -287,6 +288,18 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
         if key in ("dice", "iou"):  # other scores may be undefined for an empty mask
             result["all"] = _paired(*_pairs(a, b, lambda s: s[key]))
     return result
+
+
+def check_same_images(scores: Sequence[Mapping]) -> None:
+    """Check that images of one name are one picture, as far as the scores have the hash of its pixels.
+
+    Raises:
+        ValueError: they are not.
+    """
+    known: dict[str, str] = {}
+    other = [s["name"] for s in scores if s.get("sha256") and known.setdefault(s["name"], s["sha256"]) != s["sha256"]]
+    if other:
+        raise ValueError(f"{len(set(other))} of their images differ, though not in name, {other[0]!r} first")
 
 
 def _pairs(a: Sequence[Mapping], b: Sequence[Mapping], value: Callable) -> tuple[list[tuple[float, float]], list]:

@@ -101,7 +101,7 @@ def use(run) -> None:
     for scores in (metrics["images"], read_scores(run / "scores.csv")):
         result_line(metrics["data"], summarise(scores), metrics["near_copies_in_training"])
     with pytest.raises(DataError, match="images are missing"):
-        load_split(run, [Sample("another", "benign", run / "scores.csv", ())])
+        load_split(run, [Sample("another", "benign", run / "scores.csv", ())], [])
 
 
 NAMES = ["config.json", "split.json", "metrics.json", "decision.json", "history.csv", "scores.csv"]

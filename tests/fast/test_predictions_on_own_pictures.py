@@ -16,7 +16,7 @@ from PIL import Image
 
 from dataset import DataError
 from segmentation.common.errors import one_clear_line
-from segmentation.data.appearance import appearance_limits
+from segmentation.data.appearance import appearance, appearance_limits
 from segmentation.inference import own_images
 from segmentation.inference.own_images import Found, Wish, predict_images, write_prediction
 from segmentation.reports import overlays
@@ -325,7 +325,9 @@ def test_a_picture_unlike_the_training_images_has_a_warning(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 255, (300, 400), np.uint8)
     for number, picture in enumerate((*phantoms[6:], phantoms[0].T, noise)):
         Image.fromarray(picture).save(tmp_path / f"{number:02}.png")
-    predict(tmp_path, output=tmp_path / "out", stored={"appearance": appearance_limits(phantoms[:6])})
+    predict(
+        tmp_path, output=tmp_path / "out", stored={"appearance": appearance_limits(list(map(appearance, phantoms[:6])))}
+    )
     warned = [bool(row["warning"]) for row in table(tmp_path / "out")]
     assert sum(warned[:3]) <= 1 and all(warned[3:])  # a picture that stands on its side, and noise
     assert "04.png looks unlike the training data (" in capsys.readouterr().out

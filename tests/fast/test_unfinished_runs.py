@@ -13,7 +13,7 @@ from segmentation.runs import run_folder
 from segmentation.runs.finished import RUN_FILES
 from segmentation.runs.run_folder import begin, goes_on, open_run, settings_of
 
-SPLIT_ROW = {"group": 0, "sha256": "0" * 16, "image_sha256": "0" * 16}
+SPLIT_ROW = {"group": 0, "sha256": "0" * 64, "image_sha256": "0" * 64}
 SPLIT = {"images": {name: SPLIT_ROW | {"part": name} for name in ("train", "test")}}
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 1, "gates": "full", "encoder": "none"}
 

@@ -81,7 +81,7 @@ def test_what_is_above_half_of_the_range_is_lesion(data, tmp_path, capsys, form)
     masks, value = draw(tmp_path / "theirs", *form), form[0]
     samples = find_samples(data)
     paths = pair_masks(tmp_path / "theirs", samples)
-    read = read_masks(paths, [reference for _, reference in read_samples(samples)])
+    read = read_masks(paths, [reference.shape for _, reference in read_samples(samples)])
     for sample, mask in zip(samples, read, strict=True):
         np.testing.assert_array_equal(mask > 0, masks[sample.name])
     assert f"theirs: 0 to {value}, above {value / 2:g} is lesion" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def refuse(data: Path, folder: Path, *words: str) -> None:
     """Pairing or reading ends in one line that holds the words."""
     samples = find_samples(data)
     with pytest.raises(DataError) as error:
-        read_masks(pair_masks(folder, samples), [reference for _, reference in read_samples(samples)])
+        read_masks(pair_masks(folder, samples), [reference.shape for _, reference in read_samples(samples)])
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
@@ -121,7 +121,7 @@ def test_masks_of_another_size_or_meaning_are_refused(data, tmp_path, capsys):
     refuse(data, tmp_path / "theirs", "scan5.png: mask is 25x20, its image 50x40")
     Image.fromarray(masks["scan5"].astype(np.uint8)).save(tmp_path / "theirs" / "scan5.png")
     samples = find_samples(data)
-    read_masks(pair_masks(tmp_path / "theirs", samples), [reference for _, reference in read_samples(samples)])
+    read_masks(pair_masks(tmp_path / "theirs", samples), [reference.shape for _, reference in read_samples(samples)])
     assert "note: 1 of the empty masks hold 1, scan5.png first" in capsys.readouterr().out
 
 
@@ -137,5 +137,5 @@ def test_a_run_and_masks_exclude_each_other(tmp_path):
 
 def test_what_a_table_says_of_an_image(data):
     sample = find_samples(data)[0]
-    score = score_mask(sample, 7, np.ones((3, 4)), np.ones((3, 4)))
+    score = score_mask(sample, 7, (np.ones((3, 4)), np.ones((3, 4))), np.ones((3, 4)))
     assert (score["name"], score["group"], score["diagonal"], score["dice"]) == (sample.name, 7, 5.0, 1.0)
