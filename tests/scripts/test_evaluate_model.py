@@ -28,6 +28,7 @@ def test_images_that_a_run_has_seen_are_refused_under_any_name(finished_run, les
     for folder in ("images", "masks"):
         (tmp_path / "own" / folder).mkdir(parents=True)
         shutil.copy(lesion_data / folder / f"{name}.png", tmp_path / "own" / folder / "patient.png")
+    (tmp_path / "own" / "meta.csv").write_text("image,class\npatient,lesion\n")
     assert_one_clear_line(evaluate("--run", finished_run, "--data-dir", "own", cwd=tmp_path), "'patient'")
     nothing = evaluate("--run", finished_run, "--data-dir", "own", "--unseen-only", cwd=tmp_path)
     assert_one_clear_line(nothing, "no unseen image with a lesion is left")
