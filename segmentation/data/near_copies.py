@@ -45,12 +45,12 @@ class _Features(NamedTuple):
     whole: np.ndarray  # (N, 1024) float32, unit rows: thumbnails
     fine: np.ndarray  # (N, 4096) float32, unit rows: thumbnails without their coarse shading
     magnitudes: np.ndarray  # (N, frequencies) float32, unit rows: magnitude spectra, to find the neighbours
-    spectra: list[np.ndarray]  # N times (height, width // 2 + 1) complex64: of the fine structure at 1/8 scale
+    spectra: np.ndarray  # (N, height, width // 2 + 1) complex64: of the fine structure at 1/8 scale
     pixels: list[int]  # N times the number of pixels at 1/8 scale
 
 
-def _unit_rows(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    rows = np.stack(pictures).reshape(len(pictures), -1).astype(np.float32, copy=False)
+def _unit_rows(values: bytearray, count: int) -> np.ndarray:
+    rows = np.frombuffer(values, np.float32).reshape(count, -1)
     rows -= rows.mean(axis=1, keepdims=True)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _FLAT)
     return rows
@@ -79,20 +79,22 @@ def _describe(pictures: Iterable[np.ndarray]) -> _Features:
     """Compute the features; each image is used once, so `pictures` may be a generator."""
     down, across = np.abs(fft.fftfreq(_FRAME[0])), fft.rfftfreq(_FRAME[1])
     low = np.hypot(down[:, None], across) < _LOW / 2  # the highest frequency is half a cycle a pixel
-    whole, fine, magnitudes, spectra, pixels = [], [], [], [], []
+    kept, pixels = [bytearray() for _ in range(4)], []  # these grow in place, where a list would be copied to an array
     # A generator has a bar of its own: its length is not known here.
     silent = not isinstance(pictures, Sized)
     for picture in tqdm(pictures, desc="describing pictures", unit="image", leave=False, disable=silent):
         thumbnail = _shrink(picture, 128, 128)
-        whole.append(_shrink(thumbnail, 32, 32))
-        fine.append(_shrink(_high_pass(thumbnail, 6), 64, 64))
+        whole, fine = _shrink(thumbnail, 32, 32).astype(np.float32), _shrink(_high_pass(thumbnail, 6), 64, 64)
         spectrum, size = _spectrum(picture)
-        spectra.append(spectrum)
+        magnitudes = np.sqrt(np.abs(spectrum[low]))  # without the root, a few strong frequencies would dominate
+        for values, part in zip(kept, (whole, fine, magnitudes, spectrum), strict=True):
+            values += part.tobytes()
         pixels.append(size)
-        magnitudes.append(np.sqrt(np.abs(spectrum[low])))  # without the root, a few strong frequencies would dominate
-    if not spectra:
-        return _Features(*(np.empty((0, 1), np.float32) for _ in range(3)), [], [])
-    return _Features(_unit_rows(whole), _unit_rows(fine), _unit_rows(magnitudes), spectra, pixels)
+    count = len(pixels)
+    if not count:
+        return _Features(*(np.empty((0, 1), np.float32) for _ in range(4)), [])
+    spectra = np.frombuffer(kept[3], np.complex64).reshape(count, *low.shape)
+    return _Features(*(_unit_rows(values, count) for values in kept[:3]), spectra, pixels)
 
 
 def _select(features: _Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from conftest import assert_one_clear_line, run_here, run_script
 
 import compare_runs
 from segmentation.common.errors import RunError
-from segmentation.scoring.score_table import write_scores
+from segmentation.scoring.score_table import read_scores, write_scores
 
 
 def write_run(folder, shift, count=30):
@@ -81,6 +81,23 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
     table.write_text(table.read_text().replace("lesion,0,", "lesion,none,"))
     with pytest.raises(RunError, match="table.csv, line 2: "):
         compare_runs.main(a, table)
+
+
+def test_images_of_one_name_but_other_pixels_are_not_compared(tmp_path, capsys):
+    def write(name, first):
+        path = write_table(tmp_path / name, 0)
+        scores = read_scores(path)
+        write_scores(path, [score | {"sha256": f"{i + first:064x}"} for i, score in enumerate(scores)])
+        return path
+
+    a, same, other = write("a.csv", 100), write("same.csv", 100), write("other.csv", 101)
+    assert read_scores(a)[0]["sha256"] == f"{100:064x}"
+    for b in (same, write_table(tmp_path / "without.csv", 0)):
+        assert printed_by(capsys, a, b)[1].startswith("difference +0.0000")
+    with pytest.raises(
+        RunError, match="a.csv and .*other.csv cannot be compared: 31 of their images differ, .*'0' first"
+    ):
+        compare_runs.main(a, other)
 
 
 def test_the_leak_is_measured_on_images_with_a_copy_in_another_fold(tmp_path):

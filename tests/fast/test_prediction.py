@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from segmentation.pictures.picture_files import hash_pixels
 from segmentation.scoring.decision import Decision, Prediction
 from segmentation.scoring.prediction import predict_pictures, predict_raw, score_samples
 
@@ -64,7 +65,8 @@ def test_a_lesion_is_scored_as_found_and_with_presence_given_by_hand(by_score):
     samples = [SimpleNamespace(name=f"{n}", label=label, folder="") for n, label in enumerate(("benign", "normal"))]
     pictures = [(reference, reference), (reference, reference * 0)]
     prediction = Prediction(np.stack([probability] * 2), np.float32([0.25, 0.25]) if by_score else None)
-    lesion, normal = score_samples(prediction, samples, pictures, [0, 1], Decision(min_score=0.5 * by_score))
+    lesion, normal = score_samples(prediction, samples, iter(pictures), [0, 1], Decision(min_score=0.5 * by_score))
+    assert lesion["sha256"] == normal["sha256"] == hash_pixels(reference)
     assert lesion["dice"] == 0 and normal["dice"] == 1 and normal["fp"] == 0
     assert lesion["dice_lesion_given"] == pytest.approx(2 / 3) and lesion["iou_lesion_given"] == 0.5
     assert normal["dice_lesion_given"] is None and lesion.get("lesion_score") == (0.25 if by_score else None)

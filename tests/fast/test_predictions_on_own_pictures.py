@@ -325,9 +325,8 @@ def test_a_picture_unlike_the_training_images_has_a_warning(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 255, (300, 400), np.uint8)
     for number, picture in enumerate((*phantoms[6:], phantoms[0].T, noise)):
         Image.fromarray(picture).save(tmp_path / f"{number:02}.png")
-    predict(
-        tmp_path, output=tmp_path / "out", stored={"appearance": appearance_limits(list(map(appearance, phantoms[:6])))}
-    )
+    limits = appearance_limits([appearance(picture) for picture in phantoms[:6]])
+    predict(tmp_path, output=tmp_path / "out", stored={"appearance": limits})
     warned = [bool(row["warning"]) for row in table(tmp_path / "out")]
     assert sum(warned[:3]) <= 1 and all(warned[3:])  # a picture that stands on its side, and noise
     assert "04.png looks unlike the training data (" in capsys.readouterr().out
