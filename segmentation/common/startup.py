@@ -40,6 +40,8 @@ def import_tensorflow() -> None:
         import tensorflow
 
         tensorflow.config.list_physical_devices()  # this prints the messages about GPUs
+        # Fused by TensorFlow for oneDNN, a convolution of a single picture takes 25 times as long on a CPU with AVX2.
+        tensorflow.config.optimizer.set_experimental_options({"remapping": False})
 
 
 try:

@@ -4,7 +4,7 @@ import csv
 
 import cv2
 import pytest
-from conftest import REPOSITORY, assert_one_clear_line, run_script
+from conftest import REPOSITORY, assert_one_clear_line, run_here
 from phantoms import make_phantom
 
 from segmentation.runs.finished import SHIPPED
@@ -15,7 +15,7 @@ def test_own_pictures_are_outlined_by_the_script(tmp_path):
     picture, _ = make_phantom("malignant", 4)
     cv2.imwrite(str(tmp_path / "my scans é" / "a.png"), picture)
     (tmp_path / "my scans é" / "broken.png").write_bytes(b"no picture")
-    result = run_script("visualize_results.py", "--images", "my scans é", cwd=tmp_path)
+    result = run_here("visualize_results.py", "--images", "my scans é", cwd=tmp_path)
     words = "comes with the repository", "1 predictions in predictions", "1 files skipped", "broken.png: cannot be read"
     assert_one_clear_line(result, *words)
     with (tmp_path / "predictions" / "predictions.csv").open(encoding="utf-8") as lines:

@@ -11,6 +11,7 @@ from conftest import assert_one_clear_line, train_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segmentation.common.errors import RunError
+from segmentation.reports import tensorboard_log
 from segmentation.reports.tensorboard_log import TensorBoardLog
 from segmentation.runs.schemas import read_history
 
@@ -28,8 +29,9 @@ def read_events(run, part):
     return {tag: [(step, float(value)) for step, value in values] for tag, values in found.items()}, pictures
 
 
-def test_every_score_of_the_history_is_there_and_overlays_of_some_pictures(lesion_data, tmp_path):
-    result = train_here(lesion_data, tmp_path, "--epochs", "7", "--batch-size", "64", "--tensorboard")
+def test_every_score_of_the_history_is_there_and_overlays_of_some_pictures(lesion_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard_log, "EVERY", 2)
+    result = train_here(lesion_data, tmp_path, "--epochs", "4", "--batch-size", "64", "--tensorboard")
     assert_one_clear_line(result, code=0)
     run = tmp_path / "models" / "attention_unet"
     history = read_history(run / "history.csv")
@@ -41,7 +43,7 @@ def test_every_score_of_the_history_is_there_and_overlays_of_some_pictures(lesio
         for tag, values in found.items():
             expected = [(row["epoch"], row[tag.replace("epoch_", prefix)]) for row in history]
             assert np.allclose(values, expected, rtol=1e-5, atol=1e-9), tag
-    assert [step for step, _ in overlays] == [0] * 4 + [5] * 4 + [6] * 4  # every fifth, and the last
+    assert [step for step, _ in overlays] == [0] * 4 + [2] * 4 + [3] * 4  # every second, and the last
     assert {picture.shape for _, picture in overlays} == {(320, 320, 3)}
     blue = (0xE9, 0xB4, 0x56)  # of the reference's outline, as blue, green and red; a normal picture has none
     assert any((picture == blue).all(axis=2).any() for _, picture in overlays)

@@ -23,7 +23,6 @@ from segmentation.runs.finished import BUS_BRA
 from segmentation.runs.run_folder import load_run
 from segmentation.runs.schemas import read_history, read_metrics
 from segmentation.runs.split_record import hashes_seen
-from segmentation.scoring.scores import judge_lesion_score
 from train_model import TrainingConfig
 
 SMALL = dict(encoder="none", start_from="random", image_size=32, depth=1, gates="full", base_filters=2, batch_size=16)
@@ -130,7 +129,6 @@ def test_main_is_what_a_program_calls_and_traces_its_network_once(lesion_data, t
 
 def test_a_run_with_a_lesion_score_on_a_leaky_split(lesion_data, tmp_path, monkeypatch, capsys):
     changes = []
-    monkeypatch.setattr(judge_lesion_score, "__defaults__", (50, 0))  # fewer resamplings
     monkeypatch.setattr(train_model, "MIN_NORMALS", 2)
     monkeypatch.setattr(train_model, "augmenter", lambda *strengths: changes.append(strengths) or augmenter(*strengths))
     config = TrainingConfig(**SMALL, data_dir=(lesion_data,), models_dir=tmp_path, epochs=1)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_one_clear_line, run_here
+from conftest import assert_one_clear_line, run_here, step_by_step, train_here
 from folders import write_hospital
 
 from segmentation.scoring import threshold
@@ -16,7 +16,7 @@ def test_a_training_on_two_folders_scores_each(tmp_path, monkeypatch):
     told = []  # of which folder each validation image is
     monkeypatch.setattr(threshold, "choose_decision", lambda *a, known=choose_decision: told.extend(a[3]) or known(*a))
     folders = write_hospital(tmp_path / "cairo"), write_hospital(tmp_path / "rio", seed=1, normals=10)
-    result = run_here("train_model.py", *TINY, "--epochs", "1", "--data-dir", *folders, cwd=tmp_path)
+    result = train_here(folders[0], tmp_path, "--epochs", "1", "--data-dir", *folders)
     assert_one_clear_line(result, "custom + custom", "cairo: Dice", "rio: Dice", code=0)
     metrics = json.loads((tmp_path / "models" / "attention_unet" / "metrics.json").read_text())
     own = metrics["summary"]["folders"]
@@ -29,7 +29,8 @@ def test_a_training_on_two_folders_scores_each(tmp_path, monkeypatch):
     for folder in own:
         dice = [s["dice"] for s in lesions if s["folder"] == folder]
         assert own[folder]["lesions"]["dice"] == pytest.approx(np.mean(dice))
-    assert_one_clear_line(run_here("visualize_results.py", cwd=tmp_path), "report.html", code=0)
     arguments = ("--run", "models/attention_unet", "--unseen-only", "--data-dir", *folders)
-    assert_one_clear_line(run_here("evaluate_model.py", *arguments, cwd=tmp_path), "rio: Dice", code=0)
+    with step_by_step():
+        assert_one_clear_line(run_here("visualize_results.py", cwd=tmp_path), "report.html", code=0)
+        assert_one_clear_line(run_here("evaluate_model.py", *arguments, cwd=tmp_path), "rio: Dice", code=0)
     assert {score["folder"] for score in read_scores(tmp_path / "evaluation.csv")} == {"cairo", "rio"}
