@@ -234,9 +234,10 @@ def step_by_step() -> Iterator[None]:
 
 
 def train_here(data: Path, cwd: Path, *flags: str | Path) -> subprocess.CompletedProcess:
-    """A tiny training in this process, step by step: its numbers may differ from a traced one's in the last digit."""
+    """A tiny training in this process, step by step: its numbers may differ from a traced one's in the last digit. An
+    epoch has one step on `lesion_data`."""
     with step_by_step():
-        return run_here("train_model.py", "--data-dir", data, *TINY, *flags, cwd=cwd)
+        return run_here("train_model.py", "--data-dir", data, *TINY, "--batch-size", "64", *flags, cwd=cwd)
 
 
 def assert_one_clear_line(result: subprocess.CompletedProcess, *words: str, code: int = 1) -> None:

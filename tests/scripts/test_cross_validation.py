@@ -1,11 +1,14 @@
 """cross_validate.py: which runs it makes with which flags, and two real ones, of which the first is stopped."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python, step_by_step
 
 import cross_validate
 import train_model
@@ -79,25 +82,66 @@ def test_only_its_own_tables_are_replaced(tmp_path, planned):
     assert not planned
 
 
-def test_a_stopped_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wait_until):
-    flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "8"]
-    process = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
+def test_a_stopped_or_killed_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wait_until, monkeypatch):
+    """Stopped in its first part, killed in its second; the third is trained in this process."""
+    flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "9"]
     folder = tmp_path / "models" / "cross_validation"
     run, history = folder / "grouped-fold0-seed0", folder / "grouped-fold0-seed0" / "history.csv"
-    wait_until(lambda: history.exists() and len(history.read_text().splitlines()) > 2, 200)
+
+    def begin(epochs):
+        started = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
+        wait_until(lambda: history.exists() and len(history.read_text().splitlines()) > epochs, 200)
+        return started
+
+    process = begin(2)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and "To go on, repeat the command." in errors and "Traceback" not in errors
     log, rows = run.with_suffix(".log").read_text(), len(history.read_text().splitlines()) - 1
     assert "stopped. All saved files are complete" in log and not re.search(r"[\r\b\x1b]", log)  # no bars, no colours
     # One line an epoch, printed after its row and its network are written.
-    assert rows - len(re.findall(r"^ +\d+/8 .* s ", log, re.MULTILINE)) in (0, 1) and rows < 8
+    assert rows - len(re.findall(r"^ +\d+/9 .* s ", log, re.MULTILINE)) in (0, 1) and rows < 9
     with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
         assert not list(folder.rglob(".writing-*"))
 
-    again = run_here("cross_validate.py", *flags, cwd=tmp_path)
+    process = begin(rows + 1)
+    (training,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(training), signal.SIGSTOP)  # it must not end before the kill
+    try:
+        same = "--models-dir", folder, "--run", run.name
+        second = run_here("train_model.py", "--data-dir", lesion_data, *TINY, *same, cwd=tmp_path)
+    finally:
+        os.kill(int(training), signal.SIGKILL)
+    assert_one_clear_line(second, "another training is writing here")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "To go on, repeat the command." in errors and "Traceback" not in errors
+    log, rows = run.with_suffix(".log").read_text(), len(history.read_text().splitlines()) - 1
+    assert "stopped. All saved files are complete" in log and not re.search(r"[\r\b\x1b]", log)  # no bars, no colours
+    # One line an epoch, printed after its row and its network are written.
+    assert rows - len(re.findall(r"^ +\d+/9 .* s ", log, re.MULTILINE)) in (0, 1) and rows < 9
+    with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
+        assert not list(folder.rglob(".writing-*"))
+
+    process = begin(rows + 1)
+    (training,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(training), signal.SIGSTOP)  # it must not end before the kill
+    second = run_here("train_model.py", "--data-dir", lesion_data, *TINY, "--models-dir", folder, "--run", run.name,
+                      cwd=tmp_path)  # fmt: skip
+    assert_one_clear_line(second, "another training is writing here")
+    os.kill(int(training), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "killed by signal 9" in errors and "Traceback" not in errors
+    (done,) = re.findall(r"resuming .*: (\d) of 9 epochs are done", run.with_suffix(".log").read_text())
+    assert rows - int(done) in (0, 1)  # the state after an epoch is written when the next one begins
+
+    def train(self, run, flags):
+        result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=tmp_path)
+        assert_one_clear_line(result, "resuming", code=0)
+
+    with monkeypatch.context() as patch, step_by_step():
+        patch.setattr(LocalTrainer, "train", train)
+        again = run_here("cross_validate.py", *flags, cwd=tmp_path)
     assert_one_clear_line(again, "1 runs in", "1 to be trained", "| grouped-fold0-seed0 |", "| mean |", code=0)
-    assert "resuming" in run.with_suffix(".log").read_text()
     result = json.loads((folder / "cross_validation.json").read_text())
     assert set(result["runs"]) == {run.name} and "images" not in result
     scores = json.loads((run / "metrics.json").read_text())["images"]

@@ -25,7 +25,7 @@ from dataset import DataError, find_samples
 from segmentation.common.files import lock_folder
 from segmentation.page import corrections
 from segmentation.runs.finished import SHIPPED
-from segmentation.scoring.decision import Decision
+from segmentation.scoring.decision import Decision, save_decision
 
 pytest.importorskip("gradio")
 import httpx  # with Gradio, as those below are
@@ -79,11 +79,13 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(lab):
-    """The process, its own address and its address behind the proxy."""
+def server(lab, finished_run):
+    """The process, its own address and its address behind the proxy. The network is a tiny one and outlines nothing."""
+    run = shutil.copytree(finished_run, lab / "run")
+    save_decision(run / "decision.json", Decision(threshold=1.0))
     port, outside = free_port(), free_port()
     root_path = f"http://{HOST}:{outside}{PREFIX}"
-    command = [sys.executable, REPOSITORY / "demo.py", "--run", SHIPPED, "--port", str(port), "--root-path", root_path]
+    command = [sys.executable, REPOSITORY / "demo.py", "--run", run, "--port", str(port), "--root-path", root_path]
     with lock_folder(lab / "tmp" / "attention-unet-pictures-runs", "test"):
         process = subprocess.Popen(command, cwd=lab, env=os.environ | {"TMPDIR": str(lab / "tmp")},
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip

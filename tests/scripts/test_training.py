@@ -19,13 +19,14 @@ from attention_unet import build_attention_unet
 from dataset import Stream, find_samples, make_dataset, read_sample
 from segmentation.data.augmentation import augmenter
 from segmentation.network.losses import BceDiceLoss, training_metrics
+from segmentation.runs import run_folder
 from segmentation.runs.finished import BUS_BRA
 from segmentation.runs.run_folder import load_run
 from segmentation.runs.schemas import read_history, read_metrics
 from segmentation.runs.split_record import hashes_seen
 from train_model import TrainingConfig
 
-SMALL = dict(encoder="none", start_from="random", image_size=32, depth=1, gates="full", base_filters=2, batch_size=16)
+SMALL = dict(encoder="none", start_from="random", image_size=32, depth=1, gates="full", base_filters=2, batch_size=64)
 
 
 def read(run, name):
@@ -164,24 +165,26 @@ def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_pat
     def kernels(model):
         return {name: model.get_layer(name).kernel.numpy() for name in ("stem_conv", "lesion")}
 
-    def watch(name, known):
-        def watched(*arguments):
-            found = known(*arguments)
-            seen[name] = kernels(found[0] if isinstance(found, tuple) else found)
-            return found
+    def built(*arguments):
+        model = build(*arguments)
+        first.update(kernels(model))
+        return model
 
-        monkeypatch.setattr(train_model, name, watched)
+    def loaded(run):
+        networks[run], config = load_run(run)
+        return networks[run], config
 
-    seen = {}  # the network as it was built, and as it was trained
-    watch("build", train_model.build)
-    watch("load_run", train_model.load_run)
+    build, first, networks = train_model.build, {}, {}
+    monkeypatch.setattr(train_model, "build", built)
+    for module in (train_model, run_folder):  # what was trained, and what it starts from
+        monkeypatch.setattr(module, "load_run", loaded)
     config = TrainingConfig(data_dir=(lesion_data,), models_dir=tmp_path, image_size=64, epochs=1, batch_size=64)
     with step_by_step():
         train_model.main(replace(config, learning_rate=1e-6, ema=0.0))
-    shipped, _ = load_run(BUS_BRA)
+    shipped, trained = networks[BUS_BRA], kernels(networks[tmp_path / "attention_unet"])
     assert shipped.count_params() == read_metrics(BUS_BRA / "metrics.json")["parameters"]
     for name, kernel in kernels(shipped).items():
-        assert np.array_equal(kernel, seen["build"][name]) and 0 < np.abs(seen["load_run"][name] - kernel).max() < 1e-3
+        assert np.array_equal(kernel, first[name]) and 0 < np.abs(trained[name] - kernel).max() < 1e-3
     assert hashes_seen(BUS_BRA) < hashes_seen(
         tmp_path / "attention_unet"
     )  # what the weights have seen is not tested on
