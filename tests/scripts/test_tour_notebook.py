@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from nbclient import NotebookClient
 
 TOUR = REPOSITORY / "docs" / "tour.ipynb"
-SMALL = 'IMAGES, SIZE, EPOCHS, ENCODER = 44, 32, 1, "none"'
+SMALL = 'SIZE, EPOCHS, ENCODER = 32, 1, "none"'
 
 
 def code_cells(notebook):
