@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python, step_by_step
@@ -86,25 +87,32 @@ def test_a_stopped_or_killed_fold_goes_on_with_the_same_command(lesion_data, tmp
     """Stopped in its first part, killed in its second; the third is trained in this process."""
     flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "9"]
     folder = tmp_path / "models" / "cross_validation"
-    run, history = folder / "grouped-fold0-seed0", folder / "grouped-fold0-seed0" / "history.csv"
+    run, log = folder / "grouped-fold0-seed0", folder / "grouped-fold0-seed0.log"
 
-    def begin(epochs):
+    def rows() -> int:
+        return (run / "history.csv").read_text().count("\n") - 1 if (run / "history.csv").exists() else 0
+
+    def begin(epochs: int) -> subprocess.Popen:
         started = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
-        wait_until(lambda: history.exists() and len(history.read_text().splitlines()) > epochs, 200)
+        wait_until(lambda: rows() >= epochs, 200)
         return started
+
+    def end(process: subprocess.Popen, code: int, words: str) -> None:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code and words in errors and "Traceback" not in errors, errors
 
     process = begin(2)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and "To go on, repeat the command." in errors and "Traceback" not in errors
-    log, rows = run.with_suffix(".log").read_text(), len(history.read_text().splitlines()) - 1
-    assert "stopped. All saved files are complete" in log and not re.search(r"[\r\b\x1b]", log)  # no bars, no colours
+    end(process, 143, "To go on, repeat the command.")
+    assert "stopped. All saved files are complete" in log.read_text()
+    assert not re.search(r"[\r\b\x1b]", log.read_text())  # no bars, no colours
     # One line an epoch, printed after its row and its network are written.
-    assert rows - len(re.findall(r"^ +\d+/9 .* s ", log, re.MULTILINE)) in (0, 1) and rows < 9
+    assert rows() - len(re.findall(r"^ +\d/9 .* s ", log.read_text(), re.MULTILINE)) in (0, 1) and rows() < 9
     with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
         assert not list(folder.rglob(".writing-*"))
 
-    process = begin(rows + 1)
+    before = rows()
+    process = begin(before + 1)
     (training,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(training), signal.SIGSTOP)  # it must not end before the kill
     try:
@@ -113,42 +121,30 @@ def test_a_stopped_or_killed_fold_goes_on_with_the_same_command(lesion_data, tmp
     finally:
         os.kill(int(training), signal.SIGKILL)
     assert_one_clear_line(second, "another training is writing here")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and "To go on, repeat the command." in errors and "Traceback" not in errors
-    log, rows = run.with_suffix(".log").read_text(), len(history.read_text().splitlines()) - 1
-    assert "stopped. All saved files are complete" in log and not re.search(r"[\r\b\x1b]", log)  # no bars, no colours
-    # One line an epoch, printed after its row and its network are written.
-    assert rows - len(re.findall(r"^ +\d+/9 .* s ", log, re.MULTILINE)) in (0, 1) and rows < 9
-    with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
-        assert not list(folder.rglob(".writing-*"))
+    end(process, 1, "killed by signal 9")
+    (done,) = re.findall(r"resuming .*: (\d) of 9 epochs are done", log.read_text())
+    assert before - int(done) in (0, 1)  # the state after an epoch is written when the next one begins
 
-    process = begin(rows + 1)
-    (training,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(training), signal.SIGSTOP)  # it must not end before the kill
-    second = run_here("train_model.py", "--data-dir", lesion_data, *TINY, "--models-dir", folder, "--run", run.name,
-                      cwd=tmp_path)  # fmt: skip
-    assert_one_clear_line(second, "another training is writing here")
-    os.kill(int(training), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "killed by signal 9" in errors and "Traceback" not in errors
-    (done,) = re.findall(r"resuming .*: (\d) of 9 epochs are done", run.with_suffix(".log").read_text())
-    assert rows - int(done) in (0, 1)  # the state after an epoch is written when the next one begins
+    monkeypatch.setattr(LocalTrainer, "train", train_in_this_process)
+    finish_and_repeat(flags, run, tmp_path)
 
-    def train(self, run, flags):
-        result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=tmp_path)
-        assert_one_clear_line(result, "resuming", code=0)
 
-    with monkeypatch.context() as patch, step_by_step():
-        patch.setattr(LocalTrainer, "train", train)
-        again = run_here("cross_validate.py", *flags, cwd=tmp_path)
+def train_in_this_process(self, run, flags):
+    with step_by_step():
+        result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=Path.cwd())
+    assert_one_clear_line(result, "resuming", code=0)
+
+
+def finish_and_repeat(flags, run, cwd):
+    again = run_here("cross_validate.py", *flags, cwd=cwd)
     assert_one_clear_line(again, "1 runs in", "1 to be trained", "| grouped-fold0-seed0 |", "| mean |", code=0)
-    result = json.loads((folder / "cross_validation.json").read_text())
+    result = json.loads((run.parent / "cross_validation.json").read_text())
     assert set(result["runs"]) == {run.name} and "images" not in result
     scores = json.loads((run / "metrics.json").read_text())["images"]
-    table = [(s["run"], s["name"], s["dice"]) for s in read_scores(folder / "cross_validation.csv")]
+    table = [(s["run"], s["name"], s["dice"]) for s in read_scores(run.parent / "cross_validation.csv")]
     assert table == [(run.name, s["name"], s["dice"]) for s in scores]
-    assert_one_clear_line(run_here("cross_validate.py", *flags, cwd=tmp_path), "0 to be trained", code=0)
-    other = run_here("cross_validate.py", *flags, "--base-filters", "3", cwd=tmp_path)
+    assert_one_clear_line(run_here("cross_validate.py", *flags, cwd=cwd), "0 to be trained", code=0)
+    other = run_here("cross_validate.py", *flags, "--base-filters", "3", cwd=cwd)
     assert_one_clear_line(other, "holds runs with other flags")
 
 

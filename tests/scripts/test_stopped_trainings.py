@@ -86,4 +86,4 @@ def test_a_run_of_another_network_or_that_has_seen_the_test_is_refused(finished_
     refused = train_here(lesion_data, tmp_path, "--start-from", finished_run, "--base-filters", "4")
     assert_one_clear_line(refused, "is another network than this one", "--base-filters")
     wrong = train_here(finished_run, tmp_path, *TINY)
-    assert_one_clear_line(wrong, "found no images with masks here")
+    assert_one_clear_line(wrong, "is neither BUSI nor imported")
