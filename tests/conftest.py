@@ -48,9 +48,10 @@ needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; B
 needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
 
 # These take longest and begin first, so that all workers end at about the same time.
-LONGEST = ("cross_validation", "extensions", "training", "stopped_trainings", "report_page", "export_formats")
-LONGEST += ("tour_notebook", "browser_page", "doubtful_first", "training_on_two_folders", "recorder", "shell_and_home")
-LONGEST += ("stopped_folds", "shipped_network", "evaluate_model", "encoders", "attention_unet")
+LONGEST = ("training", "cross_validation", "browser_page", "extensions", "export_formats", "tour_notebook")
+LONGEST += ("stopped_trainings", "report_page", "page_safety", "real_sets", "stopped_folds", "recorder")
+LONGEST += ("shell_and_home", "shipped_network", "import_rows", "encoders", "attention_unet", "tensorboard_log")
+LONGEST += ("training_on_two_folders", "masks_of_others", "run_networks")
 
 # The smallest network that has a gate, and three steps an epoch on the phantoms.
 TINY = ["--encoder", "none", "--start-from", "random", "--image-size", "32", "--depth", "1", "--gates", "full"]

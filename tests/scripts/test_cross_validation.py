@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python, step_by_step
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python
 
 import cross_validate
 import train_model
@@ -130,8 +130,7 @@ def test_a_stopped_or_killed_fold_goes_on_with_the_same_command(lesion_data, tmp
 
 
 def train_in_this_process(self, run, flags):
-    with step_by_step():
-        result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=Path.cwd())
+    result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=Path.cwd())
     assert_one_clear_line(result, "resuming", code=0)
 
 
