@@ -27,15 +27,8 @@ from tqdm import tqdm
 CLASSES = ("benign", "malignant", "normal")
 LABELS = (*CLASSES, "lesion")  # "lesion" where the data have no classes
 MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded, which could fill the memory
-EIGHT_BITS = (
-    "1",
-    "L",
-    "LA",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-)  # what Pillow calls pictures that lose nothing as 8 bits of grey
+# What Pillow calls pictures that lose nothing as 8 bits of grey.
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 class DataError(Exception):
