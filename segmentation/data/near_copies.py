@@ -80,9 +80,9 @@ def _describe(pictures: Iterable[np.ndarray]) -> _Features:
     down, across = np.abs(fft.fftfreq(_FRAME[0])), fft.rfftfreq(_FRAME[1])
     low = np.hypot(down[:, None], across) < _LOW / 2  # the highest frequency is half a cycle a pixel
     kept, pixels = [bytearray() for _ in range(4)], []  # these grow in place, where a list would be copied to an array
-    # A generator has a bar of its own: its length is not known here.
-    silent = not isinstance(pictures, Sized)
-    for picture in tqdm(pictures, desc="describing pictures", unit="image", leave=False, disable=silent):
+    if isinstance(pictures, Sized):  # a generator, whose length is not known here, may have a bar of its own
+        pictures = tqdm(pictures, desc="describing pictures", unit="image", leave=False)
+    for picture in pictures:
         thumbnail = _shrink(picture, 128, 128)
         whole, fine = _shrink(thumbnail, 32, 32).astype(np.float32), _shrink(_high_pass(thumbnail, 6), 64, 64)
         spectrum, size = _spectrum(picture)
