@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segmentation.pictures.picture_files import hash_pixels
+from dataset import hash_pixels
 from segmentation.scoring.decision import Decision, Prediction
 from segmentation.scoring.prediction import predict_pictures, predict_raw, score_samples
 

@@ -8,12 +8,11 @@ import pytest
 
 import cross_validate
 import evaluate_model
-from dataset import DataError, find_samples, read_sample
+from dataset import DataError, find_samples, hash_pixels, read_sample
 from segmentation.common.errors import RunError
 from segmentation.common.files import read_json, write_json
 from segmentation.data.splits import Division, split_samples
 from segmentation.page.corrections import save_correction
-from segmentation.pictures.picture_files import hash_pixels
 from segmentation.runs.split_record import hash_samples, load_split, seen_before, split_record
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gates": "paper", "encoder": "none"}

@@ -24,7 +24,7 @@ def test_each_picture_is_read_once_and_let_go(lesion_data, monkeypatch):
         return picture
 
     monkeypatch.setattr(dataset, "read_sample", watched)
-    data = load_data([lesion_data], [], 0, 32)
+    data = load_data([lesion_data], 32)
     assert len(images) == len(data.found.samples) == 48
     assert max(most) <= 3 * os.cpu_count() + 2 and not any(image() is not None for image in images)
     parts = split_data(data, Division(), [])
@@ -49,6 +49,6 @@ def test_damaged_pictures_are_told_together(broken_data):
         path = broken_data / "benign" / f"{name}.png"
         path.write_bytes(path.read_bytes()[:-900])
     with pytest.raises(DataError) as error:
-        load_data([broken_data], [], 0, 32)
+        load_data([broken_data], 32)
     lines = str(error.value).splitlines()
     assert [("benign (3)" in line, "benign (7)" in line) for line in lines] == [(True, False), (False, True)]
