@@ -44,7 +44,8 @@ def test_the_near_copies_of_busi_are_those_that_sliding_every_pair_found(busi):
 
 @needs_busbra
 def test_bus_bra_is_read_with_its_patients():
-    folds = {row["image"]: row["fold5"] for row in csv.DictReader((BUSBRA / "meta.csv").open())}
+    with (BUSBRA / "meta.csv").open() as lines:
+        folds = {row["image"]: row["fold5"] for row in csv.DictReader(lines)}
     samples = [sample._replace(fold=folds[sample.image.name]) for sample in collect([BUSBRA]).samples]
     assert len(samples) == 1875 and len({s.patient for s in samples}) == 1064
     assert {s.label for s in samples} == {"benign", "malignant"}
