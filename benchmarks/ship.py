@@ -65,7 +65,7 @@ def save_halved(run: Path, path: Path) -> None:
     """The network of a run as a .keras file of half the size, which plain Keras opens."""
     full = path.with_name("full.keras")
     in_plain_keras(load_run(run)[0]).save(full)
-    with zipfile.ZipFile(full) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+    with zipfile.ZipFile(full) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             content = old.read(name)
             new.writestr(name, halve(content) if name.endswith(".h5") else content)
