@@ -44,7 +44,7 @@ def test_it_was_committed_as_it_ran(committed):
     assert committed.metadata.keys() <= {"kernelspec", "language_info"}
     text = re.sub(
         '"image/(jpeg|png)": "[^"]*"', "", TOUR.read_text(encoding="utf-8")
-    )  # base64 may hold /tmp/ by chance
+    )  # which hold /tmp/ by chance
     assert not re.search(r"/(home|root|tmp|Users|var)/|[A-Z]:\\\\", text)  # of nobody's machine
 
 
