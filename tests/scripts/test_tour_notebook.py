@@ -42,9 +42,7 @@ def test_it_was_committed_as_it_ran(committed):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert set().union(*map(outputs_of, cells)) == {"stdout", "picture"}  # no error, no warning
     assert committed.metadata.keys() <= {"kernelspec", "language_info"}
-    text = re.sub(
-        '"image/(jpeg|png)": "[^"]*"', "", TOUR.read_text(encoding="utf-8")
-    )  # which hold /tmp/ by chance
+    text = re.sub('"image/(jpeg|png)": "[^"]*"', "", TOUR.read_text(encoding="utf-8"))  # which hold /tmp/ by chance
     assert not re.search(r"/(home|root|tmp|Users|var)/|[A-Z]:\\\\", text)  # of nobody's machine
 
 
