@@ -32,9 +32,6 @@ from phantoms import write_phantoms
 
 import dataset
 from segmentation.data.near_copies import Pair
-from segmentation.scoring.scores import judge_lesion_score
-
-judge_lesion_score.__defaults__ = (50, 0)  # resamplings and seed: 2000 take ten seconds of each run that is scored
 
 
 def find_real(variable: str, name: str) -> Path:
