@@ -1,7 +1,7 @@
 """Does the memory of demo.py's server stay flat? It uploads phantoms one after another, each as another visitor or as
 the same one, and prints the server's memory on the way. Linux only.
 
-python benchmarks/demo_memory.py --run models/attention_unet_busi
+python benchmarks/demo_memory.py --run models/attention_unet_hospitals
 """
 
 import json

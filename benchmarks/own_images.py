@@ -1,6 +1,6 @@
 """What does prediction on own pictures cost beside the network? 100 pictures of 600x500, five times.
 
-python benchmarks/own_images.py --run models/attention_unet_busi
+python benchmarks/own_images.py --run models/attention_unet_hospitals
 """
 
 import contextlib

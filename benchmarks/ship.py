@@ -1,6 +1,6 @@
 """Make of a finished run one that comes with the repository: half the size, and without paths of this machine.
 
-    python benchmarks/ship.py RUN models/attention_unet_busi --data-dir FOLDER
+    python benchmarks/ship.py RUN models/attention_unet_hospitals --data-dir FOLDER
 
 The weights are saved as half floats. The script then predicts the run's own test images with the run and with the copy,
 and prints how many pixels of the masks differ. The model card, README.md, is written by hand.

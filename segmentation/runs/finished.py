@@ -9,7 +9,7 @@ from segmentation.scoring.decision import Decision, load_decision
 # In the order in which they are written; segmentation/runs/run_folder.py describes them.
 RUN_FILES = ("config.json", "split.json", "history.csv", "best.keras", "backup.npz", "decision.json", "metrics.json")
 MODELS = REPOSITORY / "models"  # holds the two networks of the repository (models/README.md)
-SHIPPED, BUS_BRA = MODELS / "attention_unet_busi", MODELS / "attention_unet_bus_bra"
+SHIPPED, BUS_BRA = MODELS / "attention_unet_hospitals", MODELS / "attention_unet_bus_bra"
 
 
 def newest_run(models_dir: Path) -> Path:

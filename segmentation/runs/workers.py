@@ -111,7 +111,7 @@ class RayTrainer:
             raise RunError("--ray needs Ray: pip install ray") from None
         self._ray = ray
         # Without data, runs and git history, which may be large. Trainings start from the repository's own two runs.
-        own = ["models/*", "!models/attention_unet_busi", "!models/attention_unet_bus_bra"]
+        own = ["models/*", "!models/attention_unet_hospitals", "!models/attention_unet_bus_bra"]
         environment = {"working_dir": str(REPOSITORY), "excludes": ["data/**/*.png", *own, ".git/", "docs/", "*.zip"]}
         try:
             ray.init(None if address == "local" else address, runtime_env=environment, log_to_driver=False)

@@ -16,7 +16,7 @@ def test_the_newest_run_or_the_shipped_network(tmp_path, monkeypatch, capsys):
         (tmp_path / name / "metrics.json").touch()
     os.utime(tmp_path / "old" / "metrics.json", (0, 0))
     assert finished.newest_run(tmp_path).name == "new"
-    assert finished.newest_run(tmp_path / "none") == REPOSITORY / "models" / "attention_unet_busi"
+    assert finished.newest_run(tmp_path / "none") == REPOSITORY / "models" / "attention_unet_hospitals"
     assert "using the network that comes with the repository" in capsys.readouterr().out
     monkeypatch.setattr(finished, "SHIPPED", tmp_path / "nothing")
     with pytest.raises(RunError, match="First: python train_model"):

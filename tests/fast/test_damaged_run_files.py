@@ -16,7 +16,7 @@ from segmentation.scoring.decision import load_decision
 from segmentation.scoring.score_table import read_scores, write_scores
 from segmentation.scoring.scores import result_line, summarise
 
-SHIPPED = REPOSITORY / "models" / "attention_unet_busi"
+SHIPPED = REPOSITORY / "models" / "attention_unet_hospitals"
 FEW = settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 ODD = [None, True, -1, 10**400, 1e308, 1e-320, float("nan"), float("inf"), "", "\ud800", "a" * 5000, [[]], {}, [None]]
 VALUES = st.sampled_from(ODD) | st.recursive(

@@ -12,7 +12,7 @@ from segmentation.runs.schemas import check_min_score, read_config, read_history
 from segmentation.scoring.decision import Decision
 from segmentation.scoring.scores import further_scores, summarise
 
-SHIPPED = REPOSITORY / "models" / "attention_unet_busi"
+SHIPPED = REPOSITORY / "models" / "attention_unet_hospitals"
 READERS = {"config.json": read_config, "split.json": read_split}
 READERS["metrics.json"] = lambda run: read_metrics(run / "metrics.json")
 
