@@ -122,7 +122,7 @@ PRESETS = {
     ),
 }
 MIN_NORMALS = 10  # normal training images that a lesion score needs
-SAMPLE_EPOCHS = 10  # most epochs on the sample, which stands in for missing data: a first look
+SAMPLE_EPOCHS = 6  # most epochs on the sample, which stands in for missing data: a first look
 
 
 def main(config: TrainingConfig) -> float:

@@ -1,7 +1,7 @@
 """What does a network lose and gain in another program? Size, agreement with Keras, images/s, and a cold start.
 
     pip install -r requirements-export.txt
-    python benchmarks/export.py --run models/attention_unet_hospitals --data-dir FOLDER    # the run's data: exports it first
+    python benchmarks/export.py --run models/attention_unet_hospitals --data-dir FOLDER  # exports it first
     python benchmarks/export.py --run models/attention_unet_hospitals                      # as it is exported already
 
 With torch installed, the same network in PyTorch is beside it. Each program is a process of its own, which waits while

@@ -44,9 +44,9 @@ BUSBRA = find_real("BUSBRA_DIR", "BUS-BRA")
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; BUSI_DIR names its folder")
 needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
 
-# These take longest and begin first, so that all workers end at about the same time. stopped_trainings comes before
-# export_formats: a training that is stopped in a process that has exported all formats crashes Python.
-LONGEST = ("training", "cross_validation", "browser_page", "stopped_trainings", "export_formats", "page_safety")
+# These take longest and begin first, so that all workers end at about the same time. export_formats comes last: SIGTERM
+# crashes Python in a process that has exported all formats, since LLVM, which converts for LiteRT, has a handler too.
+LONGEST = ("training", "cross_validation", "browser_page", "stopped_trainings", "page_safety")
 LONGEST += ("tour_notebook", "report_page", "extensions", "real_sets", "stopped_folds", "recorder", "shell_and_home")
 LONGEST += ("shipped_network", "import_rows", "encoders", "attention_unet", "training_on_two_folders")
 LONGEST += ("masks_of_others", "run_networks", "tensorboard_log")
@@ -59,7 +59,8 @@ TINY += ["--base-filters", "2", "--batch-size", "16"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files in order; --no-loadscope-reorder in pyproject.toml keeps them in it."""
     order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    order["test_export_formats"] = len(order) + 1
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
 # ---------------------------------------------------------------- data and runs
