@@ -215,7 +215,8 @@ def fit(
     Returns:
         The recorder, which has written history, best network and backup to the run's folder.
     """
-    epochs = min(config.epochs, SAMPLE_EPOCHS) if data.found.source == "sample" else config.epochs
+    stands_in = data.found.source == "sample" and not config.data_dir
+    epochs = min(config.epochs, SAMPLE_EPOCHS) if stands_in else config.epochs
     steps = -(-len(data.train[0]) // config.batch_size)
     compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
     recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)
