@@ -1,7 +1,7 @@
 """Is one run better than another? A paired test over the images on which both were tested.
 
-python compare_runs.py models/a models/b                                    # two runs, or two of cross_validate.py
-python compare_runs.py results/busi_grouped5_scratch.csv results/busi_grouped5.csv  # a comparison in docs/
+python compare_runs.py models/a models/b    # two runs, or two of cross_validate.py
+python compare_runs.py results/busi_grouped5_scratch.csv results/busi_grouped5.csv    # of docs/results.md
 """
 
 from pathlib import Path

@@ -62,9 +62,9 @@ def find_samples(root: Path) -> list[Sample]:
     Raises:
         DataError: it is another folder, holds no lesion, or has files without a partner; the message lists them.
     """
-    if (root / "meta.csv").is_file() and (root / "images").is_dir():
+    if is_plain(root):
         samples, problems = _list_plain(root)
-    elif any((root / label).is_dir() for label in CLASSES):
+    elif is_busi(root):
         samples, problems = _list_busi(root)
     else:
         raise DataError(f"{root}: {how_to_import(root)}")
@@ -75,6 +75,16 @@ def find_samples(root: Path) -> list[Sample]:
     if not any(sample.label != "normal" for sample in samples):
         raise DataError(f"{root}: holds no image of a lesion.")
     return samples
+
+
+def is_plain(root: Path) -> bool:
+    """Whether a folder is in the plain form."""
+    return (root / "meta.csv").is_file() and (root / "images").is_dir()
+
+
+def is_busi(root: Path) -> bool:
+    """Whether a folder has those of BUSI's classes."""
+    return any((root / label).is_dir() for label in CLASSES)
 
 
 def how_to_import(root: Path) -> str:
@@ -209,13 +219,18 @@ def try_reading(read: Callable, item):
         return str(error)
 
 
-def read_each(samples: Sequence[Sample]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_each(samples: Sequence[Sample], bar: str = "") -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`read_sample` of every sample, in order; only a few pictures are read ahead of the one that is asked for.
+
+    Args:
+        samples: from `find_samples`.
+        bar: what a progress bar says; without it there is none.
 
     Raises:
         DataError: at the end, with a line for each sample that cannot be used.
     """
-    threads, problems, left = os.cpu_count() or 1, [], iter(samples)
+    threads, problems = os.cpu_count() or 1, []
+    left = iter(tqdm(samples, desc=bar, unit="image", leave=False) if bar else samples)
     with ThreadPoolExecutor(threads) as pool:  # decoding releases the GIL
 
         def begin(count: int) -> list:
@@ -235,7 +250,7 @@ def read_each(samples: Sequence[Sample]) -> Iterator[tuple[np.ndarray, np.ndarra
 
 def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
     """As `read_each`, with all pictures in memory at once."""
-    return list(tqdm(read_each(samples), total=len(samples), desc="reading", unit="image", leave=False))
+    return list(read_each(samples, bar="reading"))
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import tyro
 from pydantic import model_validator
-from tqdm import tqdm
 
 from dataset import DataError, Sample, hash_pixels, read_each
 from segmentation.common.checks import AnyPath, Folders, Real, checked
@@ -98,7 +97,7 @@ def look(samples: list[Sample], note: Callable[[np.ndarray], object]) -> tuple[l
     notes = []
 
     def images() -> Iterator[np.ndarray]:
-        for image, _ in tqdm(read_each(samples), total=len(samples), desc="reading", unit="image", leave=False):
+        for image, _ in read_each(samples, bar="reading"):
             notes.append(note(image))
             yield image
 

@@ -2,15 +2,16 @@
 
     python benchmarks/ship.py RUN models/attention_unet_hospitals --data-dir FOLDER
 
-The weights are saved as half floats. The script then predicts the run's own test images with the run and with the copy,
-and prints how many pixels of the masks differ. The model card, README.md, is written by hand.
+The weights are saved as half floats, and the minimum score becomes 0: a network for scans from elsewhere empties no
+mask. The script then scores the run's own test images with the copy, and prints how many pixels of the masks differ
+from the run's. The model card, README.md, is written by hand.
 """
 
 import io
 import shutil
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -27,9 +28,10 @@ from segmentation.common.files import read_json, write_json
 from segmentation.data.collection import collect
 from segmentation.runs.finished import check_finished
 from segmentation.runs.run_folder import load_run
-from segmentation.runs.schemas import read_metrics, read_split
-from segmentation.scoring.decision import load_decision, to_mask
-from segmentation.scoring.prediction import predict_pictures
+from segmentation.runs.schemas import read_split
+from segmentation.scoring.decision import load_decision, save_decision, to_mask
+from segmentation.scoring.prediction import predict_pictures, score_samples
+from segmentation.scoring.scores import summarise
 
 SMALL = 512  # numbers; smaller arrays keep four bytes each
 
@@ -74,9 +76,9 @@ def save_halved(run: Path, path: Path) -> None:
 
 def main(config: ShippingConfig) -> None:
     """Write the folder and print the comparison."""
-    check_finished(config.run, "decision.json", "history.csv")
+    check_finished(config.run, "decision.json", "history.csv", "metrics.json")
     config.target.mkdir(parents=True, exist_ok=True)
-    for name in ("split.json", "history.csv", "decision.json", "metrics.json"):
+    for name in ("split.json", "history.csv"):
         shutil.copy(config.run / name, config.target / name)
     names = [str(Path("data") / root.name) for root in config.data_dir]
     stored = read_json(config.run / "config.json")
@@ -85,15 +87,18 @@ def main(config: ShippingConfig) -> None:
     write_json(config.target / "config.json", stored | {"root": root, "config": settings})
     save_halved(config.run, config.target / "best.keras")
 
-    tested = {score["name"] for score in read_metrics(config.run / "metrics.json")["images"]}
-    samples = [sample for sample in collect(config.data_dir).samples if sample.name in tested]
-    pictures = [image for image, _ in read_samples(samples)]
-    read_split(config.target)
-    masks = []
+    decision = replace(load_decision(config.run / "decision.json"), min_score=0.0)
+    save_decision(config.target / "decision.json", decision)
+    rows = read_split(config.target)["images"]
+    samples = [s for s in collect(config.data_dir).samples if s.name in rows and rows[s.name]["part"] == "test"]
+    pairs, masks = read_samples(samples), []
+    pictures = [image for image, _ in pairs]
     for run in (config.run, config.target):
-        decision = load_decision(run / "decision.json")
         prediction = predict_pictures(load_run(run)[0], pictures, decision)
         masks.append([to_mask(p, i.shape, decision, s) for (p, s), i in zip(prediction.each(), pictures, strict=True)])
+    scores = score_samples(prediction, samples, pairs, [rows[s.name]["group"] for s in samples], decision)
+    metrics = read_json(config.run / "metrics.json") | {"decision": asdict(decision), "images": scores}
+    write_json(config.target / "metrics.json", metrics | {"summary": summarise(scores)})
     changed = sum(int((a != b).sum()) for a, b in zip(*masks, strict=True))
     size = (config.target / "best.keras").stat().st_size / 2**20
     marked = sum(int(mask.sum()) for mask in masks[0])

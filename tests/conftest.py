@@ -44,8 +44,8 @@ BUSBRA = find_real("BUSBRA_DIR", "BUS-BRA")
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; BUSI_DIR names its folder")
 needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
 
-# These take longest and begin first, so that all workers end at about the same time. export_formats comes last: SIGTERM
-# crashes Python in a process that has exported all formats, since LLVM, which converts for LiteRT, has a handler too.
+# These take longest and begin first, so that all workers end at about the same time. export_formats comes last: for
+# a reason that is not known, SIGTERM crashes Python in a process that has exported all formats.
 LONGEST = ("training", "cross_validation", "browser_page", "stopped_trainings", "page_safety")
 LONGEST += ("tour_notebook", "report_page", "extensions", "real_sets", "stopped_folds", "recorder", "shell_and_home")
 LONGEST += ("shipped_network", "import_rows", "encoders", "attention_unet", "training_on_two_folders")

@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from dataset import CLASSES, DataError, how_to_import
+from dataset import CLASSES, DataError, how_to_import, is_busi, is_plain
 from segmentation.importing.archives import list_archives, unpack_archive
 
 KAGGLE_HANDLE = "aryashah2k/breast-ultrasound-images-dataset"
@@ -26,7 +26,7 @@ def find_data(data_dir: Path | None) -> Path:
         raise DataError(f"{data_dir}: is a file. Give --data-dir the folder that it lies in.")
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder. Give --data-dir the folder that holds the images.")
-    if (data_dir / "meta.csv").is_file() and (data_dir / "images").is_dir():
+    if is_plain(data_dir):
         return data_dir
     if (root := _find_root(data_dir)) is None:
         raise DataError(f"{data_dir}: {how_to_import(data_dir)}")
@@ -54,7 +54,7 @@ def _find_root(folder: Path) -> Path | None:
 
 def _find_busi(folder: Path) -> Path | None:
     roots = (folder / BUSI_FOLDER / BUSI_FOLDER, folder / BUSI_FOLDER, folder)
-    return next((root for root in roots if any((root / label).is_dir() for label in CLASSES)), None)
+    return next(filter(is_busi, roots), None)
 
 
 def _holds_busi(archive: Path) -> bool | None:

@@ -117,29 +117,28 @@ def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
     middle = max(len(lesions) // 2 - 2, 0)
     chosen = lesions[:4], lesions[middle : middle + 4], lesions[-4:]
-    source = "Test images: "
     yield (
         "overlays",
         figures.overlay_grid(
             [c for row in chosen for c in row],
-            f"{source}best, median and worst of {len(lesions)} images with a lesion",
+            f"Test images: best, median and worst of {len(lesions)} images with a lesion",
             4,
             ("best", "median", "worst"),
         ),
     )
     missed = [c for c in lesions if c.score["tp"] == 0]
     if missed:
-        yield "missed_lesions", figures.overlay_grid(missed, f"{source}all {len(missed)} missed lesions", 4)
+        yield "missed_lesions", figures.overlay_grid(missed, f"Test images: all {len(missed)} missed lesions", 4)
     alarms = sorted((c for c in cases if c.score["label"] == "normal" and c.score["fp"]), key=lambda c: -c.score["fp"])
     if alarms:
         yield (
             "false_positives_on_normals",
-            figures.overlay_grid(alarms, f"{source}all {len(alarms)} normal images with a false positive", 4),
+            figures.overlay_grid(alarms, f"Test images: all {len(alarms)} normal images with a false positive", 4),
         )
     shown = [lesions[0], lesions[len(lesions) // 2], lesions[-1], *alarms[:1]]
     if alphas := attention(attention_network(model), [case.image for case in shown]):
         what = "best, median and worst lesion image" + (", and a normal one" if alarms else "")
-        yield "attention", figures.attention_grid(shown, alphas, f"{source}attention coefficients: {what}")
+        yield "attention", figures.attention_grid(shown, alphas, f"Test images: attention coefficients: {what}")
     history = read_history(run / "history.csv")
     if history:
         judged = "the test images" if metrics.get("choose_on") == "test" else "validation"
@@ -257,7 +256,6 @@ def write_report(run: Path, drawn: Drawn, stored: dict, names: Sequence[str]) ->
     script = re.search("<script>(.*)</script>", source, re.DOTALL).group(1)
     page = template.render(
         title=f"Attention U-Net, run {run.name}",
-        source=metrics["data"],
         headline=headline,
         figures=pictures,
         rows=rows,

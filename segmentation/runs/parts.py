@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset import Sample, read_each, resize_image, resize_mask
 from segmentation.data.appearance import appearance, appearance_limits
@@ -55,8 +54,7 @@ def load_data(folders: Sequence[Path], image_size: int, resumed: bool = False) -
     hashes, statistics = [], []
 
     def look() -> Iterator[np.ndarray]:
-        pictures = tqdm(read_each(found.samples), total=count, desc="reading", unit="image", leave=False)
-        for i, (image, mask) in enumerate(pictures):
+        for i, (image, mask) in enumerate(read_each(found.samples, bar="reading")):
             images[i], masks[i] = resize_image(image, size), resize_mask(mask, size)
             hashes.append(hash_picture(image, mask))
             statistics.append(appearance(image))

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentation.common.errors import RunError
 from segmentation.runs.schemas import read_metrics
-from segmentation.scoring.scores import FLATTERED, LESION_GIVEN, check_same_images, further_scores, summarise
+from segmentation.scoring.scores import FLATTERED, LESION_GIVEN, further_scores, summarise
 
 
 def collect_scores(folder: Path, names: list[str]) -> dict:
     """Collect the scores of every run, their means and standard deviations, and a summary of all test images together.
 
     Raises:
-        RunError: a run's metrics.json is damaged, or the runs were tested on different images of one name.
+        RunError: a run's metrics.json is damaged.
     """
     runs, images = {}, []
     for name in names:
@@ -28,10 +27,6 @@ def collect_scores(folder: Path, names: list[str]) -> dict:
         row |= {key: metrics.get(key) for key in ("minutes", "gmac", "choose_on")}  # minutes: None if a run was resumed
         images += [score | {"run": name} for score in metrics["images"]]
         runs[name] = row
-    try:
-        check_same_images(images)
-    except ValueError as error:
-        raise RunError(f"{folder}: its runs are of different data: {error}. Choose another --name.") from None
     not_scores = ("data", "parameters", "gmac", "near_copies_in_training", "choose_on")
     scores = [key for key in row if key not in not_scores]
     values = {key: [row[key] for row in runs.values() if row[key] is not None] for key in scores}

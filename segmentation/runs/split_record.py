@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset import DataError, Sample, hash_pixels, read_each
 from segmentation.common.errors import RunError
@@ -32,13 +31,12 @@ def hash_picture(image: np.ndarray, mask: np.ndarray) -> Hashes:
 
 def hash_samples(samples: Sequence[Sample]) -> list[Hashes]:
     """Read the pictures of all samples, one after the other, for their hashes."""
-    pictures = tqdm(read_each(samples), total=len(samples), desc="comparing", unit="image", leave=False)
-    return [hash_picture(*picture) for picture in pictures]
+    return [hash_picture(*picture) for picture in read_each(samples, bar="comparing")]
 
 
 def _hash_data(samples: Sequence[Sample], hashes: Sequence[Hashes]) -> str:
-    """Hash of all that a split is made from: which pictures there are, and their classes, patients and folds."""
-    rows = [(s.name, s.label, s.patient, s.fold, h.both) for s, h in zip(samples, hashes, strict=True)]
+    """Hash of all that a split is made from: which pictures there are, their classes, patients and given parts."""
+    rows = [(s.name, s.label, s.patient, s.split or s.fold, h.both) for s, h in zip(samples, hashes, strict=True)]
     return content_hash(repr(rows).encode())
 
 

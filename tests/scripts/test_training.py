@@ -18,6 +18,7 @@ import train_model
 from attention_unet import build_attention_unet
 from dataset import Stream, find_samples, make_dataset, read_sample
 from segmentation.data.augmentation import augmenter
+from segmentation.data.find_data import SAMPLE
 from segmentation.network.losses import BceDiceLoss, training_metrics
 from segmentation.runs import run_folder
 from segmentation.runs.finished import BUS_BRA
@@ -159,6 +160,9 @@ def test_without_data_or_network_it_says_so_and_trains_on_the_sample(tmp_path, m
     assert "NO BUSI: training on 160 lesion images of BUS-BRA" in told and "test (sample)" in told
     run = tmp_path / "models" / "attention_unet"
     assert read(run, "metrics.json")["epochs"] == 1 and read(run, "config.json")["data"] == "sample"
+    with step_by_step():
+        train_model.main(TrainingConfig(**SMALL, data_dir=(SAMPLE,), epochs=2, run="named"))
+    assert read(run.parent / "named", "metrics.json")["epochs"] == 2  # as asked, where the sample itself is
 
 
 def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_path, monkeypatch):
