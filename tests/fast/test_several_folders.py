@@ -31,6 +31,13 @@ def test_two_folders_keep_names_and_patients_apart(tmp_path):
     assert found.describe()["root"] == [tmp_path / "cairo", tmp_path / "rio"]
 
 
+def test_a_hospital_of_the_table_goes_before_the_folders_name(tmp_path):
+    roots = [write_hospital(tmp_path / name, count=2) for name in ("a", "b")]
+    header, first, second = (roots[0] / "meta.csv").read_text().splitlines()
+    (roots[0] / "meta.csv").write_text(f"{header},hospital\n{first},Cairo\n{second},\n")
+    assert [s.folder for s in collect(roots).samples] == ["Cairo", "a", "b", "b"]
+
+
 def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path):
     found = collect([write_hospital(tmp_path / city / "data", count=2) for city in ("cairo", "rio")])
     assert [s.folder for s in found.samples] == ["cairo/data"] * 2 + ["rio/data"] * 2
