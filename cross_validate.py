@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from segmentation.common.checks import AnyPath, FolderName, Seed, Text, Whole, checked
 from segmentation.common.errors import RunError, one_clear_line
-from segmentation.common.files import check_output, json_holds, lock_folder, read_json, write_json
+from segmentation.common.files import check_output, content_hash, json_holds, lock_folder, read_json, write_json
 from segmentation.data.collection import collect, find_folders
 from segmentation.data.splits import count_folds
 from segmentation.runs.run_table import collect_scores, format_table
@@ -29,6 +29,10 @@ from segmentation.runs.schemas import read_config, read_split
 from segmentation.runs.split_record import hash_samples, load_split
 from segmentation.runs.workers import LocalTrainer, RayTrainer
 from segmentation.scoring.score_table import is_score_table, write_scores
+
+# Flags of train_model.py that each run gets from this script, and what to take in their place.
+NOT_FOR_RUNS = {"--split": ": take --splits", "--fold": ": take --folds", "--seed": ": take --seeds"}
+NOT_FOR_RUNS |= {"--run": ": take --name", "--resume": ": repeat the command", "--finish": ""}
 
 
 @checked
@@ -48,6 +52,8 @@ class CrossValidationConfig:
         """Refuse settings that contradict each other."""
         if not self.splits or not self.seeds:
             raise ValueError("--splits and --seeds need at least one value each")
+        if len({Path(split).stem for split in self.splits}) < len(self.splits):
+            raise ValueError("--splits: two have the same name, and so would their runs")
         for split in self.splits:
             folds = count_folds(split)
             if folds is None and not self.folds:
@@ -78,7 +84,7 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
     with lock_folder(folder, "cross-validation, or a training that it started,") as lock:
         check_output(folder / "cross_validation.csv", is_score_table)
         check_output(folder / "cross_validation.json", json_holds("mean", "runs", "together"))
-        keep_flags(folder, flags)
+        keep_flags(folder, flags, config.splits)
         plan = {
             f"{Path(split).stem}-fold{fold}-seed{seed}": ["--split", split, "--fold", str(fold), "--seed", str(seed)]
             for split, seed in product(config.splits, config.seeds)
@@ -104,17 +110,26 @@ def main(config: CrossValidationConfig, flags: Sequence[str]) -> dict:
     return result
 
 
-def keep_flags(folder: Path, flags: Sequence[str]) -> None:
-    """Write flags.json.
+def keep_flags(folder: Path, flags: Sequence[str], splits: Sequence[str]) -> None:
+    """Write flags.json: the flags, and the hash of each split's CSV file.
 
     Raises:
-        RunError: the folder holds runs with other flags.
+        RunError: a flag is not for train_model.py here, the folder holds runs with other flags, or a split's file was
+            changed since.
     """
+    for flag in (flag.split("=")[0].replace("_", "-") for flag in flags):
+        if flag in NOT_FOR_RUNS:
+            raise RunError(f"{flag} is not for cross_validate.py{NOT_FOR_RUNS[flag]}.")
     path = folder / "flags.json"
     has_runs = any(path.is_dir() for path in folder.iterdir())  # without runs, the earlier flags may have been refused
-    if has_runs and path.exists() and _in_order(earlier := read_json(path).get("flags") or ()) != _in_order(flags):
+    stored = read_json(path) if has_runs and path.exists() else {"flags": list(flags)}
+    if _in_order(earlier := stored.get("flags") or ()) != _in_order(flags):
         raise RunError(f"{folder}: holds runs with other flags ({' '.join(map(str, earlier))}). Choose another --name.")
-    write_json(path, {"flags": list(flags)})
+    files = {split: content_hash(Path(split).read_bytes()) for split in splits if split.endswith(".csv")}
+    known = stored.get("splits") or {}
+    if changed := [split for split in files if known.get(split, files[split]) != files[split]]:
+        raise RunError(f"{changed[0]}: was changed after runs in {folder} were trained with it. Choose another --name.")
+    write_json(path, {"flags": list(flags), "splits": known | files})
 
 
 def check_data(runs: Sequence[Path], goes_on: bool = False) -> None:

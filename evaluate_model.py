@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import segmentation.common.environment  # noqa: F401  # isort: skip
+from segmentation.common import environment  # noqa: F401  # isort: skip
 
 import cv2
 import numpy as np
@@ -22,13 +22,12 @@ from dataset import DataError, Sample, hash_pixels, read_each
 from segmentation.common.checks import AnyPath, Folders, Real, checked
 from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_output, json_holds, write_json
-from segmentation.common.machine import environment
+from segmentation.common.machine import describe_machine
 from segmentation.data.collection import Collection, collect
 from segmentation.data.splits import group_samples
 from segmentation.inference.engines import open_network
-from segmentation.runs.finished import open_decision
-from segmentation.runs.schemas import check_min_score
-from segmentation.runs.split_record import hashes_seen
+from segmentation.runs.finished import check_min_score, open_decision
+from segmentation.runs.split_record import hashes_seen, note_same_names
 from segmentation.scoring.calibration import collect_pixels, judge_calibration
 from segmentation.scoring.decision import Decision, Prediction, override_decision
 from segmentation.scoring.other_masks import pair_masks, read_masks
@@ -46,7 +45,7 @@ class EvaluationConfig:
     masks: AnyPath | None = None  # folder with another program's masks, one for each image; instead of --run
     unseen_only: bool = False  # leave out the training and validation images of the runs
     tta: bool = False  # average with the mirrored picture, even if the runs do not
-    threshold: Real[0, 1] | None = None  # probability above which a pixel is lesion; by default the runs' own
+    threshold: Real[0, 1] | None = None  # above which a pixel is lesion (docs/settings.md); by default the runs' own
     min_score: Real[0, 1] | None = None  # lesion score below which a mask is emptied; by default the runs' own
     largest_component: bool = False  # keep only the largest lesion
     output: AnyPath = Path("evaluation.json")  # summaries; a .csv file beside it gets the per-image scores
@@ -77,7 +76,7 @@ def main(config: EvaluationConfig) -> float:
     check_output(config.output, json_holds("data", "decision", "runs", "summary"))
     check_output(table, is_score_table)
     decisions = [open_decision(run) for run in config.run]
-    machine = environment()
+    machine = describe_machine()
     found = collect(config.data_dir)
     scores, result = score_masks(config.masks, found) if config.masks else score_runs(config, decisions, found)
     summary = summarise(scores)
@@ -140,7 +139,10 @@ def score_runs(config: EvaluationConfig, decisions: list[Decision], found: Colle
     chosen = [i for i, was_seen in enumerate(seen) if not was_seen]
     if not any(samples[i].label != "normal" for i in chosen):
         raise DataError(f"{where}: no unseen image with a lesion is left.")
-    leaked = sum(groups[i] in seen_groups for i in chosen)
+    # Near-copies are sought in these folders only: without any training image here, nothing is known about them.
+    leaked = sum(groups[i] in seen_groups for i in chosen) if any(seen) else None
+    for run in config.run:
+        note_same_names(run, [samples[i].name for i in chosen])
 
     unseen = [samples[i] for i in chosen]
     prediction, decision = predict_mean(config, decisions, unseen)

@@ -27,9 +27,9 @@ from pydantic import model_validator
 from attention_unet import GATES, multiply_adds
 from dataset import Stream, make_dataset, read_each
 from segmentation.common.checks import AnyPath, FolderName, Folders, Real, Seed, Text, Whole, checked
-from segmentation.common.errors import one_clear_line
+from segmentation.common.errors import RunError, one_clear_line
 from segmentation.common.files import check_space, write_json
-from segmentation.common.machine import environment
+from segmentation.common.machine import describe_machine
 from segmentation.data.augmentation import augmenter
 from segmentation.data.splits import ChooseOn, Division, Normals, count_folds
 from segmentation.network.encoders import Encoder, check_channels, load_imagenet
@@ -40,6 +40,7 @@ from segmentation.runs.finished import BUS_BRA, check_finished
 from segmentation.runs.parts import Parts, load_data, split_data
 from segmentation.runs.recorder import RunRecorder, bytes_to_write
 from segmentation.runs.run_folder import begin, build_network, load_run, open_run, take_weights
+from segmentation.runs.schemas import read_config
 from segmentation.scoring.decision import Decision, load_decision, save_decision
 from segmentation.scoring.prediction import predict_pictures, predict_raw, score_samples
 from segmentation.scoring.scores import result_line, summarise
@@ -72,7 +73,7 @@ class TrainingConfig:
     learning_rate: Real[1e-9, 1e30] = 1.5e-3  # peak, after 3 epochs of warm-up; then cosine decay; 5e-4 is no better
     ema: Real[0, 0.9999] = 0.99  # momentum of the weight average: about 100 steps, at most two epochs; 0: off
     dice_weight: Real[0, 1000] = 1.0  # weight of soft Dice, added to binary cross-entropy; 0: cross-entropy alone
-    augmentation: Real[0, 3] = 1.0  # strength; 0: only the left-right flip; 1.5 is no better in 20 epochs
+    augmentation: Real[0, 3] = 1.0  # strength; 0: only the left-right flip and `scanners`; 1.5 is no better
     scanners: Real[0, 2] = 1.0  # frequency of augmentations that imitate other machines: +0.03 Dice elsewhere; 0: off
     seed: Seed = 0  # of the initial weights, the order of the images and the augmentation
     # From probability to mask
@@ -135,7 +136,7 @@ def main(config: TrainingConfig) -> float:
     with open_run(config, config.models_dir / config.run, config.resume) as (run, config, goes_on):
         # Everything that can fail comes first, not after hours of training.
         board = TensorBoardLog(run) if config.tensorboard else None
-        machine = environment()
+        machine = describe_machine()
         convolutions = prepare_machine(config.seed, config.precision)
         earlier = [path for path in (first_weights(config), config.decision_from) if isinstance(path, Path)]
         decision = given_decision(config.decision_from, config.tta)
@@ -146,6 +147,7 @@ def main(config: TrainingConfig) -> float:
         data = load_data(config.data_dir, config.image_size, goes_on)
         data = split_data(data, config.division, earlier, stopped=run if goes_on else None)
         model = keep_lesion_score(model, data.train[1])
+        check_decision(config.decision_from, model)
         if not goes_on:
             network["lesion_score"] = has_lesion_score(model)
             stored = data.found.describe() | {"network": network, "config": asdict(config)}
@@ -205,6 +207,16 @@ def keep_lesion_score(model: keras.Model, masks: np.ndarray) -> keras.Model:
         return model
     print(f"no lesion score: there are {normals} normal images to train on, and it needs at least {MIN_NORMALS}")
     return keras.Model(model.input, model.output["lesion"], name=model.name)
+
+
+def check_decision(decision_from: Path | None, model: keras.Model) -> None:
+    """Check that the decision of another run has the same meaning here: with a lesion score, the threshold is a share.
+
+    Raises:
+        RunError: only one of the two networks has a lesion score.
+    """
+    if decision_from and bool(read_config(decision_from)["network"].get("lesion_score")) != has_lesion_score(model):
+        raise RunError(f"{decision_from}: its decision does not fit: only one of the two networks has a lesion score.")
 
 
 def fit(
@@ -311,7 +323,10 @@ def parse_command_line() -> TrainingConfig:
     """The preset named by the first argument, or the default, with the flags after it."""
     arguments = sys.argv[1:]
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "default"
-    return tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
+    config = tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
+    if config.resume and replace(config, resume=None, finish=False) != PRESETS[preset]:
+        raise RunError("--resume takes all settings from the run. Leave out all other flags but --finish.")
+    return config
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from segmentation.data.collection import collect, find_folders
 from segmentation.inference.dicom_seg import check_highdicom
 from segmentation.inference.engines import Engine, open_network
 from segmentation.inference.own_images import Wish, predict_images
-from segmentation.runs.finished import newest_run, open_decision
-from segmentation.runs.schemas import check_min_score
+from segmentation.runs.finished import check_min_score, newest_run, open_decision
 from segmentation.scoring.decision import Decision, override_decision
 from segmentation.scoring.prediction import Network
 

@@ -128,14 +128,9 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def file_hash(*paths: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the files' contents, without their names."""
-    return content_hash(*(path.read_bytes() for path in paths))
-
-
-def content_hash(*contents: bytes) -> str:
-    """As `file_hash`, for contents that are in memory."""
-    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+def content_hash(content: bytes) -> str:
+    """First 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- checks before a long computation

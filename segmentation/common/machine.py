@@ -11,7 +11,7 @@ from segmentation.common.environment import REPOSITORY
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
 
 
-def environment() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Commit, machine and package versions, on which the results depend; "unknown" or "not installed" if missing."""
 
     def installed(package: str) -> str:

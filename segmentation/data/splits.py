@@ -36,6 +36,7 @@ Normals = Literal["both", "train", "test", "none"]
 ChooseOn = Literal["validation", "decision", "nothing", "test"]
 
 _TWENTIETHS = 20  # every computed split is composed of twenty grouped, stratified folds of 5 %
+LESIONS_NEEDED = _TWENTIETHS
 _LEAKY = ("all-random", "random-cv")  # these ignore near-copies
 _GROUPED_TEST, _GROUPED_VAL = [0, 1, 2], [3, 4, 5]  # the twentieths of "grouped"
 
@@ -101,8 +102,8 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Divis
 
 def _twentieths(samples: Sequence[Sample], groups: np.ndarray, seed: int, strata: Sequence[str]) -> np.ndarray:
     """Fold 0 to 19 of each sample; a group is in one fold, and the strata are spread evenly."""
-    if (lesions := sum(s.label != "normal" for s in samples)) < _TWENTIETHS:
-        raise DataError(f"{lesions} images with a lesion are too few to split: at least {_TWENTIETHS} are needed.")
+    if (lesions := sum(s.label != "normal" for s in samples)) < LESIONS_NEEDED:
+        raise DataError(f"{lesions} images with a lesion are too few to split: at least {LESIONS_NEEDED} are needed.")
     if max(Counter(strata).values()) < _TWENTIETHS:  # scikit-learn needs a stratum of this size
         strata = ["normal" if s.label == "normal" else "lesion" for s in samples]
     if (count := len(set(groups.tolist()))) < _TWENTIETHS:
@@ -131,7 +132,10 @@ def _assign_parts(samples: Sequence[Sample], groups: np.ndarray, division: Divis
     folds_of = len(set(hospitals)) if split == "by-hospital" else COMPUTED[split]
     _check_fold(division, folds_of)
     if split == "by-hospital" and folds_of < 3:
-        raise DataError("split by-hospital tests one hospital and trains on the others: give --data-dir three or more.")
+        needed = "three folders, or one whose meta.csv has three in its column hospital"
+        raise DataError(f"split by-hospital tests one hospital and trains on the others: give --data-dir {needed}.")
+    if split == "by-hospital" and (unknown := np.count_nonzero(hospitals == "")):
+        raise DataError(f"split by-hospital: {unknown} images have no hospital in meta.csv.")
     folds = _twentieths(samples, np.arange(len(samples)) if split in _LEAKY else groups, division.seed, strata)
     if split == "by-hospital":
         part[np.isin(folds, _GROUPED_VAL)] = "val"

@@ -35,7 +35,7 @@ RUNNERS = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "litert-int8": "ai
 RUNNERS |= {"openvino": "openvino", "openvino-bfloat16": "openvino"}
 MAX_EXPORT_BYTES = 600_000_000
 RAW = "_raw"  # ending of the name of an output without calibration
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # a batch -> all outputs by their names
+Compute = Callable[[np.ndarray], dict[str, np.ndarray]]  # a batch -> all outputs by their names
 
 # ---------------------------------------------------------------- export.json
 
@@ -176,7 +176,7 @@ class ExportedNetwork:
         return raw if len(raw) > 1 else raw["lesion"]
 
 
-def open_onnx(path: Path, threads: int) -> Run:
+def open_onnx(path: Path, threads: int) -> Compute:
     """Open a file in ONNX Runtime."""
     import onnxruntime
 
@@ -196,7 +196,7 @@ def import_openvino():
     return openvino
 
 
-def open_openvino(path: Path, threads: int, bfloat16: bool = False) -> Run:
+def open_openvino(path: Path, threads: int, bfloat16: bool = False) -> Compute:
     """Open a file in OpenVINO, on the CPU."""
     core = import_openvino().Core()
     able = bfloat16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -206,12 +206,12 @@ def open_openvino(path: Path, threads: int, bfloat16: bool = False) -> Run:
     return lambda batch: dict(zip(names, map(np.array, model(batch).values()), strict=True))
 
 
-def open_bfloat16(path: Path, threads: int) -> Run:
+def open_bfloat16(path: Path, threads: int) -> Compute:
     """Open a file in OpenVINO, in bfloat16 on CPUs that support it."""
     return open_openvino(path, threads, bfloat16=True)
 
 
-def open_litert(path: Path, threads: int) -> Run:
+def open_litert(path: Path, threads: int) -> Compute:
     """Open a file in LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 

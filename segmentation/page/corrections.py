@@ -8,7 +8,7 @@ import csv
 import io
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,6 @@ from segmentation.reports.overlays import data_uri, jpeg
 from segmentation.runs.finished import SHIPPED
 from segmentation.runs.schemas import read_config
 
-LESIONS_NEEDED = 20  # lesion images that a training needs (segmentation/data/splits.py)
 EDITOR_SIDE = 1600  # pixels; a larger picture is reduced for the editor, and its mask is enlarged afterwards
 MAX_MASK_TEXT = 20_000_000  # characters of the PNG data URI that the browser sends
 
@@ -107,7 +106,8 @@ def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
         try:
             for path, pixels in zip(written, (image, (mask != 0).astype(np.uint8) * 255), strict=True):
                 write_picture(path, pixels)
-            _add_row(folder / "meta.csv", [f"{name}.png", "lesion" if mask.any() else "normal", hash_pixels(image)])
+            label = "lesion" if mask.any() else "normal"
+            _add_row(folder / "meta.csv", {"image": f"{name}.png", "class": label, "sha256": hash_pixels(image)})
         except BaseException:
             for path in written:
                 path.unlink(missing_ok=True)
@@ -115,11 +115,18 @@ def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
     return name
 
 
-def _add_row(table: Path, row: Sequence[str]) -> None:
-    before = table.read_text(encoding="utf-8") if table.exists() else "image,class,sha256\n"
+def _add_row(table: Path, row: dict[str, str]) -> None:
+    """Add a row to meta.csv, which may have other columns and be edited by hand."""
+    columns, rows = list(row), []
+    if table.exists():
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            columns, rows = reader.fieldnames or columns, list(reader)
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(row)
-    write_text(table, before + text.getvalue())
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+    write_text(table, text.getvalue())
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -149,7 +156,9 @@ def training_commands(folder: Path, run: Path, stored: dict) -> Iterator[str]:
     data = [root] if isinstance(root, Path) else list(root)
     yield shlex.join(map(str, ["python", "train_model.py", "--data-dir", folder, "--start-from", run, *flags]))
     if data and all(path.is_dir() for path in data):
-        yield shlex.join(map(str, ["python", "train_model.py", "--data-dir", folder, *data, *flags]))
+        start = "random" if stored["network"]["encoder"] == "none" else "imagenet"
+        command = ["python", "train_model.py", "--data-dir", folder, *data, "--start-from", start, *flags]
+        yield shlex.join(map(str, command))
 
 
 def _network_flags(network: dict) -> list[str]:

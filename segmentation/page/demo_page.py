@@ -24,6 +24,7 @@ from dataset import MAX_PIXELS, DataError
 from segmentation.common.errors import RunError, hint
 from segmentation.common.files import lock_folder
 from segmentation.data.appearance import unlike_training
+from segmentation.data.splits import LESIONS_NEEDED
 from segmentation.inference.own_images import range_of
 from segmentation.page import corrections
 from segmentation.pictures.picture_files import Picture, forget_frames, list_pages, read_picture
@@ -287,7 +288,7 @@ class Page:
             added=int((mask & ~predicted).sum()),
             removed=int((predicted & ~mask).sum()),
             count=corrections.count_corrections(self.folder),
-            needed=corrections.LESIONS_NEEDED,
+            needed=LESIONS_NEEDED,
             commands=list(corrections.training_commands(self.folder, self.outliner.run, self.outliner.stored)),
         )
 

@@ -13,7 +13,7 @@ from segmentation.reports.overlays import draw_overlay
 from segmentation.scoring.decision import Decision, to_mask
 from segmentation.scoring.prediction import predict_raw
 
-PICTURES, EVERY, SIDE = 4, 5, 320  # overlays: number of images, epochs between them, pixels of the longer side
+SHOWN, EVERY, SIDE = 4, 5, 320  # overlays: number of images, epochs between them, pixels of the longer side
 PLAIN_DECISION = Decision(threshold=0.5, min_score=0.5)  # the run's own is chosen after training
 
 
@@ -40,7 +40,7 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
     def show(self, judged: tuple[np.ndarray, np.ndarray] | None) -> "TensorBoardLog":
         """Choose the images for the overlays, evenly spaced, from images and masks, (N, S, S). Returns itself."""
         if judged:
-            chosen = np.unique(np.linspace(0, len(judged[0]) - 1, PICTURES).round().astype(int))
+            chosen = np.unique(np.linspace(0, len(judged[0]) - 1, SHOWN).round().astype(int))
             self.images, self.references = (part[chosen] for part in judged)
         return self
 
@@ -53,7 +53,7 @@ class TensorBoardLog(keras.callbacks.TensorBoard):
             super().on_epoch_end(epoch, logs)
             if len(self.images) and (epoch % EVERY == 0 or epoch + 1 == self.params["epochs"]):
                 with self._val_writer.as_default():
-                    self.summary.image("overlays", self.draw(), step=epoch, max_outputs=PICTURES)
+                    self.summary.image("overlays", self.draw(), step=epoch, max_outputs=SHOWN)
         except tf.errors.OpError as error:
             raise RunError(f"{self.log_dir}: cannot be written ({error.message}).") from error
 

@@ -36,7 +36,7 @@ def check_finished(run: Path, *files: str) -> None:
     """
     for name in ("config.json", "split.json", "best.keras", "metrics.json", *files):
         if not (run / name).exists():
-            raise RunError(f"{run / name}: no such file. Only a finished run can be used or scored.")
+            raise RunError(f"{run / name}: no such file. Only a finished run lends its weights or its decision.")
 
 
 def open_decision(run: Path) -> Decision:
@@ -52,3 +52,13 @@ def open_decision(run: Path) -> Decision:
             raise RunError(f"{run / name}: no such file. A run can be used once its first epoch is done.")
     print(f"note: {run} is not finished: its best epoch so far is used, with a threshold of 0.5")
     return Decision()
+
+
+def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
+    """Refuse a minimum lesion score if the network has no lesion score; `stored` is the run's config.json.
+
+    Raises:
+        RunError: the minimum would be ignored.
+    """
+    if min_score is not None and not stored["network"].get("lesion_score"):
+        raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")

@@ -88,7 +88,9 @@ def split_data(data: Data, division: Division, earlier: Sequence[Path], stopped:
     record = split_record(samples, hashes, groups, parts, division) | ({"seen_before": seen} if seen else {})
     if stopped:
         check_same_split(stopped, record)
-    print(f"split {division.split}: " + ", ".join(f"{len(members)} {part} images" for part, members in parts.items()))
+    counts = {f"{part} images": len(members) for part, members in parts.items()}
+    counts["in no part"] = len(samples) - sum(counts.values())
+    print(f"split {division.split}: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
     judged = parts["test"] if division.choose_on == "test" else parts["val"]
     return Parts(
         found=data.found,
@@ -110,11 +112,16 @@ def weigh_scores(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Weight of each training and validation image in the lesion score's loss; None, None if all have weight 1.
 
-    The images of a folder without normal training images have weight 0. Otherwise the network would learn to recognise
-    the hospital, as a sign of a lesion.
+    The images of a folder without normal training images, or with no others, have weight 0. Otherwise the network would
+    learn to recognise the hospital, as a sign of a lesion.
     """
-    both = {samples[i].folder for i in train if samples[i].label == "normal"}
-    if not both or both == {samples[i].folder for i in train}:
+    folders = [
+        {samples[i].folder for i in train if (samples[i].label == "normal") is normal} for normal in (True, False)
+    ]
+    both = set.intersection(*folders)
+    if not both and all(folders):
+        print("note: no folder holds lesion and normal images: the lesion score may learn to tell the folders apart")
+    if not both or both == set.union(*folders):
         return None, None
-    print(f"the lesion score is learned from {', '.join(sorted(both))} only: the other folders hold no normal image")
+    print(f"the lesion score is learned from {', '.join(sorted(both))} only: no other folder holds both kinds of image")
     return tuple(np.array([samples[i].folder in both for i in part], np.float32) for part in (train, judged))

@@ -191,12 +191,8 @@ def _load_weights(model: keras.Model, path: Path) -> None:
         model.load_weights(archive.extract("model.weights.h5", folder))
 
 
-def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]:
-    """Rebuild a run's network and load its weights. No code from a file is executed.
-
-    Args:
-        run: the run's folder.
-        weights: the name of the weights file.
+def load_run(run: Path) -> tuple[keras.Model, dict]:
+    """Rebuild a run's network and load the weights of its best epoch. No code from a file is executed.
 
     Returns:
         The network, and config.json.
@@ -205,7 +201,7 @@ def load_run(run: Path, weights: str = "best.keras") -> tuple[keras.Model, dict]
         RunError: a file is missing, damaged, or does not fit the network.
     """
     config = read_config(run)
-    path = run / weights
+    path = run / "best.keras"
     if not path.exists():
         raise RunError(f"{path}: no such file. Has the run finished its first epoch?")
     check_file(path, MAX_WEIGHTS_BYTES)

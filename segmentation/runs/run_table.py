@@ -28,8 +28,9 @@ def collect_scores(folder: Path, names: list[str]) -> dict:
         images += [score | {"run": name} for score in metrics["images"]]
         runs[name] = row
     not_scores = ("data", "parameters", "gmac", "near_copies_in_training", "choose_on")
-    scores = [key for key in row if key not in not_scores]
-    values = {key: [row[key] for row in runs.values() if row[key] is not None] for key in scores}
+    # A run that was finished before a score was added does not have it.
+    scores = dict.fromkeys(key for row in runs.values() for key in row if key not in not_scores)
+    values = {key: [row[key] for row in runs.values() if row.get(key) is not None] for key in scores}
     spread = {
         key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
         for key, v in values.items()

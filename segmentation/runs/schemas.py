@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from segmentation.common.checks import STRICT, AnyPath, Folders, Number, Plain, Real, Seed, Sha256, Text, Whole, check
 from segmentation.common.errors import RunError
-from segmentation.common.files import check_file, file_hash, read_json
+from segmentation.common.files import check_file, content_hash, read_json
 from segmentation.scoring.score_table import MAX_IMAGES, Count, Group, ImageScore
 
 MAX_EPOCHS = 100_000
@@ -59,16 +59,6 @@ def read_config(run: Path) -> dict:
     return check(RunConfig, read_json(path), path)
 
 
-def check_min_score(run: Path, stored: dict, min_score: float | None) -> None:
-    """Refuse a minimum lesion score if the network has no lesion score; `stored` is the run's config.json.
-
-    Raises:
-        RunError: the minimum would be ignored.
-    """
-    if min_score is not None and not stored["network"].get("lesion_score"):
-        raise RunError(f"{run}: its network has no lesion score, so there is nothing to compare with --min-score.")
-
-
 # ---------------------------------------------------------------- split.json
 
 
@@ -110,7 +100,7 @@ def read_split(run: Path) -> dict:
     """
     path = run / "split.json"
     split = check(SplitRecord, read_json(path), path)
-    if read_config(run).get("split_sha256", ...) not in (..., file_hash(path)):
+    if read_config(run).get("split_sha256", ...) not in (..., content_hash(path.read_bytes())):
         raise RunError(f"{path}: belongs to another config.json than the one beside it. Copy the run again.")
     return split
 

@@ -94,7 +94,19 @@ def seen_before(
             "first. Take other images, another --start-from (imagenet), or its --split and --fold, with the seed in "
             "its split.json as --split-seed."
         )
+    note_same_names(run, [samples[i].name for i in test])
     return sorted(known)
+
+
+def note_same_names(run: Path, names: Sequence[str]) -> None:
+    """Print a note if a run was trained on images of these names: it did not see these pixels, but may know the images
+    at another size."""
+    rows = read_split(run)["images"]
+    if alike := [name for name in names if rows.get(name, {"part": "test"})["part"] != "test"]:
+        print(
+            f"note: {run} was trained on images of the same names as {len(alike)} of the test images, {alike[0]!r} "
+            "first, with other pixels. If these are the same pictures at another size, their scores mean nothing."
+        )
 
 
 def load_split(

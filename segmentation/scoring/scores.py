@@ -292,15 +292,21 @@ def compare_runs(a: Sequence[Mapping], b: Sequence[Mapping], key: str = "dice") 
 
 
 def check_same_images(scores: Sequence[Mapping]) -> None:
-    """Check that images of one name are one picture, as far as the scores have the hash of its pixels.
+    """Check that images of one name are one picture with one reference, as far as the scores tell: by the hash of its
+    pixels, and by the lesion pixels of its reference.
 
     Raises:
         ValueError: they are not.
     """
-    known: dict[str, str] = {}
-    other = [s["name"] for s in scores if s.get("sha256") and known.setdefault(s["name"], s["sha256"]) != s["sha256"]]
+    known: dict[tuple, object] = {}
+    other = []
+    for s in scores:
+        facts = {"sha256": s.get("sha256"), "reference": s["tp"] + s["fn"] if "tp" in s else None}
+        if any(fact and known.setdefault((s["name"], key), fact) != fact for key, fact in facts.items()):
+            other.append(s["name"])
     if other:
-        raise ValueError(f"{len(set(other))} of their images differ, though not in name, {other[0]!r} first")
+        count = len(set(other))
+        raise ValueError(f"{count} of their images or reference masks differ, though not in name, {other[0]!r} first")
 
 
 def _pairs(a: Sequence[Mapping], b: Sequence[Mapping], value: Callable) -> tuple[list[tuple[float, float]], list]:

@@ -8,6 +8,7 @@ from conftest import assert_one_clear_line, run_here, run_script
 import compare_runs
 from segmentation.common.errors import RunError
 from segmentation.scoring.score_table import read_scores, write_scores
+from segmentation.scoring.scores import overlap_scores
 
 
 def write_run(folder, shift, count=30):
@@ -95,9 +96,21 @@ def test_images_of_one_name_but_other_pixels_are_not_compared(tmp_path, capsys):
     for b in (same, write_table(tmp_path / "without.csv", 0)):
         assert printed_by(capsys, a, b)[1].startswith("difference +0.0000")
     with pytest.raises(
-        RunError, match="a.csv and .*other.csv cannot be compared: 31 of their images differ, .*'0' first"
+        RunError, match="a.csv and .*other.csv cannot be compared: 31 of their images or .* differ, .*'0' first"
     ):
         compare_runs.main(a, other)
+    scores = read_scores(a)
+    write_scores(
+        a,
+        [
+            score
+            | {"fn": score["fn"] + (i == 3), "tn": score["tn"] - (i == 3)}
+            | overlap_scores(score["tp"], score["fp"], score["fn"] + (i == 3))
+            for i, score in enumerate(scores)
+        ],
+    )  # another reader's mask
+    with pytest.raises(RunError, match="1 of their images or reference masks differ, .*'3' first"):
+        compare_runs.main(a, same)
 
 
 def test_the_leak_is_measured_on_images_with_a_copy_in_another_fold(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import DataError, find_samples, read_sample
+from dataset import DataError, find_samples, hash_pixels, read_sample
 from segmentation.common.errors import RunError
 from segmentation.common.files import lock_folder
 from segmentation.page import corrections
@@ -80,6 +80,13 @@ def test_a_saved_pair_is_lossless_and_is_read_as_training_data(tmp_path):
     assert (image == PICTURE).all() and (mask == MASK).all() and read_sample(bare)[0].shape == (20, 41)
 
 
+def test_a_table_with_other_columns_that_was_edited_by_hand_gets_a_row(tmp_path):
+    (tmp_path / "meta.csv").write_text("\ufeffimage,class,patient,sha256\nold.png,normal,7,")  # no end of the last line
+    corrections.save_correction(tmp_path, "scan.png", PICTURE, MASK)
+    rows = (tmp_path / "meta.csv").read_text().splitlines()
+    assert rows == ["image,class,patient,sha256", "old.png,normal,7,", f"scan.png,lesion,,{hash_pixels(PICTURE)}"]
+
+
 def test_nothing_is_overwritten(tmp_path):
     mine = tmp_path / "images" / "Scan.jpg", tmp_path / "masks" / "scan-2.png"
     for path in mine:
@@ -137,11 +144,14 @@ def test_the_commands_of_the_default_network_need_no_flags(tmp_path):
     words = ["python", "train_model.py", "--data-dir", "my corrections", "--start-from", str(SHIPPED)]
     assert shlex.split(command) == words
     with_data = list(corrections.training_commands(Path("c"), SHIPPED, stored | {"root": (tmp_path, tmp_path)}))
-    assert shlex.split(with_data[1])[2:] == ["--data-dir", "c", str(tmp_path), str(tmp_path)]
+    # Not from bus-bra: the shipped network's own data hold images that those weights have seen.
+    assert shlex.split(with_data[1])[2:] == ["--data-dir", "c", *[str(tmp_path)] * 2, "--start-from", "imagenet"]
 
 
-def test_the_command_of_another_network_builds_that_network():
+def test_the_commands_of_another_network_build_that_network(tmp_path):
     network = read_config(SHIPPED)["network"] | {"encoder": "none", "base_filters": 2, "input_shape": (32, 32, 1)}
-    (command,) = corrections.training_commands(Path("c"), Path("models/x"), {"network": network})
+    stored = {"network": network, "root": tmp_path}
     flags = ["--image-size", "32", "--encoder", "none", "--base-filters", "2"]
-    assert shlex.split(command)[-6:] == flags
+    on_corrections, on_both = corrections.training_commands(Path("c"), Path("models/x"), stored)
+    assert shlex.split(on_corrections)[-8:] == ["--start-from", "models/x", *flags]
+    assert shlex.split(on_both)[-8:] == ["--start-from", "random", *flags]  # encoder none has no other weights

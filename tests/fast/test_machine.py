@@ -3,7 +3,7 @@
 from conftest import REPOSITORY
 
 from segmentation.common import machine
-from segmentation.common.machine import commit, environment
+from segmentation.common.machine import commit, describe_machine
 
 
 def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(machine.subprocess, "run", git)
         patch.setattr(machine, "version", missing)
-        found = environment()
+        found = describe_machine()
         assert found["commit"] == "1234567-dirty" and found["keras"] == "not installed"
         answers["rev-parse"] = "copies/"  # in a folder of another repository
         assert commit(REPOSITORY) == "unknown"

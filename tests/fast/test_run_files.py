@@ -7,8 +7,8 @@ import pytest
 from conftest import REPOSITORY
 
 from segmentation.common.errors import RunError
-from segmentation.runs.finished import check_finished, open_decision
-from segmentation.runs.schemas import check_min_score, read_config, read_history, read_metrics, read_split
+from segmentation.runs.finished import check_finished, check_min_score, open_decision
+from segmentation.runs.schemas import read_config, read_history, read_metrics, read_split
 from segmentation.scoring.decision import Decision
 from segmentation.scoring.scores import further_scores, summarise
 

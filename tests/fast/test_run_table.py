@@ -74,9 +74,12 @@ def test_what_a_run_does_not_say_is_an_empty_cell(folder):
     assert result["mean"]["normals_with_false_positive"] == {"mean": 0.25, "sd": 0.0}
     assert result["mean"]["minutes"] == {"mean": 2.0, "sd": 0.0}
     assert "| fold1 | 0.8 | 0.9 | 0.4 | 3 | 0 |  |  | 8 |" in format_table(result)
+    lesions = [{key: value for key, value in s.items() if key != "roundness"} for s in lesions]
+    change(folder / "fold1", images=lesions)  # finished before this score was added
+    assert "| fold1 | 0.8 | 0.9 | 0.4 | 3 | 0 |  |  |  |" in format_table(collect_scores(folder, RUNS))
     change(folder / "fold0", minutes=None, gmac=None)
     text = format_table(collect_scores(folder, RUNS))
-    assert "GMAC" not in text and "| mean | 0.7 | 0.8 | 0.35 | 3 | 0 | 0.25 |  | 7 |" in text
+    assert "GMAC" not in text and "| mean | 0.7 | 0.8 | 0.35 | 3 | 0 | 0.25 |  | 6 |" in text
     change(folder / "fold1", near_copies_in_training=None)
     with pytest.raises(RunError, match='fold1/metrics.json: "near_copies_in_training" is missing'):
         collect_scores(folder, RUNS)
@@ -103,4 +106,8 @@ def test_a_folder_without_normal_images_teaches_no_lesion_score(capsys):
     train, judged = weigh_scores(samples, [0, 1, 2], [3, 4])
     assert train.tolist() == [1, 1, 0] and judged.tolist() == [0, 1] and train.dtype == np.float32
     assert "cairo only" in capsys.readouterr().out
+    assert weigh_scores(samples, [0, 1, 3], [4])[0].tolist() == [1, 1, 0]  # nor does one without a lesion
     assert weigh_scores(samples, [0, 1, 2, 3], [4]) == weigh_scores(samples, [1, 2], [4]) == (None, None)
+    assert "note" not in capsys.readouterr().out
+    assert weigh_scores(samples, [0, 2], [4]) == (None, None)
+    assert "note: no folder holds lesion and normal images" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from segmentation.common.errors import RunError
 from segmentation.common.files import read_json, write_json
 from segmentation.data.splits import Division, split_samples
 from segmentation.page.corrections import save_correction
-from segmentation.runs.split_record import hash_samples, load_split, seen_before, split_record
+from segmentation.runs.split_record import hash_picture, hash_samples, load_split, seen_before, split_record
 
 NETWORK = {"input_shape": [32, 32, 1], "base_filters": 2, "depth": 2, "gates": "paper", "encoder": "none"}
 
@@ -57,6 +57,16 @@ def test_a_near_copy_of_what_a_run_has_seen_is_refused(run):
     with pytest.raises(DataError, match=r"1 of the 2 test images .*'benign \(2\)' first"):
         seen_before(folder, samples, hashes, groups, [5, 1])
     assert seen_before(folder, samples, hashes, groups, [5, 6]) == [hash_pixels(read_sample(samples[0])[0])]
+
+
+def test_pictures_of_the_same_name_at_another_size_are_said(run, capsys):
+    folder, samples, groups = run
+    write(*run, {"train": [0], "val": [], "test": [5]})
+    half = [hash_picture(image[::2], mask[::2]) for image, mask in map(read_sample, samples)]
+    seen_before(folder, samples, half, groups, [5, 6])
+    assert capsys.readouterr().out == ""
+    seen_before(folder, samples, half, groups, [5, 0])
+    assert f"same names as 1 of the test images, {samples[0].name!r} first" in capsys.readouterr().out
 
 
 def test_a_picture_that_the_page_saved_counts_as_seen(run):

@@ -154,6 +154,9 @@ def test_by_hospital_tests_one_folder_and_trains_on_the_others():
             counts = [sum(samples[i].folder == other for i in parts[part]) for part in ("train", "val")]
             assert counts == pytest.approx([51, 9], abs=3)
         assert near_copies_in_training(parts, groups) == []
+    samples[7] = samples[7]._replace(folder="")
+    with pytest.raises(DataError, match="by-hospital: 1 images have no hospital in meta.csv"):
+        split_samples(samples, groups, Division(split="by-hospital"))
 
 
 def test_near_copies_in_training_are_those_of_test_images():
@@ -172,7 +175,7 @@ FEW = {"benign": 15, "malignant": 15}
         (FEW, range(30), Division(split="grouped-cv", fold=5), "grouped-cv has fold 0 to 4, not 5"),
         (FEW, range(30), Division(fold=1), "grouped has fold 0, not 1"),
         (FEW, range(30), Division(split="given"), "meta.csv has no entries in a column split or fold"),
-        (FEW, range(30), Division(split="by-hospital"), "by-hospital tests one hospital .* three or more"),
+        (FEW, range(30), Division(split="by-hospital"), "by-hospital tests one hospital .* three folders, or"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(counts, groups, division, message):

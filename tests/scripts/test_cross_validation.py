@@ -56,6 +56,7 @@ def test_each_split_fold_and_seed_is_a_run_and_a_preset_is_handed_on(tmp_path, p
         ({"splits": ("tuning",), "folds": (-1,)}, "must be at least 0"),
         ({"splits": ("by-hospital",)}, "--splits by-hospital needs --folds"),
         ({"seeds": ()}, "need at least one value"),
+        ({"splits": ("grouped", "a/grouped.csv")}, "two have the same name"),
     ],
 )
 def test_folds_and_seeds_that_do_not_exist(settings, words):
@@ -71,6 +72,27 @@ def test_the_order_of_the_flags_does_not_matter_but_their_values_do(tmp_path, pl
     (tmp_path / config.name / "grouped-fold0-seed0").mkdir()
     with pytest.raises(RunError, match=r"other flags \(--batch-size 2 --epochs 1\)"):
         cross_validate.main(config, ["--epochs", "2", "--batch-size", "1"])
+
+
+def test_flags_that_each_run_gets_from_this_script_are_refused(tmp_path, planned):
+    config = CrossValidationConfig(splits=("grouped",), models_dir=tmp_path)
+    for flag, words in (("--split", "take --splits"), ("--seed=3", "take --seeds"), ("--resume", "repeat the command")):
+        with pytest.raises(RunError, match=f"^{flag.partition('=')[0]} is not for cross_validate.py: {words}.$"):
+            cross_validate.main(config, [flag])
+    assert not planned
+
+
+def test_a_split_file_that_was_changed_is_another_cross_validation(tmp_path, planned):
+    split = tmp_path / "my.csv"
+    split.write_text("image,part\na,train\nb,val\nc,test\n")
+    config = CrossValidationConfig(splits=(str(split),), models_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(RunError, match="not made"):
+            cross_validate.main(config, [])
+        (tmp_path / config.name / "my-fold0-seed0").mkdir(exist_ok=True)
+    split.write_text("image,part\na,test\nb,val\nc,train\n")
+    with pytest.raises(RunError, match="my.csv: was changed after runs in"):
+        cross_validate.main(config, [])
 
 
 def test_only_its_own_tables_are_replaced(tmp_path, planned):
