@@ -59,7 +59,7 @@ TABLE_HEADER = f"{'format':18}{'MiB':>6}{'largest difference':>20}{'changed mask
 class ExportConfig:
     """What to export."""
 
-    run: AnyPath  # folder of a finished run
+    run: AnyPath  # folder of a run
     to: tuple[Format, ...] = ("onnx",)  # the formats; litert-int8 needs the run's data
     data_dir: Folders = ()  # the run's data, if it has moved; without data, the files are compared on data/sample
 

@@ -93,7 +93,7 @@ def project(tmp_path_factory):
         "--split",
         "my.csv",
         "--encoder",
-        "plain",
+        "small",
         "--start-from",
         "random",
         "--gates",
@@ -138,7 +138,7 @@ def test_the_score_is_in_every_table(project):
 
 def test_the_encoder_the_augmentation_and_the_split_are_used(project):
     run = project[0] / "models" / "a"
-    assert json.loads((run / "config.json").read_text())["network"]["encoder"] == "plain"
+    assert json.loads((run / "config.json").read_text())["network"]["encoder"] == "small"
     assert (project[0] / "noise was added").exists()
     images = json.loads((run / "split.json").read_text())["images"]
     assert images["scan0"]["part"] == images["scan43"]["part"] == "test" and images["scan2"]["part"] == "val"
