@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dataset import DataError
-from segmentation.importing.data_table import find_file, index_files
-from segmentation.importing.pairing import stem_of
+from segmentation.importing.data_table import find_file, index_files, stem_of
 
 MAX_JSON_BYTES = 200_000_000
 LESIONS = ("benign", "malignant", "lesion", "tumor", "tumour", "mass", "nodule", "cancer", "cyst", "fibroadenoma")
@@ -51,7 +50,7 @@ def read_outlines(files: Sequence[Path], images: Sequence[Path], wanted: Sequenc
     for path in files:
         content = _read(path)
         if isinstance(content.get("shapes"), list):
-            images_of = [(f"{stem_of(path)}.png", 0), (str(content.get("imagePath", "")), 0)]
+            images_of = [(f"{stem_of(path.name)}.png", 0), (str(content.get("imagePath", "")), 0)]
             drawn = {0: [_from_labelme(path, content, shape) for shape in content["shapes"]]}
         elif isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list):
             images_of, drawn = _from_coco(path, content)

@@ -136,10 +136,16 @@ def make_row(table: Table, cells: dict[str, str]) -> Row:
     return Row(known, "" if label == "lesion" else label, cells["fold"], cells["split"], cells["hospital"])
 
 
-def key(name: str) -> str:
-    """An image's name as tables and folders have it in common: no ending, one way to write an accent."""
+def stem_of(name: str) -> str:
+    """A file's name without its ending, which .nii.gz is and the last number of a DICOM file's is not."""
     stem, dot, ending = name.removesuffix(".gz").rpartition(".")
-    return unicodedata.normalize("NFC", stem if dot and ending.isalpha() else name).casefold()
+    # An accent is one character to some systems and two to others.
+    return unicodedata.normalize("NFC", stem if dot and ending.isalpha() else name)
+
+
+def key(name: str) -> str:
+    """A file's name as tables and folders have it in common: no ending, and no capitals."""
+    return stem_of(name).casefold()
 
 
 def find_file(cell: str, index: dict[str, list[Path]]) -> list[Path]:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import CLASSES, try_reading
+from segmentation.importing.data_table import key
 from segmentation.pictures.listing import natural_order
 from segmentation.pictures.picture_files import read_raw
 
@@ -109,17 +110,6 @@ def class_of(place: Sequence[str]) -> str:
     return "lesion"
 
 
-def stem_of(path: Path) -> str:
-    """The file's name without its ending, which .nii.gz is and the last number of a DICOM file's is not."""
-    stem = path.name if path.suffix[1:].isdigit() else path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
-    return unicodedata.normalize("NFC", stem)  # an accent is one character to some systems and two to others
-
-
-def plain_name(path: Path) -> str:
-    """The file's name as it is compared."""
-    return stem_of(path).casefold()
-
-
 def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
     """A mask's name without the word that says mask, that word, and the number behind it; "" where there is none.
 
@@ -134,33 +124,22 @@ def bare_name(stem: str, images: Container[str] = ()) -> tuple[str, str, str]:
 # ---------------------------------------------------------------- pair
 
 
-def understand_layout(pictures: Sequence[Path], root: Path, look_inside: bool = True) -> Layout | None:
-    """Which pictures are masks, and of which image; None if no picture is the mask of another.
-
-    Args:
-        look_inside: where no name tells, what the files hold may.
-    """
-    tops = [folders_of(path, root)[:1] for path in pictures]
-    beside = []
-    if {"image", "mask"} <= {said_by(top) for top in tops}:  # the folder's own images and masks, and nobody else's
-        own = [said_by(top) or class_of(place_of(top)) != "lesion" for top in tops]
-        beside = [path for path, is_own in zip(pictures, own, strict=True) if not is_own]
-        pictures = [path for path, is_own in zip(pictures, own, strict=True) if is_own]
-    layout = _choose_layout(pictures, root, look_inside)
+def understand_layout(pictures: Sequence[Path], root: Path) -> Layout | None:
+    """Which pictures are masks, and of which image; None if no picture is the mask of another."""
+    tops, beside = {path: folders_of(path, root)[:1] for path in pictures}, []
+    if {"image", "mask"} <= set(map(said_by, tops.values())):  # the folder's own images and masks, and nobody else's
+        beside = [path for path, top in tops.items() if not said_by(top) and class_of(place_of(top)) == "lesion"]
+        pictures = [path for path, top in tops.items() if said_by(top) or class_of(place_of(top)) != "lesion"]
+    layout = _choose_layout(pictures, root)
     return layout and layout._replace(strays=[*layout.strays, *beside])
 
 
-def _choose_layout(pictures: Sequence[Path], root: Path, look_inside: bool) -> Layout | None:
-    best, fewest = None, np.inf
-    for masks in _possible_masks(pictures, root):
-        if (layout := with_masks(pictures, masks, root)) and (missing := _count_missing(layout, root)) < fewest:
-            best, fewest = layout, missing
-        if not fewest:
-            return best
-    if best:
-        return best
+def _choose_layout(pictures: Sequence[Path], root: Path) -> Layout | None:
+    layouts = [with_masks(pictures, masks, root) for masks in _possible_masks(pictures, root)]
+    if any(layouts):
+        return min(filter(None, layouts), key=partial(_count_missing, root=root))
     said = [path for path in pictures if said_by(folders_of(path, root), lesion=True) == "mask"]
-    if (layout := with_masks(pictures, said, root)) or not look_inside:
+    if layout := with_masks(pictures, said, root):
         return layout
     looks = thread_map(_holds_areas, pictures, max_workers=os.cpu_count(), leave=False)
     held = [path for path, look in zip(pictures, looks, strict=True) if look]
@@ -175,48 +154,38 @@ def folders_of(path: Path, root: Path) -> tuple[str, ...]:
 
 def _possible_masks(pictures: Sequence[Path], root: Path) -> Iterator[list[Path]]:
     """The masks by what folders and names say, by names that go back to another picture, and by any name."""
-    stems = set(map(plain_name, pictures))
-    split = [bare_name(plain_name(path), stems) for path in pictures]
-    proven = {word for bare, word, _ in split if word and bare in stems}
-    named = [path for path, (_, word, _) in zip(pictures, split, strict=True) if word in proven]
+    stems = {key(path.name) for path in pictures}
+    split = {path: bare_name(key(path.name), stems) for path in pictures}
+    proven = {word for bare, word, _ in split.values() if word and bare in stems}
     said = {path: said_by(folders_of(path, root)) for path in pictures}
-    chosen = set(named)
-    yield [path for path in pictures if said[path] == "mask" or (not said[path] and path in chosen)]
-    yield named
-    yield [path for path, (_, word, _) in zip(pictures, split, strict=True) if word]
+    yield [path for path in pictures if said[path] == "mask" or (not said[path] and split[path][1] in proven)]
+    yield [path for path in pictures if split[path][1] in proven]
+    yield [path for path in pictures if split[path][1]]
 
 
 def _holds_areas(path: Path) -> bool:
     """Whether a picture looks like a mask: two values fill it."""
     raw = try_reading(read_raw, path)
-    return (
-        not isinstance(raw, str)
-        and np.sort(np.unique(raw.values, return_counts=True)[1])[-2:].sum() > raw.values.size / 1.25
-    )
+    counts = [] if isinstance(raw, str) else np.unique(raw.values, return_counts=True)[1]
+    return sum(sorted(counts)[-2:]) > 0.8 * sum(counts)
 
 
 def _count_missing(layout: Layout, root: Path) -> int:
     """How many files have no partner but should."""
     bare = [path for path in layout.images if path not in layout.masks]
-    return (
-        len(layout.lone)
-        + len(layout.strays)
-        + sum(class_of(place_of(folders_of(path, root))) != "normal" for path in bare)
-    )
+    alone = [path for path in bare if class_of(place_of(folders_of(path, root))) != "normal"]
+    return len(layout.lone) + len(layout.strays) + len(alone)
 
 
 def with_masks(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> Layout | None:
     """The layout with these masks; None if none of them finds an image. Images are the rest, but where there is a
     folder of images (or of a class), no other folder has any."""
-    chosen = set(masks)
-    images = [path for path in pictures if path not in chosen]
-    folders = [folders_of(path, root) for path in images]
-    said, strays = [said_by(names) == "image" for names in folders], []
-    if any(said):
-        kept = [word or class_of(place_of(names)) != "lesion" for word, names in zip(said, folders, strict=True)]
-        strays = [path for path, keep in zip(images, kept, strict=True) if not keep]
-        images = [path for path, keep in zip(images, kept, strict=True) if keep]
+    chosen, strays = set(masks), []
     places = {path: place_of(folders_of(path, root)) for path in pictures}
+    images = [path for path in pictures if path not in chosen]
+    if named := {path for path in images if said_by(folders_of(path, root)) == "image"}:
+        strays = [path for path in images if path not in named and class_of(places[path]) == "lesion"]
+        images = [path for path in images if path in named or class_of(places[path]) != "lesion"]
     found, lone = _pair(images, masks, _names_in_places(images, masks, places))
     if strays and lone:  # two sets in one folder, of which one has no folder of images
         more, lone = _pair(strays, lone, _names_in_places(strays, lone, places))
@@ -229,11 +198,6 @@ def with_masks(pictures: Sequence[Path], masks: Sequence[Path], root: Path) -> L
             lone += [path for path in others if path not in alike]
             found |= {image: sorted([*found.get(image, []), *alike], key=natural_order)} if alike else {}
     return Layout(images, found, lone, strays) if found else None
-
-
-def without_number(stem: str) -> str:
-    """A name without the number at its end, "x_2" or "x (2)"."""
-    return re.sub(r"[ _.-]+\(?\d+\)?$", "", stem)
 
 
 def _common(stems: Sequence[str]) -> tuple[str, str]:
@@ -249,28 +213,14 @@ def _without_common(stems: Sequence[str]) -> list[str]:
     return [stem[len(start) : len(stem) - len(end)] if len(stem) > long else stem for stem in stems]
 
 
-def other_words(images: Sequence[str], masks: Sequence[str]) -> list[str]:
+def _other_words(images: Sequence[str], masks: Sequence[str]) -> list[str]:
     """Words that all names of images have and those of masks have not, or the other way, and that do not say image or
     mask: scans of hospA and masks of hospB belong together by their numbers alone."""
     differing: set[str] = set()
     for image, mask in zip(_common(images), _common(masks), strict=True):
         differing |= set(_words(image)) ^ set(_words(mask))
-    return sorted(
-        w for w in differing if not re.fullmatch(f"{_MASK_WORD}|{_LESION_WORD}|{_IMAGE_WORD}|{_OF_PICTURES}", w)
-    )
-
-
-def explain_names(pictures: Sequence[Path], root: Path) -> str:
-    """Which words alone keep images and masks apart; "" where it is more than that."""
-    for masks in _possible_masks(pictures, root):
-        images = [path for path in pictures if path not in set(masks)]
-        named = [plain_name(path) for path in images]
-        bare = [bare_name(plain_name(path), set(named))[0] for path in masks]
-        index = dict(zip(_without_common(named), images, strict=True))
-        same = [(index[name], mask) for name, mask in zip(_without_common(bare), masks, strict=True) if name in index]
-        if len(same) > len(masks) / 2 and (words := other_words(named, bare)):
-            return f"{same[0][0]} and {same[0][1].name} have one number, but differ in {', '.join(words)}"
-    return ""
+    known = f"{_MASK_WORD}|{_LESION_WORD}|{_IMAGE_WORD}|{_OF_PICTURES}"
+    return [word for word in differing if not re.fullmatch(known, word)]
 
 
 def _names(images: Sequence[Path], masks: Sequence[Path], cut: bool = True) -> list[tuple[list, list]]:
@@ -279,14 +229,14 @@ def _names(images: Sequence[Path], masks: Sequence[Path], cut: bool = True) -> l
     Args:
         cut: also without what all names begin or end with, where that says image or mask and nothing else.
     """
-    plain = [[plain_name(path) for path in paths] for paths in (images, masks)]
+    plain = [[key(path.name) for path in paths] for paths in (images, masks)]
     stems = set(plain[0])
     bare = [bare_name(stem, stems)[0] for stem in plain[1]]
     short = [bare_name(stem, stems)[0] for stem in bare]  # x_lesion_mask
-    further = [without_number(stem) for stem in plain[1]]  # x_2
+    further = [re.sub(r"[ _.-]+\(?\d+\)?$", "", stem) for stem in plain[1]]  # x_2, x (2)
     names = [(plain[0], stems) for stems in (plain[1], bare, short, further)]
     if cut and len(images) > 1:
-        both = [stems for stems in (bare, plain[1]) if not other_words(plain[0], stems)]
+        both = [stems for stems in (bare, plain[1]) if not _other_words(plain[0], stems)]
         names += [(_without_common(plain[0]), _without_common(stems)) for stems in both]
     return names
 
@@ -305,7 +255,7 @@ def _names_anywhere(images: Sequence[Path], masks: Sequence[Path], places: dict,
     apart = any(places[path] for path in images) and any(places[path] for path in masks)
     yield from _names(images, masks, cut and not apart)
     folders = [unicodedata.normalize("NFC", path.parent.name).casefold() for path in masks]  # masks/x/1.png
-    yield [plain_name(path) for path in images], folders
+    yield [key(path.name) for path in images], folders
 
 
 def _pair(images: Sequence[Path], masks: Sequence[Path], ways: Iterable) -> tuple[dict[Path, list[Path]], list[Path]]:
@@ -323,23 +273,18 @@ def _pair(images: Sequence[Path], masks: Sequence[Path], ways: Iterable) -> tupl
     return best
 
 
-def lost_firsts(layout: Layout) -> tuple[set[Path], list[Path]]:
-    """Images whose further masks, x_mask_1, are there without the first, x_mask, which others have.
-
-    Where no image has both, x_mask_1 and x_mask_2 may be all of it; these images come second.
-    """
+def lost_firsts(layout: Layout) -> set[Path]:
+    """Images whose further masks, x_mask_1, are there without the first, x_mask, which others have."""
     numbers: dict[Path, dict[str, set]] = {}
     for path, masks in layout.masks.items():
         for mask in masks:
-            _, word, number = bare_name(plain_name(mask))
+            _, word, number = bare_name(key(mask.name))
             numbers.setdefault(path, {}).setdefault(word, set()).add(number)
-    lost, unsure = set(), []
+    lost = set()
     for word in {word for found in numbers.values() for word in found if word}:
         held = {path: found[word] for path, found in numbers.items() if word in found}
         alone = [path for path, found in held.items() if "" not in found]
-        if len(alone) == len(held):
-            continue
         both = any("" in found and len(found) > 1 for found in held.values())
-        lost |= {path for path in alone if both or len(held[path]) == 1}
-        unsure += [path for path in alone if path not in lost]
-    return lost, unsure
+        if len(alone) < len(held):
+            lost |= {path for path in alone if both or len(held[path]) == 1}
+    return lost

@@ -22,20 +22,18 @@ from segmentation.importing.data_table import (
     match_rows,
     one_patient,
     parse_table,
+    stem_of,
 )
 from segmentation.importing.mask_values import MaskReading, find_lesion, find_reading
 from segmentation.importing.pairing import (
     Layout,
     bare_name,
     class_of,
-    explain_names,
     folders_of,
     lost_firsts,
     part_of,
     place_of,
-    plain_name,
     said_by,
-    stem_of,
     understand_layout,
     with_masks,
     words_of,
@@ -183,8 +181,6 @@ def _own_predictions(pictures: Sequence[Path]) -> set[Path]:
 
 
 def _why_no_pairs(root: Path, pictures: Sequence[Path], others: Sequence[Path]) -> str:
-    if pictures and (names := explain_names(pictures, root)):
-        return f"{names}, which do not say image or mask. Rename them, or pair them in a table: --table pairs.csv."
     if packed := [path for path in others if ending_of(path) in ARCHIVES]:
         return f"holds {packed[0].name}, which is not read here. Unpack it, and give the folder."
     if not pictures:
@@ -216,7 +212,7 @@ def _check_folders(layout: Layout, root: Path) -> None:
                 raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. If these "
                                 f"are its masks: --mask-folder {mask.parent.relative_to(root)}, or pair them in a "
                                 "table: --table pairs.csv.")  # fmt: skip
-            sort = frozenset() if mask.parent.name.casefold() == plain_name(image) else words_of(more)
+            sort = frozenset() if mask.parent.name.casefold() == key(image.name) else words_of(more)
             sorts.setdefault(sort, (mask, image))
         if len({mask.parent for mask in masks}) > 1:
             raise _several_sorts(root, masks)
@@ -226,11 +222,11 @@ def _check_folders(layout: Layout, root: Path) -> None:
 
 def _check_numbers(layout: Layout) -> None:
     """Refuse x_mask_1 as a further mask of x where there is an image x_1 without a mask."""
-    bare = {plain_name(path): path for path in layout.images if path not in layout.masks}
+    bare = {key(path.name): path for path in layout.images if path not in layout.masks}
     for image, masks in layout.masks.items():
         for mask in masks:
-            number = bare_name(plain_name(mask))[2]
-            other = next((bare[n] for s in "_- ." if (n := f"{plain_name(image)}{s}{number}") in bare), None)
+            number = bare_name(key(mask.name))[2]
+            other = next((bare[n] for s in "_- ." if (n := f"{key(image.name)}{s}{number}") in bare), None)
             if number and other:
                 raise DataError(f"{mask}: may be a further mask of {image.name}, or the mask of {other.name}. Pair "
                                 "them in a table: --table pairs.csv.")  # fmt: skip
@@ -311,7 +307,7 @@ def _match_tables(tables: Sequence[Table], images: Sequence[Path], wishes: Wishe
 
 
 def _start_of_name(image: Path) -> str:
-    return re.sub(r"[\W_]*\d+\D{0,3}$", "", stem_of(image)).strip()
+    return re.sub(r"[\W_]*\d+\D{0,3}$", "", stem_of(image.name)).strip()
 
 
 def _find_pairs(path: Path, wishes: Wishes) -> Found:
@@ -339,8 +335,8 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
         DataError: one line about the first kind of files that cannot be used.
     """
     layout, problems, cases, left_out = found.layout, defaultdict(list), [], 0
-    names, lost = Counter(map(plain_name, layout.images)), lost_firsts(layout)[0]
-    owned = {plain_name(path) for path in (*layout.masks, *(p for p, drawn in found.outlines.items() if drawn))}
+    names, lost = Counter(key(path.name) for path in layout.images), lost_firsts(layout)
+    owned = {key(path.name) for path in (*layout.masks, *(p for p, drawn in found.outlines.items() if drawn))}
     lone = "is a mask without exactly one image of its name. Add the image, remove it, or give --table pairs.csv"
     problems |= {lone: layout.lone} if layout.lone else {}
     for path in layout.images:
@@ -349,7 +345,7 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
         if problem := unreadable[0] if unreadable else _name_problem(path, case.name, case.label):
             raise DataError(problem)
         has = bool(case.outlines) or any(lesion[mask] for mask in case.masks)
-        if names[plain_name(path)] > 1:
+        if names[key(path.name)] > 1:
             case = case._replace(name=" ".join([*place_of(folders_of(path, root)), case.name]))
         if path in lost:
             problems["has a further mask and no first one. Add it, or remove the image"].append(path)
@@ -398,7 +394,7 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
         return ""
     if wishes.unmasked == "leave-out":
         return LEFT_OUT
-    if not case.masks and (plain_name(case.image) in owned or _named_after(plain_name(case.image), owned)):
+    if not case.masks and (key(case.image.name) in owned or _named_after(key(case.image.name), owned)):
         return "has no mask, and is named after an image that has one. Move it away, or --unmasked leave-out"
     if wishes.unmasked == "normal" and case.label == "lesion":
         return ""
@@ -427,7 +423,7 @@ def _named_after(name: str, owned: set[str]) -> bool:
 def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -> Case:
     folders = folders_of(path, root) if root in path.parents else ()
     masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
-    name = stem_of(path)
+    name = stem_of(path.name)
     label = _class_of(place_of(folders), name, drawn)
     if row.label:
         table = next((t.path for t in reversed(found.tables) if t.path.parent in path.parents), path)
