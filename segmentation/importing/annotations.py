@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ from PIL import Image, ImageDraw
 from dataset import DataError
 from segmentation.importing.data_table import find_file, index_files, stem_of
 
-MAX_JSON_BYTES = 200_000_000
 LESIONS = ("benign", "malignant", "lesion", "tumor", "tumour", "mass", "nodule", "cancer", "cyst", "fibroadenoma")
 
 
@@ -22,8 +22,7 @@ class Outline(NamedTuple):
     path: Path  # of the JSON file
     label: str
     size: tuple[int, int] | None  # height and width of its picture, as the file says
-    kind: str  # coco, or a shape of LabelMe
-    data: Any  # COCO's segmentation, or LabelMe's points
+    draw: Callable[[tuple[int, int]], np.ndarray]  # its pixels in a picture of this height and width
 
 
 class Outlines(NamedTuple):
@@ -45,29 +44,22 @@ def read_outlines(files: Sequence[Path], images: Sequence[Path], wanted: Sequenc
     Raises:
         DataError: a file is damaged, or holds several labels of which none is wanted.
     """
-    index, found, others = index_files(images), defaultdict(list), []
-    missing: list[str] = []
+    index, found, others, missing = index_files(images), defaultdict(list), [], []
     for path in files:
         content = _read(path)
         if isinstance(content.get("shapes"), list):
-            images_of = [(f"{stem_of(path.name)}.png", 0), (str(content.get("imagePath", "")), 0)]
-            drawn = {0: [_from_labelme(path, content, shape) for shape in content["shapes"]]}
+            drawn = [_from_labelme(path, content, shape) for shape in content["shapes"]]
+            pictures = [((f"{stem_of(path.name)}.png", str(content.get("imagePath", ""))), drawn)]
         elif isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list):
-            images_of, drawn = _from_coco(path, content)
+            pictures = _from_coco(path, content)
         else:
             others.append(path)
             continue
-        for name, number in images_of:
-            here = find_file(name, index)
-            near = [p for p in here if p.parent == path.parent] or [p for p in here if path.parent in p.parents] or here
-            if len(near) > 1:
-                raise DataError(f"{path}: {name} may be {near[0]} or {near[1]}. Write its folder into the file.")
-            if near:
-                found[near[0]] += drawn.pop(number, [])
-                if "shapes" in content:
-                    break
-        else:
-            missing += [f"{path.name}: {name}" for name, number in images_of if number in drawn]
+        for names, drawn in pictures:
+            if image := next(filter(None, (_find_image(path, name, index) for name in names)), None):
+                found[image] += drawn
+            else:
+                missing.append(f"{path.name}: {names[-1]}")
     lines = [f"note: {len(missing)} images that JSON files name are not here ({missing[0]})"] if missing else []
     labels = Counter(outline.label for outlines in found.values() for outline in outlines)
     words = {word.strip().casefold() for word in wanted}
@@ -80,14 +72,21 @@ def read_outlines(files: Sequence[Path], images: Sequence[Path], wanted: Sequenc
     return Outlines(kept, lines, others)
 
 
+def _find_image(path: Path, name: str, index: dict[str, list[Path]]) -> Path | None:
+    """The image that a JSON file names: the nearest."""
+    here = find_file(name, index)
+    near = [p for p in here if p.parent == path.parent] or [p for p in here if path.parent in p.parents] or here
+    if len(near) > 1:
+        raise DataError(f"{path}: {name} may be {near[0]} or {near[1]}. Write its folder into the file.")
+    return near[0] if near else None
+
+
 def _say(labels: Counter) -> str:
     return ", ".join(f"{label or 'without a label'} ({n})"[:60] for label, n in labels.most_common(6))
 
 
 def _read(path: Path) -> dict:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise DataError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB. Refused.")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         raise DataError(f"{path}: cannot be read as JSON. Replace or remove it.") from None
@@ -99,13 +98,21 @@ def _from_labelme(path: Path, content: dict, shape: dict) -> Outline:
     kind, points = str(shape.get("shape_type") or "polygon"), shape.get("points")
     try:
         points = [(float(x), float(y)) for x, y in points]
-        assert len(points) >= {"polygon": 3, "rectangle": 2, "circle": 2}[kind]
+        (left, top), (right, bottom) = points[:2]
+        if kind == "rectangle":
+            points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        elif kind == "circle":  # its centre, and a point on it
+            radius, turns = np.hypot(left - right, top - bottom), np.linspace(0, 2 * np.pi, 100)
+            points = [(left + radius * np.cos(turn), top + radius * np.sin(turn)) for turn in turns]
+        elif kind != "polygon" or len(points) < 3:
+            raise ValueError
     except Exception:
         raise DataError(f"{path}: holds a shape of kind {kind!r:.40} that is no area. Draw polygons.") from None
-    return Outline(path, str(shape.get("label") or "").strip().casefold(), size if all(size) else None, kind, points)
+    label = str(shape.get("label") or "").strip().casefold()
+    return Outline(path, label, size if all(size) else None, partial(_draw_polygon, points))
 
 
-def _from_coco(path: Path, content: dict) -> tuple[list[tuple[str, Any]], dict]:
+def _from_coco(path: Path, content: dict) -> list[tuple[tuple[str], list[Outline]]]:
     try:
         labels = {c["id"]: str(c["name"]).strip().casefold() for c in content.get("categories", [])}
         images = {i["id"]: (str(i["file_name"]), (int(i["height"]), int(i["width"]))) for i in content["images"]}
@@ -115,10 +122,10 @@ def _from_coco(path: Path, content: dict) -> tuple[list[tuple[str, Any]], dict]:
                 raise DataError(f"{path}: annotation {item.get('id')} has a box and no outline. Export segmentations.")
             label = labels.get(item.get("category_id"), "")
             size = images[item["image_id"]][1]
-            drawn[item["image_id"]].append(Outline(path, label, size, "coco", item["segmentation"]))
+            drawn[item["image_id"]].append(Outline(path, label, size, partial(_draw_coco, item["segmentation"])))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(f"{path}: is no COCO file as its images and annotations promise. Export it again.") from None
-    return [(name, number) for number, (name, _) in images.items()], drawn
+    return [((name,), drawn[number]) for number, (name, _) in images.items()]
 
 
 def draw_outlines(outlines: Sequence[Outline], shape: tuple[int, int]) -> np.ndarray:
@@ -134,11 +141,10 @@ def draw_outlines(outlines: Sequence[Outline], shape: tuple[int, int]) -> np.nda
             raise DataError(f"{outline.path}: outlines a picture of {width}x{height}, but its image has "
                             f"{shape[1]}x{shape[0]}{exif_hint((height, width), shape)}.")  # fmt: skip
         try:
-            union |= _draw_coco(outline.data, shape) if outline.kind == "coco" else _draw_shape(outline, shape)
+            union |= outline.draw(shape)
         except ImportError:
-            raise DataError(
-                f"{outline.path}: is read with pycocotools: pip install -r requirements-import.txt"
-            ) from None
+            needed = "is read with pycocotools: pip install -r requirements-import.txt"
+            raise DataError(f"{outline.path}: {needed}") from None
         except Exception:
             raise DataError(f"{outline.path}: holds an outline that cannot be drawn. Export it again.") from None
     return union
@@ -150,18 +156,9 @@ def exif_hint(size: tuple[int, int], shape: tuple[int, int]) -> str:
     return "; EXIF turns it: try --ignore-exif" if turned else ""
 
 
-def _draw_shape(outline: Outline, shape: tuple[int, int]) -> np.ndarray:
+def _draw_polygon(points: Sequence[tuple[float, float]], shape: tuple[int, int]) -> np.ndarray:
     canvas = Image.new("1", shape[::-1])
-    pen, points = ImageDraw.Draw(canvas), outline.data
-    if outline.kind == "circle":
-        (x, y), (edge_x, edge_y) = points
-        radius = np.hypot(x - edge_x, y - edge_y)
-        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=1, outline=1)
-    elif outline.kind == "rectangle":
-        (left, right), (top, bottom) = map(sorted, zip(*points[:2], strict=True))
-        pen.rectangle([left, top, right, bottom], fill=1, outline=1)
-    else:
-        pen.polygon(points, fill=1, outline=1)
+    ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
     return np.asarray(canvas)
 
 

@@ -23,7 +23,6 @@ COLUMN_NAMES = {  # ours, and patterns of what published tables call it, in smal
 _NUMBER = "(id|uid|no|nr|num|number|code|name|key|index)*(anon\\w*|pseudo\\w*|hash\\w*)?"  # of a patient
 NOBODY = ("", "na", "nan", "none", "null", "unknown", "unk", "missing", "notavailable", "anonymous", "anon")
 SHORT = {"b": "benign", "m": "malignant", "n": "normal"}  # as some tables write the classes
-MAX_ROWS, MAX_TABLE_BYTES = 1_000_000, 100_000_000
 
 
 class Row(NamedTuple):
@@ -80,7 +79,7 @@ def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()
         theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
         raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
     found = []
-    for number, row in enumerate(rows[:MAX_ROWS], start=2):
+    for number, row in enumerate(rows, start=2):
         cells = {o: row[at].strip() if at is not None and at < len(row) else "" for o, at in places.items()}
         if cells["image"]:
             found.append({**cells, "line": str(number)})
@@ -92,8 +91,6 @@ def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()
 def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """The first line and the others."""
     try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise DataError(f"{path}: larger than {MAX_TABLE_BYTES // 10**6} MB. Refused.")
         content = path.read_bytes()
         wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
         try:
@@ -183,18 +180,3 @@ def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
         if paths and found.setdefault(paths[0], row) != row:
             raise DataError(f"{line}: {cells['image']} stands here twice, and not alike.")
     return found
-
-
-def joint_label(own: str, said: str, name: str, path: Path) -> str:
-    """The class of an image by its folder and mask, and by a table.
-
-    Raises:
-        DataError: they contradict each other.
-    """
-    label = said or own
-    if label == "normal" and own == "lesion":
-        raise DataError(f"{path}: {name} is normal here, but its mask holds a lesion.")
-    if own in CLASSES and label != own:
-        empty = " or its empty mask" if "normal" in (label, own) else ""
-        raise DataError(f"{path}: {name} is {label} here, and {own} by its folder{empty}.")
-    return label

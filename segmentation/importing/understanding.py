@@ -17,7 +17,6 @@ from segmentation.importing.data_table import (
     Row,
     Table,
     index_files,
-    joint_label,
     key,
     match_rows,
     one_patient,
@@ -425,9 +424,9 @@ def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -
     masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
     name = stem_of(path.name)
     label = _class_of(place_of(folders), name, drawn)
-    if row.label:
-        table = next((t.path for t in reversed(found.tables) if t.path.parent in path.parents), path)
-        label = row.label if label == "lesion" else joint_label(label, row.label, name, table)
+    if row.label and label not in ("lesion", row.label):
+        raise DataError(f"{path}: is {row.label} by its table, and {label} by its folder or name. Mend one.")
+    label = row.label or label
     by_folder = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
     by_name = wishes.patient_column == "name"
     patient = _start_of_name(path) if by_name else row.patient or by_folder

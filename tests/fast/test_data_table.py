@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from folders import read, write_classes
 
 from dataset import DataError
-from segmentation.importing.data_table import joint_label, match_rows, parse_table
+from segmentation.importing.data_table import match_rows, parse_table
 
 
 def rows(folder: Path, text: str, *names: str, encoding: str = "utf-8") -> dict:
@@ -49,19 +50,11 @@ def test_what_cannot_be_right_is_refused_by_name(text, words, tmp_path):
     assert all(word in str(refused.value) for word in words), refused.value
 
 
-@pytest.mark.parametrize(
-    ("own", "said", "words"),
-    [
-        ("lesion", "normal", ("a is normal here", "holds a lesion")),
-        ("benign", "malignant", ("a is malignant here, and benign",)),
-        ("normal", "benign", ("a is benign here, and normal",)),
-        ("malignant", "normal", ("a is normal here, and malignant",)),
-    ],
-)
-def test_a_class_that_contradicts_folder_or_mask_is_refused(own, said, words):
-    with pytest.raises(DataError, match="meta.csv") as refused:
-        joint_label(own, said, "a", Path("meta.csv"))
-    assert all(word in str(refused.value) for word in words)
+def test_a_class_that_contradicts_the_folder_is_refused(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "meta.csv").write_text("image,class\nbenign (1),benign\nmalignant (2),benign\n")
+    with pytest.raises(DataError, match=r"malignant \(2\).png: is benign by its table, and malignant by its folder"):
+        read(tmp_path)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

