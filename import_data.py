@@ -119,8 +119,6 @@ def describe(sources: Sequence[Source], cases: Cases, pairs: Sequence[Pair]) -> 
         *np.percentile(areas, [5, 50, 95]))))  # fmt: skip
     lines += [("note" if line.startswith("note: ") else "read", line.removeprefix("note: ")) for s in sources
               for line in s.lines]  # fmt: skip
-    if left := sum(s.left_out for s in sources):
-        lines.append(("left out", f"{left} images without a lesion, as you said"))
     if passed := [(path, s.root) for s in sources for path in s.passed]:
         kinds = Counter(f"{ending_of(p) or p.name} in {p.parent.relative_to(root)}/" for p, root in passed)
         kinds = [f"{n} {kind.replace('./', 'the source')}" for kind, n in kinds.most_common(4)]

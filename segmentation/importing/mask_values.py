@@ -64,14 +64,14 @@ class Understood(NamedTuple):
     lines: list[str]  # what a person should know
 
 
-def find_reading(masks: Sequence[Path], values: Sequence, read: Callable, merge: bool = False) -> Understood:
+def find_reading(masks: Sequence[Path], values: Sequence, read: Callable) -> Understood:
     """How the masks of a folder are to be read, and which of them hold a lesion.
 
     Args:
         masks: every mask file.
-        values: grey values or colours that are lesion, from the user; the masks are then not asked what they mean.
+        values: grey values or colours that are lesion, from the user; the masks are then not asked what they mean. Or
+            ("all",): several classes in one file are all lesion, which is refused otherwise.
         read: a mask's pixels, or a DataError.
-        merge: several classes in one file are all lesion; otherwise that is refused.
 
     Raises:
         DataError: the masks cannot be understood; the message names a file and the values found.
@@ -79,7 +79,8 @@ def find_reading(masks: Sequence[Path], values: Sequence, read: Callable, merge:
     look = partial(try_reading, partial(list_levels, read=read))
     found = list(thread_map(look, masks, max_workers=os.cpu_count(), desc="masks", leave=False))
     files = [item for item in found if isinstance(item, Levels)]
-    reading, lines = _take_values(files, values) if values else _find_reading(files, merge)
+    named = values and values != ("all",)
+    reading, lines = _take_values(files, values) if named else _find_reading(files, merge=bool(values))
     lines += _note_most(files, reading)
     lesion = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in found)
     return Understood(reading, dict(zip(masks, lesion, strict=True)), lines)

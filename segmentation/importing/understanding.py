@@ -41,9 +41,8 @@ from segmentation.pictures.listing import list_pictures, shown
 from segmentation.pictures.picture_files import How, ending_of, read_raw, to_grey
 from segmentation.pictures.pixel_depth import find_range
 
-PREDICTED = ("overlay.jpg", "mask.png", "probability.png")  # what visualize_results.py --images writes for a picture
+PREDICTED = ("_overlay.jpg", "_mask.png", "_probability.png")  # beside predictions.csv: what this project predicted
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar", ".rar", ".7z")
-LEFT_OUT = "left out"
 
 
 class Wishes(NamedTuple):
@@ -82,7 +81,6 @@ class Source(NamedTuple):
     how: How
     lines: list[str]  # what a person should know
     passed: list[Path]  # files that are not read
-    left_out: int  # images without a lesion that were left out
     title: str = ""  # what the person named
 
 
@@ -108,29 +106,22 @@ def understand_source(root: Path, wishes: Wishes) -> Source:
     found = _find_pairs(wishes.table, wishes) if wishes.table else _find_files(root, wishes)
     layout, lines = found.layout, found.lines
     paired = [mask for masks in layout.masks.values() for mask in masks]
-    values = () if wishes.mask_values == ("all",) else wishes.mask_values
-    reading, lesion, said = find_reading(
-        paired, values, partial(_read_mask, how=wishes.how), merge=wishes.mask_values == ("all",)
-    )
+    read = partial(read_raw, as_mask=True, how=wishes.how)
+    reading, lesion, said = find_reading(paired, wishes.mask_values, lambda path: read(path).values)
     white, depth = find_range(layout.images)
     lines += [*said, *depth]
     rows = _match_tables(found.tables, layout.images, wishes, lines)
-    cases, left_out = _make_cases(root, found, lesion, rows, wishes)
-    return Source(root, cases, reading, white, wishes.how, lines, found.passed, left_out)
-
-
-def _read_mask(path: Path, how: How) -> np.ndarray:
-    return read_raw(path, as_mask=True, how=how).values
+    cases = _make_cases(root, found, lesion, rows, wishes)
+    return Source(root, cases, reading, white, wishes.how, lines, found.passed)
 
 
 def _find_files(root: Path, wishes: Wishes) -> Found:
     pictures, others = list_pictures(root)
     lines: list[str] = []
-    if predicted := _own_predictions(pictures):
-        pictures = [path for path in pictures if path not in predicted]
+    if own := {p for p in pictures if p.name.endswith(PREDICTED) and p.with_name("predictions.csv").is_file()}:
+        pictures = [path for path in pictures if path not in own]
         others = [path for path in others if path.name != "predictions.csv"]
-        line = f"{len(predicted)} files are predictions of this project and left out ({shown(sorted(predicted))})"
-        lines.append(line)
+        lines.append(f"{len(own)} files are predictions of this project and left out ({shown(sorted(own))})")
     tables = _find_tables(others, pictures, wishes, lines)
     if wishes.mask_folders:
         folders = [next((f for f in (root / w, w) if f.is_dir()), None) for w in wishes.mask_folders]
@@ -167,56 +158,40 @@ def _find_files(root: Path, wishes: Wishes) -> Found:
     return Found(layout, outlines, tables, [*others, *layout.strays], lines)
 
 
-def _own_predictions(pictures: Sequence[Path]) -> set[Path]:
-    """Results of this project's predictions: three of one name, or beside their table."""
-    here, found = set(pictures), set()
-    for path in pictures:
-        for ending in (f"_{end}" for end in PREDICTED):
-            base = path.with_name(path.name.removesuffix(ending)) if path.name.endswith(ending) else None
-            trio = base and [base.with_name(f"{base.name}_{end}") for end in PREDICTED]
-            if trio and (set(trio) <= here or (path.parent / "predictions.csv").is_file()):
-                found |= set(trio) & here
-    return found
-
-
 def _why_no_pairs(root: Path, pictures: Sequence[Path], others: Sequence[Path]) -> str:
     if packed := [path for path in others if ending_of(path) in ARCHIVES]:
         return f"holds {packed[0].name}, which is not read here. Unpack it, and give the folder."
     if not pictures:
         return f"holds no pictures{f' ({shown(others)})' if others else ''}."
-    return f"{_describe_pictures(pictures, others, root)} Or pair them in a table: --table pairs.csv."
-
-
-def _describe_pictures(pictures: Sequence[Path], others: Sequence[Path], root: Path) -> str:
-    """What a folder holds that has no masks, and what to do."""
     folders = Counter(str(path.parent.relative_to(root)) for path in pictures)
     held = [f"{n} in {folder}/" for folder, n in folders.most_common(4)]
     endings = Counter(path.suffix for path in others if path.suffix and not path.name.startswith("."))
     passed = [f"{n} {ending} files, which are not read" for ending, n in endings.most_common(1)]
     return (
         f"holds {len(pictures)} pictures ({', '.join(held + passed)}), {shown(pictures[:1])} first, but none is the "
-        "mask of another. Give the folder that holds images and masks, the masks in masks/ or called x_mask."
+        "mask of another. Give the folder that holds images and masks, the masks in masks/ or called x_mask. Or pair "
+        "them in a table: --table pairs.csv."
     )
 
 
 def _check_folders(layout: Layout, root: Path) -> None:
     """Refuse masks of several sorts, and masks in folders of another name than their images'."""
-    sorts: dict[frozenset, tuple[Path, Path]] = {}
+    sorts: dict[frozenset, Path] = {}
     for image, masks in layout.masks.items():
         there = place_of(folders_of(image, root))
         for mask in masks:
             place = place_of(folders_of(mask, root))
-            more = [part for part in place if part not in there]
-            if words_of(set(there) - set(place)) and words_of(more):
+            more = words_of([part for part in place if part not in there])
+            if words_of(set(there) - set(place)) and more:
                 raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. If these "
                                 f"are its masks: --mask-folder {mask.parent.relative_to(root)}, or pair them in a "
                                 "table: --table pairs.csv.")  # fmt: skip
-            sort = frozenset() if mask.parent.name.casefold() == key(image.name) else words_of(more)
-            sorts.setdefault(sort, (mask, image))
-        if len({mask.parent for mask in masks}) > 1:
-            raise _several_sorts(root, masks)
-    if len(sorts) > 1 and len({mask.parent for mask, _ in sorts.values()}) > 1:
-        raise _several_sorts(root, [mask for mask, _ in sorts.values()])
+            sorts.setdefault(frozenset() if mask.parent.name.casefold() == key(image.name) else more, mask)
+    for masks in (*layout.masks.values(), list(sorts.values())):
+        folders = list(dict.fromkeys(str(mask.parent.relative_to(root)) for mask in masks))
+        if len(folders) > 1:
+            raise DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': "
+                            f"--mask-folder {' or '.join(folders[:3])}.")  # fmt: skip
 
 
 def _check_numbers(layout: Layout) -> None:
@@ -229,12 +204,6 @@ def _check_numbers(layout: Layout) -> None:
             if number and other:
                 raise DataError(f"{mask}: may be a further mask of {image.name}, or the mask of {other.name}. Pair "
                                 "them in a table: --table pairs.csv.")  # fmt: skip
-
-
-def _several_sorts(root: Path, masks: Sequence[Path]) -> DataError:
-    folders = list(dict.fromkeys(str(mask.parent.relative_to(root)) for mask in masks))
-    return DataError(f"{masks[0]}: masks lie in {' and in '.join(folders[:3])}. Say which are the lesions': "
-                     f"--mask-folder {' or '.join(folders[:3])}.")  # fmt: skip
 
 
 def _check_others(layout: Layout, others: Sequence[Path], wishes: Wishes) -> None:
@@ -279,27 +248,21 @@ def _find_tables(others: Sequence[Path], images: Sequence[Path], wishes: Wishes,
 
 def _match_tables(tables: Sequence[Table], images: Sequence[Path], wishes: Wishes, lines: list[str]) -> dict[Path, Row]:
     rows, owners = {}, {}
-    for table in tables:
+    for table in sorted(tables, key=lambda table: len(table.path.parts)):  # the nearest counts
         part = part_of((table.path.stem,))  # train.csv, val.csv and test.csv
-        for image, row in match_rows(table, images).items():
-            row = row._replace(split=row.split or part)
-            if (other := owners.setdefault(image, table)) is not table and other.path.parent == table.path.parent:
-                raise DataError(f"{other.path} and {table.path.name}: two tables name {image.name}. Keep one.")
-            if image not in rows or len(table.path.parts) > len(owners[image].path.parts):  # the nearest counts
-                rows[image], owners[image] = row, table
-    for table in {id(table): table for table in owners.values()}.values():
+        found = match_rows(table, images)
+        for image, row in found.items():
+            if (other := owners.get(image)) and other.parent == table.path.parent:
+                raise DataError(f"{other} and {table.path.name}: two tables name {image.name}. Keep one.")
+            rows[image], owners[image] = row._replace(split=row.split or part), table.path
         columns = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in table.columns.items() if ours != "mask")
-        part = part_of((table.path.stem,))
-        lines.append(f"table {table.path.name}: {columns}" + (f"; its images are {part}" if part else ""))
+        if found:
+            lines.append(f"table {table.path.name}: {columns}" + (f"; its images are {part}" if part else ""))
     if tables and (missing := [image for image in images if image not in rows]):
         lines.append(f"note: {len(missing)} images are in no table ({shown(missing)})")
     if not any(row.patient for row in rows.values()) and wishes.patient_column != "name":
-        starts = Counter(_start_of_name(image) for image in images)
-        if (
-            "" not in starts
-            and 1 < len(starts) <= len(images) / 2
-            and not {start.casefold() for start in starts} & set(CLASSES)
-        ):
+        starts = {_start_of_name(image): None for image in images}
+        if 1 < len(starts) <= len(images) / 2 and not {s.casefold() for s in starts} & {"", *CLASSES}:
             lines.append(f"note: names begin in {len(starts)} ways ({', '.join(list(starts)[:3])}, ...). If these are "
                          "the patients: --patient-column name")  # fmt: skip
     return rows
@@ -327,37 +290,35 @@ def _find_pairs(path: Path, wishes: Wishes) -> Found:
 # ---------------------------------------------------------------- cases
 
 
-def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], wishes: Wishes):
-    """The cases, and how many images without a lesion are left out.
+def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], wishes: Wishes) -> list[Case]:
+    """The cases, without images that are left out as they show no lesion.
 
     Raises:
         DataError: one line about the first kind of files that cannot be used.
     """
-    layout, problems, cases, left_out = found.layout, defaultdict(list), [], 0
+    layout, problems, cases = found.layout, defaultdict(list), []
     names, lost = Counter(key(path.name) for path in layout.images), lost_firsts(layout)
     owned = {key(path.name) for path in (*layout.masks, *(p for p, drawn in found.outlines.items() if drawn))}
     lone = "is a mask without exactly one image of its name. Add the image, remove it, or give --table pairs.csv"
     problems |= {lone: layout.lone} if layout.lone else {}
     for path in layout.images:
         case = _make_case(path, root, found, rows.get(path, Row()), wishes)
-        unreadable = [lesion[mask] for mask in case.masks if isinstance(lesion[mask], str)]
-        if problem := unreadable[0] if unreadable else _name_problem(path, case.name, case.label):
-            raise DataError(problem)
+        if unreadable := [lesion[mask] for mask in case.masks if isinstance(lesion[mask], str)]:
+            raise DataError(unreadable[0])
         has = bool(case.outlines) or any(lesion[mask] for mask in case.masks)
         if names[key(path.name)] > 1:
             case = case._replace(name=" ".join([*place_of(folders_of(path, root)), case.name]))
-        if path in lost:
-            problems["has a further mask and no first one. Add it, or remove the image"].append(path)
-        elif (problem := _judge(case, has, owned, wishes)) == LEFT_OUT:
-            left_out += 1
-        elif problem:
+        no_first = "has a further mask and no first one. Add it, or remove the image" if path in lost else ""
+        if problem := no_first or _judge(case, has, owned, wishes):
             problems[problem].append(path)
-        else:
+        elif has or case.label == "normal" or wishes.unmasked != "leave-out":
             cases.append(case if has else case._replace(label="normal"))
     for problem, paths in problems.items():
         many = f" (so are {len(paths)} of {len(layout.images)})" if len(paths) > 1 else ""
         raise DataError(f"{paths[0]}{many}: {problem}.")
-    return _check_cases(root, cases), left_out
+    if left_out := len(layout.images) - len(cases):
+        found.lines.append(f"{left_out} images without a lesion are left out, as you said")
+    return _check_cases(root, cases)
 
 
 def _check_cases(root: Path, cases: list[Case]) -> list[Case]:
@@ -373,26 +334,14 @@ def _check_cases(root: Path, cases: list[Case]) -> list[Case]:
             for case in cases]  # fmt: skip
 
 
-def _name_problem(path: Path, name: str, label: str) -> str:
-    """What is wrong with an image's name; "" if nothing is."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # as another system may have left it: no figure could show it
-        return f"{path}: its name holds bytes that are no text. Rename it."
-    called = next((c for c in CLASSES if name.casefold().startswith(f"{c} (")), label)
-    if label != "lesion" and called != label:
-        return f"{path}: lies in {label}/, but is named {called}. Rename or move it."
-    return ""
-
-
 def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
-    """Why an image cannot be used, LEFT_OUT, or "" if it can."""
+    """Why an image cannot be used; "" if it can, or is left out."""
+    if case.name.encode(errors="replace").decode() != case.name:  # no figure could show it
+        return "its name holds bytes that are no text. Rename it"
     if case.label == "normal":
         return "is normal by its folder or table, but its mask holds a lesion" if has else ""
-    if has:
+    if has or wishes.unmasked == "leave-out":
         return ""
-    if wishes.unmasked == "leave-out":
-        return LEFT_OUT
     if not case.masks and (key(case.image.name) in owned or _named_after(key(case.image.name), owned)):
         return "has no mask, and is named after an image that has one. Move it away, or --unmasked leave-out"
     if wishes.unmasked == "normal" and case.label == "lesion":
@@ -403,12 +352,14 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
     return f"has {what}. Say what such images are: --unmasked normal, or --unmasked leave-out"
 
 
-def _class_of(place: Sequence[str], name: str, drawn: Sequence[Outline]) -> str:
-    """The class by the nearest folder, the first word of the name, or what the outlines are called."""
-    first = re.match(r"[^\W\d_]*", name.casefold())[0]
+def _find_class(path: Path, place: Sequence[str], drawn: Sequence[Outline], row: Row) -> str:
+    """The class by the nearest folder, the first word of the name, the outlines' label and the table."""
+    first = re.match(r"[^\W\d_]*", key(path.name))[0]
     called = {outline.label for outline in drawn}
-    by_name = first if first in CLASSES else called.pop() if len(called) == 1 and called < set(CLASSES) else "lesion"
-    return by_folder if (by_folder := class_of(place)) != "lesion" else by_name
+    said = {class_of(place), first, row.label, *(called if len(called) == 1 else ())} & set(CLASSES)
+    if len(said) > 1:
+        raise DataError(f"{path}: is {' and '.join(sorted(said))} by its folder, name, outlines and table. Mend one.")
+    return said.pop() if said else "lesion"
 
 
 def _named_after(name: str, owned: set[str]) -> bool:
@@ -423,10 +374,7 @@ def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -
     folders = folders_of(path, root) if root in path.parents else ()
     masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
     name = stem_of(path.name)
-    label = _class_of(place_of(folders), name, drawn)
-    if row.label and label not in ("lesion", row.label):
-        raise DataError(f"{path}: is {row.label} by its table, and {label} by its folder or name. Mend one.")
-    label = row.label or label
+    label = _find_class(path, place_of(folders), drawn, row)
     by_folder = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
     by_name = wishes.patient_column == "name"
     patient = _start_of_name(path) if by_name else row.patient or by_folder

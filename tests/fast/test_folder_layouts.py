@@ -175,7 +175,7 @@ PROBLEMS = [  # what is made, the files that are named, and why
     (changed(write_pairs, *(f"+images (copy)/{scan}" for scan in SCANS)), SCANS, "images (copy)"),
     (changed(BESIDE, "+1_overlay.png", "+4_overlay.png"), ["1_overlay.png", "4_overlay.png"], "named after an image"),
     (changed(write_pairs, "-masks/scan3.png", "+images/scan3.bmp"), ["scan3.bmp"], "twice"),
-    (changed(write_classes, *TO_MALIGNANT), ["benign (2).png"], "lies in malignant/, but is named benign"),
+    (changed(write_classes, *TO_MALIGNANT), ["benign (2).png"], "is benign and malignant by its folder, name"),
 ]
 
 
