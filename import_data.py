@@ -102,16 +102,15 @@ def describe(sources: Sequence[Source], cases: Cases, pairs: Sequence[Pair]) -> 
     lines = [("source", s.title) for s in sources]
     lines.append(("images", f"{len(kept)}: " + ", ".join(f"{labels[x]} {x}" for x in LABELS if labels[x])
                   + f"; {masks} mask files; {min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}"))  # fmt: skip
-    patients = {(k.case.hospital, k.case.patient) for k in kept if k.case.patient}
+    patients, parts = defaultdict(set), Counter(k.case.part for k in kept)
+    for k in kept:
+        patients[(k.case.hospital, k.case.patient) if k.case.patient else ()].add(k.case.part)
+    patients.pop((), None)
     nobody = sum(not k.case.patient for k in kept)
     lines.append(("patients", f"{len(patients)}" + (f", and {nobody} images of nobody known" if nobody else "")
                   if patients else "not known: no column, folder or flag names them"))  # fmt: skip
-    parts = Counter(k.case.split or k.case.fold for k in kept)
     if set(parts) - {""}:
-        held = defaultdict(set)
-        for k in kept:
-            held[k.case.hospital, k.case.patient].add(k.case.split or k.case.fold)
-        both = sum(len(part) > 1 for (_, patient), part in held.items() if patient)
+        both = sum(len(held) > 1 for held in patients.values())
         lines.append(("given parts", ", ".join(f"{part or 'none'}: {n}" for part, n in sorted(parts.items()))
                       + (f"; {both} PATIENTS LIE IN SEVERAL PARTS" if both else "")))  # fmt: skip
     areas = [100 * k.area for k in kept if k.area]
@@ -123,12 +122,10 @@ def describe(sources: Sequence[Source], cases: Cases, pairs: Sequence[Pair]) -> 
         kinds = Counter(f"{ending_of(p) or p.name} in {p.parent.relative_to(root)}/" for p, root in passed)
         kinds = [f"{n} {kind.replace('./', 'the source')}" for kind, n in kinds.most_common(4)]
         lines.append(("passed over", f"{len(passed)} files: {', '.join(kinds)}"))
-    if cases.turned:
-        lines.append(
-            ("EXIF", f"turns {cases.turned} images. If their masks were drawn on the stored pixels: --ignore-exif")
-        )
-    if cases.without_size:
-        lines.append(("mm", f"{cases.without_size} images name a pixel size that is a placeholder; left empty"))
+    if turned := sum("turned by EXIF" in k.doubts for k in kept):
+        lines.append(("EXIF", f"turns {turned} images. If their masks were drawn on the stored pixels: --ignore-exif"))
+    if unknown := sum("placeholder" in doubt for k in kept for doubt in k.doubts):
+        lines.append(("mm", f"{unknown} images name a pixel size that is a placeholder; left empty"))
     if cases.again:
         lines.append(("equal", f"{len(cases.again)} pictures are in two sources, and kept once ({cases.again[0]})"))
     return lines + describe_copies(kept, pairs)
@@ -140,14 +137,10 @@ def describe_copies(kept: Sequence[Kept], pairs: Sequence[Pair]) -> list[tuple[s
     sizes = Counter(groups.tolist())
     tied = [[kept[i] for i in np.flatnonzero(groups == g)] for g, n in sizes.items() if n > 1]
     equal = [p for p in pairs if kept[p.a].hash == kept[p.b].hash]
-    lines = [
-        (
-            "near-copies",
-            f"{len(pairs)} pairs tie {sum(map(len, tied))} images into {len(tied)} groups"
-            + (f"; {len(equal)} of equal pixels ({kept[equal[0].a].name} = {kept[equal[0].b].name})" if equal else ""),
-        )
-    ]
-    for word, values in (("classes", lambda k: k.case.label), ("given parts", lambda k: k.case.split or k.case.fold)):
+    count = f"{len(pairs)} pairs tie {sum(map(len, tied))} images into {len(tied)} groups"
+    same = f"; {len(equal)} of equal pixels ({kept[equal[0].a].name} = {kept[equal[0].b].name})" if equal else ""
+    lines = [("near-copies", count + same)]
+    for word, values in (("classes", lambda k: k.case.label), ("given parts", lambda k: k.case.part)):
         if across := [group for group in tied if len({values(k) for k in group}) > 1]:
             named = "; ".join(" = ".join(k.name for k in group[:3]) for group in across[:3])
             lines.append((f"across {word}", f"{len(across)} groups ({named})"))

@@ -8,11 +8,10 @@ import io
 import os
 import shutil
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +56,6 @@ class Cases:
         self.sources, self.folder, self.numbered = sources, folder, numbered
         self.kept: list[Kept] = []
         self.again: list[str] = []  # "B/2.png is A/1.png", of two sources
-        self.turned = self.without_size = 0
         self._named = [(case, source, name) for source, name in zip(sources, _names_of(sources), strict=True)
                        for case in source.cases]  # fmt: skip
         self._seen: dict[str, tuple[Kept, Source]] = {}
@@ -72,28 +70,27 @@ class Cases:
             (self.folder / part).mkdir()
         counts = Counter(comparable(case.name) for case, _, _ in self._named)
         taken: set[str] = set()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and encoding release the GIL
-            todo = iter(self._named)
-            jobs = deque(pool.submit(self._prepare, *item) for item in islice(todo, 4 * (os.cpu_count() or 1)))
-            try:
-                while jobs:
-                    kept, image, encoded, source = jobs.popleft().result()
-                    jobs.extend(pool.submit(self._prepare, *item) for item in islice(todo, 1))
-                    if self._is_new(kept, source):
-                        name = f"{kept.case.hospital} {kept.name}" if counts[comparable(kept.name)] > 1 else kept.name
-                        name = f"case_{len(self.kept) + 1:04}" if self.numbered else name.strip()
-                        if comparable(name) in taken:
-                            raise DataError(f"{kept.case.image}: the name {name!r} occurs twice. Rename one.")
-                        taken.add(comparable(name))
-                        self.kept.append(kept._replace(name=name))
-                        self._seen.setdefault(kept.hash, (self.kept[-1], source))
-                        for part, content in zip(("images", "masks"), encoded, strict=False):
-                            (self.folder / part / f"{name}.png").write_bytes(content)
-                        yield image
-            finally:
-                pool.shutdown(cancel_futures=True)
+        for (_, source, _), (kept, image, encoded) in self._prepare_all():
+            if self._is_new(kept, source):
+                name = f"{kept.case.hospital} {kept.name}" if counts[comparable(kept.name)] > 1 else kept.name
+                name = f"case_{len(self.kept) + 1:04}" if self.numbered else name.strip()
+                if comparable(name) in taken:
+                    raise DataError(f"{kept.case.image}: the name {name!r} occurs twice. Rename one.")
+                taken.add(comparable(name))
+                self.kept.append(kept._replace(name=name))
+                self._seen.setdefault(kept.hash, (self.kept[-1], source))
+                for part, content in zip(("images", "masks"), encoded, strict=False):
+                    (self.folder / part / f"{name}.png").write_bytes(content)
+                yield image
 
-    def _prepare(self, case: Case, source: Source, hospital: str) -> tuple[Kept, np.ndarray, tuple, Source]:
+    def _prepare_all(self) -> Iterator[tuple]:
+        many = 4 * (os.cpu_count() or 1)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and encoding release the GIL
+            for start in range(0, len(self._named), many):
+                block = self._named[start : start + many]
+                yield from zip(block, pool.map(self._prepare, *zip(*block, strict=True)), strict=True)
+
+    def _prepare(self, case: Case, source: Source, hospital: str) -> tuple[Kept, np.ndarray, tuple]:
         read = read_case(case, source)
         root = source.root if source.root in case.image.parents else case.image.parent
         file = f"{Path(source.title).stem or root.resolve().name}/{case.image.relative_to(root).as_posix()}"
@@ -107,21 +104,18 @@ class Cases:
                     _draw_thumbnail(read), brighter, doubts)  # fmt: skip
         fast = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]  # and 10 % smaller: speckle does not repeat
         pictures = (read.image, read.mask.astype(np.uint8) * 255) if self.folder else ()
-        return kept, read.image, tuple(cv2.imencode(".png", p, fast)[1].tobytes() for p in pictures), source
+        return kept, read.image, tuple(cv2.imencode(".png", p, fast)[1].tobytes() for p in pictures)
 
     def _is_new(self, kept: Kept, source: Source) -> bool:
-        self.turned += "turned by EXIF" in kept.doubts
-        self.without_size += any("placeholder" in doubt for doubt in kept.doubts)
-        first, its_source = self._seen.get(kept.hash, (None, None))
-        if first and "normal" in (labels := {first.case.label, kept.case.label}) and len(labels) > 1:
+        first, its_source = self._seen.get(kept.hash, (kept, source))
+        if (first.case.label == "normal") != (kept.case.label == "normal"):
             raise DataError(f"{kept.case.image}: holds the same pixels as {first.case.image}, but only one of them "
                             "shows a lesion. Remove one.")  # fmt: skip
-        parts = [c.split or c.fold for c in (first.case, kept.case)] if first else []
-        if first and parts[0] != parts[1]:
+        if first.case.part != kept.case.part:
             raise DataError(f"{kept.case.image}: holds the same pixels as {first.case.image}, but one is in part "
-                            f"{parts[0] or 'none'!r}, the other in {parts[1] or 'none'!r}. Remove one, or import one "
-                            "of the folders.")  # fmt: skip
-        if first and its_source is not source:
+                            f"{first.case.part or 'none'!r}, the other in {kept.case.part or 'none'!r}. Remove one, or "
+                            "import one of the folders.")  # fmt: skip
+        if its_source is not source:
             differ = "" if first.grid == kept.grid else ", with another mask; the first is kept"
             self.again.append(f"{kept.file} is {first.file}{differ}")
             return False
@@ -129,13 +123,10 @@ class Cases:
 
 
 def _names_of(sources: Sequence[Source]) -> list[str]:
-    """The last parts of the sources' paths, as many as tell them apart."""
-    paths = [Path(source.title).resolve().with_suffix("").parts for source in sources]
-    for length in range(1, max(map(len, paths)) + 1):
-        names = [" ".join(parts[-length:]) for parts in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
+    """The sources' paths, without the folders that they share."""
+    paths = [Path(source.title.removesuffix(".zip")).resolve() for source in sources]
+    shared = len(os.path.commonprefix([path.parent.parts for path in paths]))
+    return [" ".join(path.parts[shared:]) for path in paths]
 
 
 def _look(case: Case, read: Read) -> tuple[float, float, tuple[str, ...]]:

@@ -70,6 +70,11 @@ class Case(NamedTuple):
     hospital: str = ""
     doubt: str = ""  # why a person should look at it
 
+    @property
+    def part(self) -> str:
+        """The part or fold that the source gives it."""
+        return self.split or self.fold
+
 
 class Source(NamedTuple):
     """One folder, understood."""
