@@ -40,7 +40,7 @@ class MaskReading(NamedTuple):
 
     background: tuple[float, ...] = (0.0,)  # grey value, or red, green and blue
     difference: float = 127.0  # more than this, in any colour, is lesion; half range tolerates JPEG and soft edges
-    values: tuple = ()  # if the user gives any: only these grey values or colours are lesion
+    values: tuple[tuple[float, ...], ...] = ()  # if the user gives any: only these grey values or colours are lesion
 
 
 class Levels(NamedTuple):
@@ -49,11 +49,11 @@ class Levels(NamedTuple):
     path: Path
     pixels: dict
     border: dict  # along the picture's border alone
-    areas: dict  # inside areas: all neighbours are alike
-    apart: dict  # in between, and far from what differs most
-    closed: bool  # a closed curve with little in it
-    thin: bool  # thin lines, far apart
     exact: bool  # not compressed by leaving something out
+    areas: dict = {}  # inside areas: all neighbours are alike
+    apart: dict = {}  # in between, and far from what differs most
+    closed: bool = False  # a closed curve with little in it
+    thin: bool = False  # thin lines, far apart
 
 
 class Understood(NamedTuple):
@@ -79,8 +79,11 @@ def find_reading(masks: Sequence[Path], values: Sequence, read: Callable) -> Und
     look = partial(try_reading, partial(list_levels, read=read))
     found = list(thread_map(look, masks, max_workers=os.cpu_count(), desc="masks", leave=False))
     files = [item for item in found if isinstance(item, Levels)]
-    named = values and values != ("all",)
-    reading, lines = _take_values(files, values) if named else _find_reading(files, merge=bool(values))
+    if values and values != ("all",):
+        reading = MaskReading(values=tuple(tuple(np.atleast_1d(np.float32(v)).tolist()) for v in values))  # as stored
+        lines = _check_values(files, reading.values)
+    else:
+        reading, lines = _find_reading(files, merge=bool(values))
     lines += _note_most(files, reading)
     lesion = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in found)
     return Understood(reading, dict(zip(masks, lesion, strict=True)), lines)
@@ -90,20 +93,8 @@ def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
     """Which pixels of a mask are lesion, (H, W) bool, from (H, W) or (H, W, 3); named colours are told apart."""
     values = values.reshape(*values.shape[:2], -1)
     if reading.values:
-        levels = [np.atleast_1d(np.float32(level)) for level in reading.values]
-        return np.any([(values.astype(np.float32) == level).all(axis=2) for level in levels], axis=0)
+        return np.any([(values == np.float32(level)).all(axis=2) for level in reading.values], axis=0)
     return (np.abs(values - np.float32(reading.background)) > reading.difference).any(axis=2)
-
-
-def describe_reading(reading: MaskReading) -> str:
-    """A reading as a person says it."""
-    if reading.values:
-        return f"{_named([_level(value) for value in reading.values])} is lesion, as you said"
-    return f"{_named([reading.background])} is background, what differs by more than {reading.difference:g} is lesion"
-
-
-def _level(value) -> tuple:
-    return tuple(value) if isinstance(value, tuple) else (value,)
 
 
 def _difference(level: tuple, background: tuple) -> float:
@@ -113,8 +104,7 @@ def _difference(level: tuple, background: tuple) -> float:
 def _lesion(pixels: dict, reading: MaskReading) -> int:
     """How many of the pixels are lesion."""
     if reading.values:
-        named = {_level(value) for value in reading.values}
-        return sum(n for level, n in pixels.items() if level in named)
+        return sum(pixels.get(level, 0) for level in set(reading.values))
     return sum(n for level, n in pixels.items() if _difference(level, reading.background) > reading.difference)
 
 
@@ -126,21 +116,13 @@ def _named(levels: Sequence[tuple]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _take_values(files: Sequence[Levels], values: Sequence) -> tuple[MaskReading, list[str]]:
-    single = (float(np.float32(value)) if not isinstance(value, tuple) else value for value in values)
-    reading = MaskReading(values=tuple(single))  # as fractions are stored
+def _check_values(files: Sequence[Levels], named: Sequence[tuple]) -> list[str]:
+    """What the masks hold beside the values that the user named; refuses what no mask holds."""
     levels = set().union(*(file.pixels for file in files))
-    named = {_level(value) for value in reading.values}
-    colours = [file for file in files if any(len(level) > 1 for level in file.pixels)]
-    if colours and not any(len(level) > 1 for level in named):
-        held = _named(sorted(colours[0].pixels))
-        raise DataError(f"{colours[0].path}: holds colours, {held}; only grey values can be named as lesion.")
-    if files and (absent := sorted(named - levels)):
-        raise DataError(
-            f"{files[0].path.parent}: no mask holds {_named(absent)}, which you named as lesion; they hold "
-            f"{_named(sorted(levels))}."
-        )
-    return reading, [f"masks hold {_named(sorted(levels))}; {describe_reading(reading)}"]
+    if files and (absent := sorted(set(named) - levels)):
+        raise DataError(f"{files[0].path}: no mask holds {_named(absent)}, which you named as lesion; they hold "
+                        f"{_named(sorted(levels))}.")  # fmt: skip
+    return [f"masks hold {_named(sorted(levels))}; {_named(named)} is lesion, as you said"]
 
 
 def _find_reading(files: Sequence[Levels], merge: bool) -> tuple[MaskReading, list[str]]:
@@ -201,21 +183,14 @@ def _line(levels: Sequence[tuple], classes: Sequence[tuple], background: tuple) 
 
 def _background(files: Sequence[Levels]) -> tuple:
     """The value along the borders: black, unless nearly all masks are bordered by another (a lesion may fill one)."""
-    border = Counter()
-    for file in files:
-        border.update({level: n / sum(file.border.values()) for level, n in file.border.items()})
-    common, black = border.most_common(1)[0][0], (0.0,)
+    black, drawn = (0.0,), [file for file in files if len(file.pixels) > 1] or files
+    common = Counter(max(file.border, key=file.border.get) for file in drawn).most_common(1)[0][0]
     if not any(black in file.pixels for file in files):
         return common
-    span = max(_difference(level, common) for file in files for level in file.pixels)
-    alike = [
-        sum(n for level, n in file.border.items() if _difference(level, common) <= NOISE * span)
-        for file in files
-        if len(file.pixels) > 1
-    ]
-    sides = [sum(file.border.values()) for file in files if len(file.pixels) > 1]
-    bordered = sum(n >= BORDERED * side for n, side in zip(alike, sides, strict=True))
-    return common if bordered >= BORDERED * len(sides) else black
+    noise = NOISE * max(_difference(level, common) for file in files for level in file.pixels)
+    near = [sum(n for level, n in file.border.items() if _difference(level, common) <= noise) for file in drawn]
+    alike = [n >= BORDERED * sum(file.border.values()) for n, file in zip(near, drawn, strict=True)]
+    return common if sum(alike) >= BORDERED * len(drawn) else black
 
 
 def _areas(file: Levels, background: tuple) -> dict:
@@ -316,52 +291,47 @@ def _note_most(files: Sequence[Levels], reading: MaskReading) -> list[str]:
 # ---------------------------------------------------------------- what one mask holds
 
 
-def _count(codes: np.ndarray) -> dict:
-    """Pixels of each value, from grey values (uint8, float32) or colours as one number (int32), in any shape."""
-    if codes.dtype == np.uint8:
-        few = 0 < codes.size < 2**24  # what OpenCV counts exactly, and 20 times faster
-        counts = cv2.calcHist([codes], [0], None, [256], [0, 256]).ravel() if few else np.bincount(codes.ravel())
-        return {(float(level),): int(counts[level]) for level in np.flatnonzero(counts)}
-    found, counts = np.unique(codes, return_counts=True)
-    if codes.dtype == np.float32:
-        return {(float(level),): int(n) for level, n in zip(found, counts, strict=True)}
-    colours = [tuple(float(code >> shift & 255) for shift in (16, 8, 0)) for code in found.tolist()]
-    return {c[:1] if len(set(c)) == 1 else c: int(n) for c, n in zip(colours, counts, strict=True)}
-
-
-def _codes(values: np.ndarray) -> np.ndarray:
-    """One number a pixel, (H, W): what it holds, or its colour; never far more than 32,768 different ones."""
+def _index(values: np.ndarray) -> tuple[list[tuple], np.ndarray]:
+    """The levels that a mask may hold, never far more than 32,768, and the number of each pixel's level, (H, W)."""
     if values.dtype == np.uint8 and values.ndim == 2:
-        return values
-    if values.ndim == 2:
-        values = values.astype(np.float32)
-        step = np.abs(values).max(initial=0) / 255
-        return values if len(np.unique(values)) <= 256 else (np.round(values / step) * step).astype(np.float32)
-    codes = values.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    if len(np.unique(codes)) <= 256:
-        return codes
-    return np.round(np.round(values / 255 * 31) / 31 * 255).astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+        return [(float(level),) for level in range(256)], values
+    weights = np.array([65536, 256, 1] if values.ndim == 3 else [1], np.float32)
+    values = values.reshape(*values.shape[:2], -1).astype(np.float32)
+    found, codes = np.unique(values @ weights, return_inverse=True)
+    if len(found) > 256:
+        step = 255 / 31 if len(weights) == 3 else np.abs(values).max() / 255
+        values = np.round(values / step) * step
+        found, codes = np.unique((values.round() if len(weights) == 3 else values) @ weights, return_inverse=True)
+    if len(weights) == 1:
+        return [(float(level),) for level in found], codes
+    colours = [tuple(float(int(code) >> shift & 255) for shift in (16, 8, 0)) for code in found]
+    return [colour[:1] if len(set(colour)) == 1 else colour for colour in colours], codes.reshape(values.shape[:2])
 
 
 def list_levels(path: Path, read: Callable) -> Levels:
     """What a mask holds."""
     values = read(path)
-    codes = _codes(values)
-    border = _count(np.concatenate([codes[0], codes[-1], codes[:, 0], codes[:, -1]]))
+    levels, codes = _index(values)
+
+    def count(part: np.ndarray) -> dict:
+        pixels = np.bincount(part.ravel(), minlength=len(levels))
+        return {levels[i]: int(pixels[i]) for i in np.flatnonzero(pixels)}
+
+    border = count(np.concatenate([codes[0], codes[-1], codes[:, 0], codes[:, -1]]))
+    held = Levels(path, count(codes), border, path.suffix.lower() not in (".jpg", ".jpeg"))
     ground = max(border, key=border.get)
     differs = np.abs(values.reshape(*values.shape[:2], -1) - np.float32(ground)).max(axis=2)
-    exact = path.suffix.lower() not in (".jpg", ".jpeg")
     if not differs.any():
-        return Levels(path, _count(codes), border, {}, {}, False, False, exact)
+        return held
     rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
     part = slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
     inside, peak = differs[part], differs.max()
     alike = cv2.dilate(inside, np.ones((3, 3))) - cv2.erode(inside, np.ones((3, 3))) <= ALIKE * peak
     strong = (inside > peak / 2).astype(np.uint8)
     apart = (inside >= CLEAR * peak) & (cv2.dilate(strong, np.ones((9, 9))) == 0)
-    areas, far = _count(codes[part][alike & (inside > 0)]), _count(codes[part][apart])
-    curve = _curve((inside > CLEAR * peak).astype(np.uint8))
-    return Levels(path, _count(codes), border, areas, far, *curve, exact)
+    closed, thin = _curve((inside > CLEAR * peak).astype(np.uint8))
+    areas = count(codes[part][alike & (inside > 0)])
+    return held._replace(areas=areas, apart=count(codes[part][apart]), closed=closed, thin=thin)
 
 
 def _curve(lesion: np.ndarray) -> tuple[bool, bool]:

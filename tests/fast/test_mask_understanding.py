@@ -311,7 +311,7 @@ def test_named_values_may_be_of_any_format(value, kind, tmp_path):
     ("draw", "values", "message"),
     [
         (grey(1), (1, 3), "no mask holds 3, .* 0 and 1"),
-        (colour(*RED), (255,), r"scan0.png: holds colours, 0 and \(255, 0, 0\)"),
+        (colour(*RED), (255,), r"no mask holds 255, .* 0 and \(255, 0, 0\)"),
     ],
 )
 def test_named_values_that_no_mask_holds_are_refused(draw, values, message, tmp_path):
