@@ -239,31 +239,24 @@ def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, cl
 def _no_mask(file: Levels, reading: MaskReading, areas: dict) -> str:
     """What makes one mask impossible to read; "" if nothing does."""
     far = {level: _difference(level, reading.background) for level in file.pixels}
-    peak, total = max(far.values()), sum(file.pixels.values())
-
-    def count(first: float, last: float, held: dict = file.pixels, but: dict | None = None) -> int:
-        return sum(n for level, n in held.items() if first < far[level] < last and level not in (but or {}))
-
-    between = count(0.2 * peak, 0.8 * peak, but=areas)
-    clear = count(0, np.inf) - count(0, 0.8 * peak, but=areas)
+    peak, top, total = max(far.values()), max(areas.values()), sum(file.pixels.values())
+    sure = {level for level in far if far[level] >= 0.8 * peak or level in areas}
+    between = sum(n for level, n in file.pixels.items() if far[level] > 0.2 * peak and level not in sure)
+    clear = sum(n for level, n in file.pixels.items() if far[level] and level in sure)
     if between > 10 * EDGES * clear or between > max(EDGES * clear, total / 10):
         return f"{between} pixels are in between. {NO_MASK}"
-    lost = count(0, np.nextafter(reading.difference, np.inf), held=file.apart)
-    if lost > max(FEW, FAINT * total):
-        return f"{lost} pixels are neither background nor lesion, and at no lesion's edge. Export areas of one value."
-    noise = NOISE * areas[max(areas, key=areas.get)]
-    if peak <= reading.difference and count(0 if file.exact else noise, np.inf) > FAINT * total:
-        return (
-            f"in other masks lesion differs from the background by more than {reading.difference:g}. Export them alike."
-        )
-    if file.exact:  # without noise near the top there is none near the background
-        noisy = len(file.pixels) > LEVELS or any((1 - NOISE) * peak < d < peak for d in far.values())
-        faint = [level for level in file.areas if 0 < far[level] < NOISE * peak and not noisy]
-    else:
-        faint = [level for level in file.areas if NOISE * peak <= far[level] < CLEAR * peak and level not in areas]
-    spread = 0 if file.exact else max(clear / 30, CHROMA if any(len(level) > 1 for level in far) else 0)
-    if sum(file.areas[level] for level in faint) > max(FEW, spread):
-        return f"whether {_named(sorted(faint))} is lesion cannot be told. Name the lesion's with --mask-values."
+    # Without noise near the top there is none near the background.
+    noisy = not file.exact or len(far) > LEVELS or any((1 - NOISE) * peak < d < peak for d in far.values())
+    least, most = NOISE * peak * noisy, max(reading.difference, (NOISE if file.exact else CLEAR) * peak)
+    flat, loose = file.areas, file.apart
+    if peak <= reading.difference:
+        flat, loose, least = {}, file.pixels, NOISE * top * (not file.exact)
+    blurred = 0 if file.exact else max(clear / 30, CHROMA * any(len(level) > 1 for level in far))
+    for held, limit in ((flat, blurred), (loose, FAINT * total)):
+        unsure = {level: n for level, n in held.items() if least < far[level] <= most}
+        if (count := sum(unsure.values())) > max(FEW, limit):
+            return (f"{count} pixels of {_named(sorted(unsure))} are neither background nor lesion. Export areas of "
+                    "one value, all masks alike, or name the lesion's with --mask-values.")  # fmt: skip
     return ""
 
 

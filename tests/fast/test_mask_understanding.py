@@ -186,9 +186,9 @@ REFUSED = {  # for one of ten files, or all: words of the message
     "the lesion cut out": (drawn(lambda mask: picture(5) * mask), "no mask"),
     "noise": (drawn(lambda mask: SPECKLE), "no mask"),
     "a map of heat": (blurred(5), "no mask"),
-    "1 beside 255": (with_area(1), "holds 0, 1 and 255; whether 1 is lesion"),
-    "10 beside 255": (with_area(10), "holds 0, 10 and 255; whether 10 is lesion"),
-    "spots": (drawn(lambda mask: mask * 255 + SPOTS), "holds 0, 100 and 255; 25 pixels are neither"),
+    "1 beside 255": (with_area(1), "holds 0, 1 and 255; 40 pixels of 1 are neither"),
+    "10 beside 255": (with_area(10), "holds 0, 10 and 255; 40 pixels of 10 are neither"),
+    "spots": (drawn(lambda mask: mask * 255 + SPOTS), "holds 0, 100 and 255; 25 pixels of 100 are neither"),
     "not a number": (lambda mask, path: save(path, np.where(mask, np.nan, 0).astype(np.float32)), "NaN or infinite"),
     "colours of 16 bits": (deep_colours, "colours of 16 bits"),
 }
@@ -212,7 +212,7 @@ TOGETHER = {  # all masks but the fourth, their ending, the fourth, and the mess
     "numbered lesions": (in_turn(*map(grey, range(1, 12))), "png", grey(12), r"holds 0 and \d+; .* 9 different areas"),
     "faint beside compressed": (jpeg(255, 75), "jpg", grey(40), "scan3.png: holds 0 and 40, where other masks"),
     "1 beside compressed 255": (jpeg(255, 75), "jpg", grey(1), "scan3.png: holds 0 and 1, where other masks"),
-    "faint noise": (white, "png", drawn(lambda mask: FAINT_NOISE), "scan3.png: holds 0 and 1; .* 127.5"),
+    "faint noise": (white, "png", drawn(lambda mask: FAINT_NOISE), "scan3.png: holds 0 and 1; 286 pixels of 1 are neither"),
 }
 
 
