@@ -28,9 +28,7 @@ MAX_INFLATED, MAX_GROWTH, SMALL_INFLATED = 500_000_000, 100, 20_000_000  # a def
 DEEPEST, SHALLOWEST = 300.0, 5.0  # mm: no ultrasound picture shows more, or less
 
 _SPACING = ["SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PixelSpacing", "ImagerPixelSpacing"]
-_WINDOW = ["WindowCenter", "WindowWidth"]
 _SEGMENTS = ["Modality", "SegmentSequence", "PerFrameFunctionalGroupsSequence"]
-_INDEX = b"1.2.840.10008.1.3.10"  # DICOMDIR, a list of other files
 _ONE_AT_A_TIME = threading.Lock()  # Python has one filter of warnings for all threads
 
 
@@ -41,7 +39,6 @@ class Stored(NamedTuple):
     form: Format
     spacing: tuple[float, float] | None  # mm from row to row and from column to column
     doubt: str  # why there is no spacing, if the header has one
-    window: float  # the upper end of the window, 0 without one
 
 
 def read_stored(path: Path, count: int | None = None) -> Stored:
@@ -57,7 +54,7 @@ def read_stored(path: Path, count: int | None = None) -> Stored:
             size, limit = f"{form.frames} frames of {form.columns}x{form.rows}", f"{MAX_ALL_PIXELS // 1_000_000}"
             raise DataError(f"{path}: {size} pixels are more than {limit} million. Cut it into shorter files.")
         spacing, doubt = _check_spacing(*_read_spacing(header, form), form)
-        return Stored(list(read_pictures(path, form, count)), form, spacing, doubt, _read_window(header))
+        return Stored(list(read_pictures(path, form, count)), form, spacing, doubt)
 
 
 def read_format(path: Path) -> Format:
@@ -101,12 +98,6 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def is_index(path: Path) -> bool:
-    """Whether a file is the list of other files that a CD has, whatever its name."""
-    with path.open("rb") as file:
-        return _INDEX in file.read(1024)
-
-
 def _is_marked(path: Path) -> bool:
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, for ever
         return False
@@ -143,7 +134,7 @@ def _load_pydicom(path: Path) -> None:
 
 
 def _read_header(path: Path, more: Sequence[str] = ()):
-    """The elements of `FORMAT`, `_SPACING`, `_WINDOW` and more, in a pydicom Dataset, and the `Format`."""
+    """The elements of `FORMAT`, `_SPACING` and more, in a pydicom Dataset, and the `Format`."""
     import pydicom
 
     marked = _is_marked(path)
@@ -154,7 +145,7 @@ def _read_header(path: Path, more: Sequence[str] = ()):
         _check_inflated(path)
     header = None
     if marked or (path.suffix.lower() in BARE_ENDINGS and path.is_file()):  # a pipe would be waited for, for ever
-        tags = [*FORMAT, *_SPACING, *_WINDOW, *more]
+        tags = [*FORMAT, *_SPACING, *more]
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
     if header is None or not (marked or header.get("Rows")):
         raise DataError(f"{path}: is no DICOM file. Replace it, or give it the ending of what it is.")
@@ -181,15 +172,6 @@ def _check_inflated(path: Path) -> None:
             size += len(inflate.decompress(block, 1 << 20))
             if size > most:
                 raise DataError(f"{path}: inflates to more than {most // 10**6} MB. Refused.")
-
-
-def _read_window(header) -> float:
-    """The upper end of the window, 0 where there is none."""
-    try:
-        center, width = (np.atleast_1d(np.array(header.get(name), float))[0] for name in _WINDOW)
-        return float(center + width / 2) if np.isfinite(center + width) and width > 1 else 0.0
-    except Exception:  # a picture is a picture without it
-        return 0.0
 
 
 def _check_spacing(spacing: tuple | None, doubt: str, form: Format) -> tuple[tuple[float, float] | None, str]:

@@ -9,15 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dataset import MAX_PIXELS, DataError
-from segmentation.pictures.dicom import (
-    BARE_ENDINGS,
-    Stored,
-    is_dicom,
-    is_index,
-    read_format,
-    read_segments,
-    read_stored,
-)
+from segmentation.pictures.dicom import BARE_ENDINGS, Stored, is_dicom, read_format, read_segments, read_stored
 
 PILLOW = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")  # read by SimpleITK
@@ -25,7 +17,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *
 MAX_PAGES = 10_000
 _ORIENTATION, _MEANING_OF_0 = 274, 262  # tags of a TIFF
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of an orientation to Pillow's transposition that undoes it
-DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
 
 
 class Picture(NamedTuple):
@@ -40,7 +31,6 @@ class Raw(NamedTuple):
 
     values: np.ndarray  # (H, W) of any number format, or of a mask (H, W, 3) where it has colours
     white: float = 0.0  # of more than 8 bits: what the file's header says; 0 if nothing
-    window: float = 0.0  # the upper end of its window; 0 without one
     negative: bool = False  # of more than 8 bits: 0 is white
     spacing: tuple[float, float] | None = None  # mm from row to row and from column to column
     doubt: str = ""  # why there is no spacing, if the header has one
@@ -61,7 +51,7 @@ def is_picture(path: Path) -> bool:
     """Whether a file may be a picture by its ending, or is DICOM by what it holds; a CD's list of files is none."""
     if (ending := ending_of(path)) in PICTURES and ending not in BARE_ENDINGS:
         return True
-    return is_dicom(path) and not is_index(path) or ending in BARE_ENDINGS
+    return (is_dicom(path) and path.name.upper() != "DICOMDIR") or ending in BARE_ENDINGS
 
 
 def ending_of(path: Path) -> str:
@@ -175,7 +165,7 @@ def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
     if values.dtype == np.uint8:
         return Raw(values, spacing=stored.spacing, doubt=stored.doubt)
     white = float(2**form.bits - 1) if form.bits < form.allocated else 0.0  # 16 of 16 says nothing
-    return Raw(values, white, stored.window, form.colours == "MONOCHROME1", stored.spacing, stored.doubt)
+    return Raw(values, white, form.colours == "MONOCHROME1", stored.spacing, stored.doubt)
 
 
 @lru_cache(maxsize=2)  # the frames of one file are asked for one after the other
@@ -224,21 +214,12 @@ def end_of_range(top: float, whole: bool = True) -> float:
     return 2.0 ** max(8, int(np.ceil(np.log2(max(top, 1) + 1)))) - 1
 
 
-def said_white(raw: Raw, white: float | None = None) -> float:
-    """What a file itself says is white: its window if that holds its pixels, or the bits that it names, but for a
-    picture that is dark for them where the folder's range is known; 0 if it does not say."""
-    top = float(raw.values.max(initial=0))
-    if raw.window and top <= (window := end_of_range(raw.window - 1)):
-        return window
-    return raw.white if raw.white and (top * DARK >= raw.white or not white) else 0.0
-
-
 def to_grey(path: Path, raw: Raw, white: float | None = None) -> np.ndarray:
     """A picture of any depth with 8 bits, (H, W) uint8; `white` is that of the folder, for files that do not say."""
     values = raw.values
     if values.dtype == np.uint8:
         return values
-    white = said_white(raw, white) or white or (65535 if values.max(initial=0) > 255 else 255)
+    white = raw.white or white or (65535 if values.max(initial=0) > 255 else 255)
     if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
         raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
     grey = (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)

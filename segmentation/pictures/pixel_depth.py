@@ -9,7 +9,9 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import DataError, try_reading
-from segmentation.pictures.picture_files import DARK, count_pages, end_of_range, read_raw, said_white
+from segmentation.pictures.picture_files import count_pages, end_of_range, read_raw
+
+DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
 
 
 class Depth(NamedTuple):
@@ -19,8 +21,7 @@ class Depth(NamedTuple):
     top: float  # the brightest pixel
     bright: float  # the brightest but one in a thousand
     whole: bool  # no fractions
-    bits: bool  # its header names its bits
-    says: bool  # and its pixels agree, or it has a window
+    white: float  # what its header says; 0 if nothing
 
 
 class Range(NamedTuple):
@@ -38,7 +39,7 @@ def _look(path: Path) -> tuple[int, Depth | None]:
         return pages, None
     values, whole = raw.values, np.issubdtype(raw.values.dtype, np.integer)
     bright = float(np.quantile(values, 0.999, method="higher"))
-    return pages, Depth(path, float(values.max()), bright, whole, raw.white > 0, said_white(raw, white=1.0) > 0)
+    return pages, Depth(path, float(values.max()), bright, whole, raw.white)
 
 
 def find_range(images: Sequence[Path], several_are_read: bool = False) -> Range:
@@ -54,21 +55,14 @@ def find_range(images: Sequence[Path], several_are_read: bool = False) -> Range:
         raise DataError(
             f"{path}: holds {pages} pictures, and which of them was outlined is not known. Export that one."
         )
-    lines: list[str] = []
-    deep = [depth for _, depth in looked if depth]
-    honest = any(depth.says for depth in deep)
-    # A picture that is dark for its bits is believed where others of its folder are not.
-    found = [depth for depth in deep if not depth.says and not (depth.bits and honest)]
-    if not found:
-        said = [f"{len(deep)} pictures of more than 8 bits; their headers say what is white"] if deep else []
-        return Range(None, lines + said)
-    top, whole = max(depth.top for depth in found), all(depth.whole for depth in found)
-    white = end_of_range(top, whole)
-    line = f"{len(found)} pictures of more than 8 bits hold values up to {top:g}; "
-    if (usual := end_of_range(max(depth.bright for depth in found), whole)) * DARK <= white:  # a few pixels beyond it
-        white = usual
-    lines.append(f"{line}{white:g} is white")
-    if dark := [depth.path.name for depth in found if depth.top * DARK < white]:
+    deep, white = [depth for _, depth in looked if depth], None
+    lines = [f"{len(deep)} pictures of more than 8 bits; their headers say what is white"] if deep else []
+    if found := [depth for depth in deep if not depth.white]:
+        top, whole = max(depth.top for depth in found), all(depth.whole for depth in found)
+        white, usual = end_of_range(top, whole), end_of_range(max(depth.bright for depth in found), whole)
+        white = usual if usual * DARK <= white else white  # a few pixels beyond it
+        lines = [f"{len(found)} pictures of more than 8 bits hold values up to {top:g}; {white:g} is white"]
+    if dark := [depth.path.name for depth in deep if depth.top * DARK < (depth.white or white)]:
         lines.append(f"note: {len(dark)} of them hold nothing brighter than an eighth of that, {dark[0]} first. "
                      "Were they saved with another range?")  # fmt: skip
     return Range(white, lines)
