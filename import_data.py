@@ -45,9 +45,7 @@ class ImportConfig:
     table: AnyPath | None = None  # pairs by a CSV file: image, mask, patient, class, split; paths relative to it
     unmasked: Literal["", "normal", "leave-out"] = ""  # what images are of which no mask shows a lesion
     mask_folder: Folders = ()  # folders of the lesions' masks, where a source has several sorts
-    mask_values: tuple[
-        Text, ...
-    ] = ()  # grey values or #rrggbb that are lesion; all: whatever differs from the background
+    mask_values: tuple[Text, ...] = ()  # grey values or #rrggbb of lesions; all: whatever differs from the background
     patient_column: Text = ""  # column of the patients; name: what stands before the last number of a file's name
     ignore_exif: bool = False  # read pictures as stored, where EXIF turns them and the masks were not
     segment: tuple[Text, ...] = ()  # labels that are lesion, of DICOM segmentations, LabelMe and COCO
@@ -58,13 +56,6 @@ class ImportConfig:
         if bool(self.source) == bool(self.table):
             raise ValueError("name the folders of images and masks, or a --table of pairs")
         return self
-
-
-def wishes_of(config: ImportConfig) -> Wishes:
-    """What the person decided, checked."""
-    values = tuple(map(parse_value, config.mask_values))
-    how = How(not config.ignore_exif, config.segment)
-    return Wishes(config.unmasked, config.mask_folder, values, config.patient_column, how, config.table)
 
 
 def parse_value(text: str):
@@ -79,7 +70,8 @@ def parse_value(text: str):
 
 def understand(config: ImportConfig, stack: ExitStack) -> list[Source]:
     """Every source; archives are unpacked for as long as the stack is open."""
-    wishes = wishes_of(config)
+    values, how = tuple(map(parse_value, config.mask_values)), How(not config.ignore_exif, config.segment)
+    wishes = Wishes(config.unmasked, config.mask_folder, values, config.patient_column, how, config.table)
     roots = [unpack_source(path, Path(stack.enter_context(tempfile.TemporaryDirectory()))) for path in config.source]
     places = [root.resolve() for root in roots]
     for k, place in enumerate(places):
@@ -99,7 +91,7 @@ def describe(sources: Sequence[Source], cases: Cases, pairs: Sequence[Pair]) -> 
     labels = Counter(k.case.label for k in kept)
     masks = sum(len(k.case.masks) for k in kept)
     heights, widths = ([k.size[axis] for k in kept] for axis in (0, 1))
-    lines = [("source", s.title) for s in sources]
+    lines = [("source", source.title) for source in sources]
     lines.append(("images", f"{len(kept)}: " + ", ".join(f"{labels[x]} {x}" for x in LABELS if labels[x])
                   + f"; {masks} mask files; {min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}"))  # fmt: skip
     patients, parts = defaultdict(set), Counter(k.case.part for k in kept)

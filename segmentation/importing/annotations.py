@@ -25,16 +25,9 @@ class Outline(NamedTuple):
     draw: Callable[[tuple[int, int]], np.ndarray]  # its pixels in a picture of this height and width
 
 
-class Outlines(NamedTuple):
-    """What the JSON files of a folder hold."""
-
-    of: dict[Path, list[Outline]]  # of each image that a file names; an empty list where nothing is drawn
-    lines: list[str]  # what a person should know
-    others: list[Path]  # JSON files of another kind
-
-
-def read_outlines(files: Sequence[Path], images: Sequence[Path], wanted: Sequence[str] = ()) -> Outlines:
-    """The outlines of every image.
+def read_outlines(files: Sequence[Path], images: Sequence[Path], wanted: Sequence[str]) -> tuple[dict, list, list]:
+    """The outlines of every image that a file names, an empty list where nothing is drawn; lines that a person should
+    know; and the JSON files of another kind.
 
     Args:
         files: JSON files.
@@ -69,7 +62,7 @@ def read_outlines(files: Sequence[Path], images: Sequence[Path], wanted: Sequenc
         raise DataError(f"{files[0]}: the labels are {_say(labels)}. Say which are lesions: --segment LABEL.")
     kept = {image: [o for o in outlines if not words or o.label in words] for image, outlines in found.items()}
     lines += [f"outlines in {len(files) - len(others)} JSON files: {_say(labels)}"] if labels else []
-    return Outlines(kept, lines, others)
+    return kept, lines, others
 
 
 def _find_image(path: Path, name: str, index: dict[str, list[Path]]) -> Path | None:

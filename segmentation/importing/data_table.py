@@ -119,20 +119,6 @@ def _find_column(names: Sequence[str], pattern: str) -> int | None:
     return next((k for word in fits for k, name in enumerate(names) if word.fullmatch(name)), None)
 
 
-def make_row(table: Table, cells: dict[str, str]) -> Row:
-    """What one line says.
-
-    Raises:
-        DataError: a class that is none.
-    """
-    label = SHORT.get(cells["class"].casefold(), cells["class"].casefold())
-    if label not in ("", *LABELS):
-        line = f"{table.path}, line {cells['line']}"
-        raise DataError(f"{line}: class {cells['class']!r} is none of {', '.join(CLASSES)}.")
-    known = trim_patient(cells["patient"])
-    return Row(known, "" if label == "lesion" else label, cells["fold"], cells["split"], cells["hospital"])
-
-
 def stem_of(name: str) -> str:
     """A file's name without its ending, which .nii.gz is and the last number of a DICOM file's is not."""
     stem, dot, ending = name.removesuffix(".gz").rpartition(".")
@@ -168,7 +154,7 @@ def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
     """The rows of images below the table's folder.
 
     Raises:
-        DataError: a name fits several images, or an image has two different rows.
+        DataError: a class is none, a name fits several images, or an image has two different rows.
     """
     index, found = index_files([path for path in images if table.path.parent in path.parents]), {}
     for cells in table.rows:
@@ -176,7 +162,11 @@ def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
         if len(paths) > 1:
             raise DataError(f"{line}: {cells['image']} may be {paths[0]} or {paths[1]}. Write their folders into the "
                             "table, or give each folder its own.")  # fmt: skip
-        row = make_row(table, cells)
+        label = SHORT.get(cells["class"].casefold(), cells["class"].casefold())
+        if label not in ("", *LABELS):
+            raise DataError(f"{line}: class {cells['class']!r} is none of {', '.join(CLASSES)}.")
+        label = "" if label == "lesion" else label
+        row = Row(trim_patient(cells["patient"]), label, cells["fold"], cells["split"], cells["hospital"])
         if paths and found.setdefault(paths[0], row) != row:
             raise DataError(f"{line}: {cells['image']} stands here twice, and not alike.")
     return found

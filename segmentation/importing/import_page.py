@@ -9,7 +9,7 @@ import jinja2
 from segmentation.common.files import write_text
 from segmentation.importing.plain_form import Kept
 
-MOST = 400  # pictures on the page
+MOST = 400  # pictures of a sort on the page
 
 
 def write_page(path: Path, lines: Sequence[tuple[str, str]], kept: Sequence[Kept], pairs: Sequence[dict]) -> None:
@@ -26,9 +26,8 @@ def write_page(path: Path, lines: Sequence[tuple[str, str]], kept: Sequence[Kept
     # Of the others, those whose lesion is least like one first, then some of all.
     strange = sorted((k for k in others if k.area), key=lambda k: -k.brighter)[:24]
     rest = [k for k in others if k not in strange]
-    left = max(MOST - len(doubtful) - len(strange), 24)
-    some = rest[:: max(-(-len(rest) // left), 1)]
-    parts = [(f"Doubtful: {len([k for k in kept if k.doubts])}", doubtful),
+    some = rest[:: max(-(-len(rest) // MOST), 1)]
+    parts = [(f"Doubtful: {len(kept) - len(others)}", doubtful),
              ("Lesions that differ least from what is around them", strange),
              (f"{'Some' if len(some) < len(rest) else 'All'} of the other {len(rest)}", some)]  # fmt: skip
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)

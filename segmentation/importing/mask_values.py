@@ -56,16 +56,9 @@ class Levels(NamedTuple):
     thin: bool = False  # thin lines, far apart
 
 
-class Understood(NamedTuple):
-    """What `find_reading` found."""
-
-    reading: MaskReading
-    lesion: dict[Path, bool | str]  # whether each mask holds one, or the line that says why it cannot be read
-    lines: list[str]  # what a person should know
-
-
-def find_reading(masks: Sequence[Path], values: Sequence, read: Callable) -> Understood:
-    """How the masks of a folder are to be read, and which of them hold a lesion.
+def find_reading(masks: Sequence[Path], values: Sequence, read: Callable) -> tuple[MaskReading, dict, list[str]]:
+    """How the masks of a folder are to be read; of each, whether it holds a lesion, or the line that says why it cannot
+    be read; and lines that a person should know.
 
     Args:
         masks: every mask file.
@@ -80,13 +73,13 @@ def find_reading(masks: Sequence[Path], values: Sequence, read: Callable) -> Und
     found = list(thread_map(look, masks, max_workers=os.cpu_count(), desc="masks", leave=False))
     files = [item for item in found if isinstance(item, Levels)]
     if values and values != ("all",):
-        reading = MaskReading(values=tuple(tuple(np.atleast_1d(np.float32(v)).tolist()) for v in values))  # as stored
+        reading = MaskReading(values=tuple(tuple(np.atleast_1d(np.float32(v)).tolist()) for v in values))
         lines = _check_values(files, reading.values)
     else:
         reading, lines = _find_reading(files, merge=bool(values))
     lines += _note_most(files, reading)
     lesion = (item if isinstance(item, str) else _lesion(item.pixels, reading) > 0 for item in found)
-    return Understood(reading, dict(zip(masks, lesion, strict=True)), lines)
+    return reading, dict(zip(masks, lesion, strict=True)), lines
 
 
 def find_lesion(values: np.ndarray, reading: MaskReading) -> np.ndarray:
@@ -131,9 +124,7 @@ def _find_reading(files: Sequence[Levels], merge: bool) -> tuple[MaskReading, li
     Raises:
         DataError: as `find_reading`.
     """
-    pixels, areas = Counter(), Counter()
-    for file in files:
-        pixels.update(file.pixels)
+    pixels, areas = set().union(*(file.pixels for file in files)), Counter()
     if not pixels:
         return MaskReading(), []
     background = _background(files)
@@ -162,11 +153,10 @@ def _refuse_classes(files: Sequence[Levels], background: tuple, classes: Sequenc
         held = {next((c for c in classes if _difference(level, c) <= alike), level): None
                 for level in _areas(file, background)}  # fmt: skip
         if len(held) > 1:
-            words = [
-                f"{level[0]:g}" if len(level) == 1 else "#" + bytes(map(int, level)).hex() for level in sorted(held)
-            ]
+            last = max(held)
+            value = f"{last[0]:g}" if len(last) == 1 else "#" + bytes(map(int, last)).hex()
             raise DataError(f"{file.path}: holds areas of {_named(sorted(held))}. Say which are lesion: --mask-values "
-                            f"{words[-1]}, or --mask-values all.")  # fmt: skip
+                            f"{value}, or --mask-values all.")  # fmt: skip
 
 
 def _line(levels: Sequence[tuple], classes: Sequence[tuple], background: tuple) -> str:
@@ -217,18 +207,14 @@ def _refuse_masks(files: Sequence[Levels], reading: MaskReading, areas: dict, cl
         DataError: with a file's name and the values found.
     """
     faintest, strongest = min(areas, key=areas.get), max(areas, key=areas.get)
+    many = f"the masks hold {len(classes)} different areas. {NO_MASK}" if len(classes) > LEVELS else ""
     for file in sorted(files, key=lambda file: -len(file.areas)):
-        problem = _no_mask(file, reading, areas)
-        if len(classes) > LEVELS:
-            problem = f"the masks hold {len(classes)} different areas. {NO_MASK}"
-        if problem:
+        if problem := many or _no_mask(file, reading, areas):
             raise DataError(f"{file.path}: holds {_named(sorted(file.pixels))}; {problem}")
     if areas[faintest] < areas[strongest] / 4 and any(_is_soft(file, reading, areas) for file in files):
         faint = next(file for file in files if faintest in _areas(file, reading.background))
-        raise DataError(
-            f"{faint.path}: holds {_named(sorted(faint.pixels))}, where other masks hold {_named([strongest])} with "
-            "soft edges. Export all masks alike."
-        )
+        raise DataError(f"{faint.path}: holds {_named(sorted(faint.pixels))}, where other masks hold "
+                        f"{_named([strongest])} with soft edges. Export all masks alike.")  # fmt: skip
     closed, thin = [file.path for file in files if file.closed], [file.path for file in files if file.thin]
     if closed or len(thin) > sum(len(file.pixels) > 1 for file in files) / 2:
         raise DataError(f"{(closed or thin)[0]}: holds an outline and not an area, as {len(closed or thin)} of "

@@ -150,9 +150,8 @@ def _draw_thumbnail(read: Read) -> bytes:
     scale = THUMBNAIL / max(height, width)
     size = max(round(height * scale), 8), max(round(width * scale), 8)
     drawn = cv2.cvtColor(resize_image(read.image, size), cv2.COLOR_GRAY2BGR)
-    outlines, _ = cv2.findContours(
-        resize_mask(read.mask.astype(np.uint8), size), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
+    mask = resize_mask(read.mask.astype(np.uint8), size)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, outlines, -1, (0, 200, 255), 1)
     return cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
 

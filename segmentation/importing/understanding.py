@@ -133,28 +133,23 @@ def _find_files(root: Path, wishes: Wishes) -> Found:
         if None in folders:
             raise DataError(f"{root}: holds no folder {wishes.mask_folders[folders.index(None)]} (--mask-folder).")
         inside = {path for path in pictures if any(folder in path.parents for folder in folders)}
-        aside = [p for p in pictures if p not in inside and said_by(folders_of(p, root)) == "mask"]
-        pictures = [path for path in pictures if path not in set(aside)]
-        layout = with_masks(pictures, [p for p in pictures if p in inside], root)
-        outlines, others = {}, [*others, *aside]
+        aside = {path for path in pictures if path not in inside and said_by(folders_of(path, root)) == "mask"}
+        layout = with_masks([p for p in pictures if p not in aside], [p for p in pictures if p in inside], root)
+        outlines, others = {}, [*others, *sorted(aside)]
     else:
         files = [path for path in others if path.suffix.lower() == ".json"]
         outlines, said, no_outlines = read_outlines(files, pictures, wishes.how.segments)
         lines += said
         taken = {*files, *(table.path for table in tables)} - set(no_outlines)
         others = [path for path in others if path not in taken]
-        layout = Layout([p for p in pictures if p in outlines or said_by(folders_of(p, root)) != "mask"], {}, [], [])
-        if not outlines:
-            layout = understand_layout(pictures, root)
-        elif len(layout.images) < len(pictures):
+        layout = Layout(pictures, {}, [], []) if outlines else understand_layout(pictures, root)
+        if outlines and any(p not in outlines and said_by(folders_of(p, root)) == "mask" for p in pictures):
             raise DataError(f"{files[0]}: holds outlines, and {root} holds masks too. Name the masks' folder with "
                             "--mask-folder, or remove one of the two.")  # fmt: skip
     if not layout:
         raise DataError(f"{root}: {_why_no_pairs(root, pictures, others)}")
     if sheets := [path for path in others if ending_of(path) in (".xlsx", ".xls", ".ods")]:
-        lines.append(
-            f"note: {shown(sheets)} is no CSV and not read. If it names patients, classes or parts, save it as one"
-        )
+        lines.append(f"note: {shown(sheets)} is not read. If it names patients, classes or parts, save it as CSV")
     if not wishes.mask_folders:
         _check_folders(layout, root)
     _check_numbers(layout)
@@ -168,15 +163,11 @@ def _why_no_pairs(root: Path, pictures: Sequence[Path], others: Sequence[Path]) 
         return f"holds {packed[0].name}, which is not read here. Unpack it, and give the folder."
     if not pictures:
         return f"holds no pictures{f' ({shown(others)})' if others else ''}."
-    folders = Counter(str(path.parent.relative_to(root)) for path in pictures)
-    held = [f"{n} in {folder}/" for folder, n in folders.most_common(4)]
     endings = Counter(path.suffix for path in others if path.suffix and not path.name.startswith("."))
-    passed = [f"{n} {ending} files, which are not read" for ending, n in endings.most_common(1)]
-    return (
-        f"holds {len(pictures)} pictures ({', '.join(held + passed)}), {shown(pictures[:1])} first, but none is the "
-        "mask of another. Give the folder that holds images and masks, the masks in masks/ or called x_mask. Or pair "
-        "them in a table: --table pairs.csv."
-    )
+    passed = "".join(f", and {n} {ending} files, which are not read" for ending, n in endings.most_common(1))
+    return (f"holds {len(pictures)} pictures, {shown(pictures[:1])} first{passed}, but none is the mask of another. "
+            "Give the folder that holds images and masks, the masks in masks/ or called x_mask. Or pair them in a "
+            "table: --table pairs.csv.")  # fmt: skip
 
 
 def _check_folders(layout: Layout, root: Path) -> None:
@@ -380,9 +371,8 @@ def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -
     masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
     name = stem_of(path.name)
     label = _find_class(path, place_of(folders), drawn, row)
-    by_folder = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
-    by_name = wishes.patient_column == "name"
-    patient = _start_of_name(path) if by_name else row.patient or by_folder
+    patient = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
+    patient = _start_of_name(path) if wishes.patient_column == "name" else row.patient or patient
     part = part_of((row.split or row.fold,))  # folds may be called train, val and test
     split, fold = part or row.split or part_of(folders), "" if part else row.fold
     doubt = "its mask is told by what it holds" if found.layout.guessed else ""

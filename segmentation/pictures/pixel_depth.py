@@ -24,13 +24,6 @@ class Depth(NamedTuple):
     white: float  # what its header says; 0 if nothing
 
 
-class Range(NamedTuple):
-    """What `find_range` found."""
-
-    white: float | None  # in files of more than 8 bits that do not say
-    lines: list[str]  # what a person should know
-
-
 def _look(path: Path) -> tuple[int, Depth | None]:
     """How many pictures a file holds, and the range of the first if it has more than 8 bits."""
     pages, deep = count_pages(path)
@@ -42,8 +35,8 @@ def _look(path: Path) -> tuple[int, Depth | None]:
     return pages, Depth(path, float(values.max()), bright, whole, raw.white)
 
 
-def find_range(images: Sequence[Path], several_are_read: bool = False) -> Range:
-    """The value that is white in a folder's pictures of more than 8 bits.
+def find_range(images: Sequence[Path], several_are_read: bool = False) -> tuple[float | None, list[str]]:
+    """What is white in a folder's pictures of more than 8 bits that do not say; and lines that a person should know.
 
     Raises:
         DataError: a file holds several pictures, of which a mask can mean any, unless `several_are_read`.
@@ -52,9 +45,7 @@ def find_range(images: Sequence[Path], several_are_read: bool = False) -> Range:
     several = [(path, pages) for path, (pages, _) in zip(images, looked, strict=True) if pages > 1]
     if several and not several_are_read:
         path, pages = several[0]
-        raise DataError(
-            f"{path}: holds {pages} pictures, and which of them was outlined is not known. Export that one."
-        )
+        raise DataError(f"{path}: holds {pages} pictures; which was outlined is not known. Export that one.")
     deep, white = [depth for _, depth in looked if depth], None
     lines = [f"{len(deep)} pictures of more than 8 bits; their headers say what is white"] if deep else []
     if found := [depth for depth in deep if not depth.white]:
@@ -65,4 +56,4 @@ def find_range(images: Sequence[Path], several_are_read: bool = False) -> Range:
     if dark := [depth.path.name for depth in deep if depth.top * DARK < (depth.white or white)]:
         lines.append(f"note: {len(dark)} of them hold nothing brighter than an eighth of that, {dark[0]} first. "
                      "Were they saved with another range?")  # fmt: skip
-    return Range(white, lines)
+    return white, lines
