@@ -18,7 +18,7 @@ from dataset import DataError, Sample
 from segmentation.common.checks import Seed, Text, Whole, checked
 from segmentation.common.files import check_file
 from segmentation.data.near_copies import group_pairs, near_copies
-from segmentation.importing.data_table import key
+from segmentation.importing.data_table import image_key
 
 SPLIT_FILES = Path(__file__).parents[2] / "data" / "splits"
 PARTS = ("train", "val", "test")
@@ -225,7 +225,7 @@ def read_split_file(split: str) -> dict[str, dict[str, str]]:
         raise DataError(f"{path}: needs the columns image, and part or fold.")
     table: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
-        name, value = key(row["image"] or ""), (row[column] or "").strip()
+        name, value = image_key(row["image"] or ""), (row[column] or "").strip()
         if name in table:
             raise DataError(f"{path}, line {number}: {row['image']} is listed twice.")
         if column == "part" and value not in PARTS:
@@ -247,13 +247,13 @@ def count_folds(split: str) -> int | None:
 
 def _parts_of_file(samples: Sequence[Sample], division: Division) -> np.ndarray:
     table = read_split_file(division.split)
-    there = {key(sample.name): i for i, sample in enumerate(samples)}
+    there = {image_key(sample.name): i for i, sample in enumerate(samples)}
     if missing := sorted(set(table) - set(there)):
         raise DataError(
             f"split {division.split}: {len(missing)} of the {len(table)} images in its file are not here, "
             f"{missing[0]!r} first. Give the data that it was made for, or use --split grouped."
         )
-    rows = [table.get(key(sample.name), {}) for sample in samples]
+    rows = [table.get(image_key(sample.name), {}) for sample in samples]
     if any("fold" in row for row in rows):
         return _parts_of_folds(np.array([row.get("fold", "") for row in rows]), division)
     _check_fold(division, 1)

@@ -108,7 +108,9 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _find_images(rows: Sequence[Sequence[str]], columns: int, known: Container[str]) -> int | None:
     """The column that names known files in more than half of the lines."""
-    named = [sum(key(re.split(r"[\\/]", row[k])[-1]) in known for row in rows if k < len(row)) for k in range(columns)]
+    named = [
+        sum(image_key(re.split(r"[\\/]", row[k])[-1]) in known for row in rows if k < len(row)) for k in range(columns)
+    ]
     most = max(named, default=0)
     return named.index(most) if most > len(rows) / 2 else None
 
@@ -126,15 +128,15 @@ def stem_of(name: str) -> str:
     return unicodedata.normalize("NFC", stem if dot and ending.isalpha() else name)
 
 
-def key(name: str) -> str:
+def image_key(name: str) -> str:
     """A file's name as tables and folders have it in common: no ending, and no capitals."""
     return stem_of(name).casefold()
 
 
 def find_file(cell: str, index: dict[str, list[Path]]) -> list[Path]:
-    """The files that a cell names, with as many folders as it has; `index` holds files by their `key`."""
+    """The files that a cell names, with as many folders as it has; `index` holds files by their `image_key`."""
     parts = [unicodedata.normalize("NFC", part).casefold() for part in re.split(r"[\\/]", cell)]
-    found = index.get(key(parts[-1]), [])
+    found = index.get(image_key(parts[-1]), [])
     folders = [part for part in parts[:-1] if part not in (".", "..")]
     for count in range(len(folders), 0, -1):  # a table may have been written higher up
         if exact := [p for p in found if [x.casefold() for x in p.parts[-count - 1 : -1]] == folders[-count:]]:
@@ -143,10 +145,10 @@ def find_file(cell: str, index: dict[str, list[Path]]) -> list[Path]:
 
 
 def index_files(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by the `key` of their names."""
+    """Files by the `image_key` of their names."""
     index = defaultdict(list)
     for path in paths:
-        index[key(path.name)].append(path)
+        index[image_key(path.name)].append(path)
     return index
 
 

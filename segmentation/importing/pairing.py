@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import CLASSES, try_reading
-from segmentation.importing.data_table import key
+from segmentation.importing.data_table import image_key
 from segmentation.pictures.listing import natural_order
 from segmentation.pictures.picture_files import read_raw
 
@@ -154,8 +154,8 @@ def folders_of(path: Path, root: Path) -> tuple[str, ...]:
 
 def _possible_masks(pictures: Sequence[Path], root: Path) -> Iterator[list[Path]]:
     """The masks by what folders and names say, by names that go back to another picture, and by any name."""
-    stems = {key(path.name) for path in pictures}
-    split = {path: bare_name(key(path.name), stems) for path in pictures}
+    stems = {image_key(path.name) for path in pictures}
+    split = {path: bare_name(image_key(path.name), stems) for path in pictures}
     proven = {word for bare, word, _ in split.values() if word and bare in stems}
     said = {path: said_by(folders_of(path, root)) for path in pictures}
     yield [path for path in pictures if said[path] == "mask" or (not said[path] and split[path][1] in proven)]
@@ -229,7 +229,7 @@ def _names(images: Sequence[Path], masks: Sequence[Path], cut: bool = True) -> l
     Args:
         cut: also without what all names begin or end with, where that says image or mask and nothing else.
     """
-    plain = [[key(path.name) for path in paths] for paths in (images, masks)]
+    plain = [[image_key(path.name) for path in paths] for paths in (images, masks)]
     stems = set(plain[0])
     bare = [bare_name(stem, stems)[0] for stem in plain[1]]
     short = [bare_name(stem, stems)[0] for stem in bare]  # x_lesion_mask
@@ -255,7 +255,7 @@ def _names_anywhere(images: Sequence[Path], masks: Sequence[Path], places: dict,
     apart = any(places[path] for path in images) and any(places[path] for path in masks)
     yield from _names(images, masks, cut and not apart)
     folders = [unicodedata.normalize("NFC", path.parent.name).casefold() for path in masks]  # masks/x/1.png
-    yield [key(path.name) for path in images], folders
+    yield [image_key(path.name) for path in images], folders
 
 
 def _pair(images: Sequence[Path], masks: Sequence[Path], ways: Iterable) -> tuple[dict[Path, list[Path]], list[Path]]:
@@ -278,7 +278,7 @@ def lost_firsts(layout: Layout) -> set[Path]:
     numbers: dict[Path, dict[str, set]] = {}
     for path, masks in layout.masks.items():
         for mask in masks:
-            _, word, number = bare_name(key(mask.name))
+            _, word, number = bare_name(image_key(mask.name))
             numbers.setdefault(path, {}).setdefault(word, set()).add(number)
     lost = set()
     for word in {word for found in numbers.values() for word in found if word}:

@@ -182,13 +182,13 @@ def write_table(path: Path, kept: Sequence[Kept], numbered: bool) -> None:
     """meta.csv; numbered: without names of files, and with numbers for patients and hospitals."""
     patients, hospitals = ({name: str(k + 1) for k, name in enumerate(dict.fromkeys(names) if numbered else ()) if name}
                            for names in ([k.case.patient for k in kept], [k.case.hospital for k in kept]))  # fmt: skip
-    part = "fold" if any(k.case.fold for k in kept) else "split"
+    parts = [part for part in ("split", "fold") if any(getattr(k.case, part) for k in kept)] or ["split"]
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(("image", "class", "patient", part, "mm_row", "mm_column", "hospital", "source", "sha256"))
+    table.writerow(("image", "class", "patient", *parts, "mm_row", "mm_column", "hospital", "source", "sha256"))
     for k in kept:
         spacing = [f"{mm:.6g}" for mm in k.spacing or ()] or ["", ""]
         patient, hospital = (k.case.patient, k.case.hospital)
-        row = [f"{k.name}.png", k.case.label, patients.get(patient, patient), getattr(k.case, part), *spacing]
-        table.writerow([*row, hospitals.get(hospital, hospital), "" if numbered else k.file, k.hash])
+        row = [f"{k.name}.png", k.case.label, patients.get(patient, patient), *(getattr(k.case, p) for p in parts)]
+        table.writerow([*row, *spacing, hospitals.get(hospital, hospital), "" if numbered else k.file, k.hash])
     path.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))

@@ -16,8 +16,8 @@ from segmentation.importing.data_table import (
     TABLES,
     Row,
     Table,
+    image_key,
     index_files,
-    key,
     match_rows,
     one_patient,
     parse_table,
@@ -37,11 +37,10 @@ from segmentation.importing.pairing import (
     with_masks,
     words_of,
 )
-from segmentation.pictures.listing import list_pictures, shown
+from segmentation.pictures.listing import PREDICTIONS, RESULT_ENDINGS, list_pictures, shown
 from segmentation.pictures.picture_files import How, ending_of, read_raw, to_grey
 from segmentation.pictures.pixel_depth import find_range
 
-PREDICTED = ("_overlay.jpg", "_mask.png", "_probability.png")  # beside predictions.csv: what this project predicted
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar", ".rar", ".7z")
 
 
@@ -123,9 +122,9 @@ def understand_source(root: Path, wishes: Wishes) -> Source:
 def _find_files(root: Path, wishes: Wishes) -> Found:
     pictures, others = list_pictures(root)
     lines: list[str] = []
-    if own := {p for p in pictures if p.name.endswith(PREDICTED) and p.with_name("predictions.csv").is_file()}:
+    if own := {p for p in pictures if p.name.endswith(RESULT_ENDINGS) and p.with_name(PREDICTIONS).is_file()}:
         pictures = [path for path in pictures if path not in own]
-        others = [path for path in others if path.name != "predictions.csv"]
+        others = [path for path in others if path.name != PREDICTIONS]
         lines.append(f"{len(own)} files are predictions of this project and left out ({shown(sorted(own))})")
     tables = _find_tables(others, pictures, wishes, lines)
     if wishes.mask_folders:
@@ -182,7 +181,7 @@ def _check_folders(layout: Layout, root: Path) -> None:
                 raise DataError(f"{mask}: is called as {image}, but lies in a folder of another name. If these "
                                 f"are its masks: --mask-folder {mask.parent.relative_to(root)}, or pair them in a "
                                 "table: --table pairs.csv.")  # fmt: skip
-            sorts.setdefault(frozenset() if mask.parent.name.casefold() == key(image.name) else more, mask)
+            sorts.setdefault(frozenset() if mask.parent.name.casefold() == image_key(image.name) else more, mask)
     for masks in (*layout.masks.values(), list(sorts.values())):
         folders = list(dict.fromkeys(str(mask.parent.relative_to(root)) for mask in masks))
         if len(folders) > 1:
@@ -192,11 +191,11 @@ def _check_folders(layout: Layout, root: Path) -> None:
 
 def _check_numbers(layout: Layout) -> None:
     """Refuse x_mask_1 as a further mask of x where there is an image x_1 without a mask."""
-    bare = {key(path.name): path for path in layout.images if path not in layout.masks}
+    bare = {image_key(path.name): path for path in layout.images if path not in layout.masks}
     for image, masks in layout.masks.items():
         for mask in masks:
-            number = bare_name(key(mask.name))[2]
-            other = next((bare[n] for s in "_- ." if (n := f"{key(image.name)}{s}{number}") in bare), None)
+            number = bare_name(image_key(mask.name))[2]
+            other = next((bare[n] for s in "_- ." if (n := f"{image_key(image.name)}{s}{number}") in bare), None)
             if number and other:
                 raise DataError(f"{mask}: may be a further mask of {image.name}, or the mask of {other.name}. Pair "
                                 "them in a table: --table pairs.csv.")  # fmt: skip
@@ -205,9 +204,9 @@ def _check_numbers(layout: Layout) -> None:
 def _check_others(layout: Layout, others: Sequence[Path], wishes: Wishes) -> None:
     """Refuse an image without a mask where a file of its name is there that is not read."""
     if wishes.unmasked != "leave-out":
-        unread = {key(path.name): path for path in others if path.suffix and path.is_file()}
+        unread = {image_key(path.name): path for path in others if path.suffix and path.is_file()}
         for path in layout.images:
-            other = unread.get(key(path.name))
+            other = unread.get(image_key(path.name))
             if path not in layout.masks and other and (other.parent != path.parent or other.suffix == ".xml"):
                 raise DataError(f"{other}: has the name of an image without a mask, and is of a kind that is not read. "
                                 "Export it as PNG.")  # fmt: skip
@@ -228,7 +227,7 @@ def _find_tables(others: Sequence[Path], images: Sequence[Path], wishes: Wishes,
                 if usual or "--patient-column" in str(error):
                     raise
                 continue
-            known = sum(key(Path(cells["image"].replace("\\", "/")).name) in index for cells in table.rows)
+            known = sum(image_key(Path(cells["image"].replace("\\", "/")).name) in index for cells in table.rows)
             names_images = known > len(table.rows) / 2
             if usual or (names_images and (len(table.columns) > 1 or part_of((path.stem,)))):
                 found.append(table)
@@ -293,8 +292,8 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
         DataError: one line about the first kind of files that cannot be used.
     """
     layout, problems, cases = found.layout, defaultdict(list), []
-    names, lost = Counter(key(path.name) for path in layout.images), lost_firsts(layout)
-    owned = {key(path.name) for path in (*layout.masks, *(p for p, drawn in found.outlines.items() if drawn))}
+    names, lost = Counter(image_key(path.name) for path in layout.images), lost_firsts(layout)
+    owned = {image_key(path.name) for path in (*layout.masks, *(p for p, drawn in found.outlines.items() if drawn))}
     lone = "is a mask without exactly one image of its name. Add the image, remove it, or give --table pairs.csv"
     problems |= {lone: layout.lone} if layout.lone else {}
     for path in layout.images:
@@ -302,7 +301,7 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
         if unreadable := [lesion[mask] for mask in case.masks if isinstance(lesion[mask], str)]:
             raise DataError(unreadable[0])
         has = bool(case.outlines) or any(lesion[mask] for mask in case.masks)
-        if names[key(path.name)] > 1:
+        if names[image_key(path.name)] > 1:
             case = case._replace(name=" ".join([*place_of(folders_of(path, root)), case.name]))
         no_first = "has a further mask and no first one. Add it, or remove the image" if path in lost else ""
         if problem := no_first or _judge(case, has, owned, wishes):
@@ -338,7 +337,7 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
         return "is normal by its folder or table, but its mask holds a lesion" if has else ""
     if has or wishes.unmasked == "leave-out":
         return ""
-    if not case.masks and (key(case.image.name) in owned or _named_after(key(case.image.name), owned)):
+    if not case.masks and (image_key(case.image.name) in owned or _named_after(image_key(case.image.name), owned)):
         return "has no mask, and is named after an image that has one. Move it away, or --unmasked leave-out"
     if wishes.unmasked == "normal" and case.label == "lesion":
         return ""
@@ -350,7 +349,7 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
 
 def _find_class(path: Path, place: Sequence[str], drawn: Sequence[Outline], row: Row) -> str:
     """The class by the nearest folder, the first word of the name, the outlines' label and the table."""
-    first = re.match(r"[^\W\d_]*", key(path.name))[0]
+    first = re.match(r"[^\W\d_]*", image_key(path.name))[0]
     called = {outline.label for outline in drawn}
     said = {class_of(place), first, row.label, *(called if len(called) == 1 else ())} & set(CLASSES)
     if len(said) > 1:

@@ -16,7 +16,7 @@ from segmentation.common.errors import RunError
 from segmentation.common.files import numbered, write_atomic
 from segmentation.pictures.dicom import is_dicom, one_line
 
-SEGMENTATION_ENDING = "seg.dcm"  # of a file that is written here
+SEGMENTATION_ENDING = "_seg.dcm"  # of a file that is written here
 PROGRAM = "Attention U-Net for breast ultrasound, in Keras"
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")  # never empty
 _MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName")
@@ -52,13 +52,13 @@ def write_segmentations(folder: Path, rows: Sequence[Mapping], version: str) -> 
         print(f"note: {others} files are no DICOM files: there is no segmentation for them")
     problems = []
     for file in sources:
-        names = (base.with_name(f"{base.name}_{SEGMENTATION_ENDING}") for base in numbered(folder / Path(file).stem))
+        names = (base.with_name(f"{base.name}{SEGMENTATION_ENDING}") for base in numbered(folder / Path(file).stem))
         try:
             write_segmentation(Path(file), masks[file], next(name for name in names if not name.exists()), version)
         except DataError as error:
             problems.append(str(error))
     if written := len(sources) - len(problems):
-        print(f"{written} DICOM segmentations (*_{SEGMENTATION_ENDING}) hold the patient data of their sources")
+        print(f"{written} DICOM segmentations (*{SEGMENTATION_ENDING}) hold the patient data of their sources")
     return problems
 
 

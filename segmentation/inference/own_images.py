@@ -19,7 +19,7 @@ from dataset import DataError, try_reading
 from segmentation.common.files import comparable, encode_picture, numbered, write_atomic
 from segmentation.data.appearance import unlike_training
 from segmentation.inference.dicom_seg import SEGMENTATION_ENDING, write_segmentations
-from segmentation.pictures.listing import list_pictures, shown
+from segmentation.pictures.listing import PREDICTIONS, RESULT_ENDINGS, list_pictures, shown
 from segmentation.pictures.picture_files import PICTURES, Picture, list_pages, read_picture
 from segmentation.pictures.pixel_depth import find_range
 from segmentation.reports.overlays import draw_overlay
@@ -30,8 +30,6 @@ from segmentation.scoring.prediction import BATCH, Network, predict_pictures
 from segmentation.scoring.score_table import text_to_cell
 
 MAX_FILE_BYTES = 1_000_000_000  # an uncompressed picture of dataset.MAX_PIXELS has at most 0.4 GB
-TABLE = "predictions.csv"
-RESULT_ENDINGS = ("overlay.jpg", "mask.png", "probability.png")  # of a picture's results
 # Axes of the largest lesion and area of all lesions; in mm only if the size of a pixel is known.
 SIZES = ("longest_px", "across_px", "area_mm2", "longest_mm", "across_mm")
 TABLE_COLUMNS = ("file", "page", "name", "width", "height", "lesions", "area_px", "area_percent")
@@ -75,7 +73,7 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         inside, others = list_pictures(path) if path.is_dir() else ([path], [])
         found |= {os.path.abspath(p): p for p in inside}
-        passed += [p for p in others if p.name != TABLE and not _is_result(p)]
+        passed += [p for p in others if p.name != PREDICTIONS and not _is_result(p)]
     pictures = [path for path in found.values() if not _is_result(path)]
     if earlier := len(found) - len(pictures):
         print(f"{earlier} files are results of earlier predictions, and are left out")
@@ -88,8 +86,7 @@ def list_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _is_result(path: Path) -> bool:
-    endings = tuple(f"_{ending}" for ending in (*RESULT_ENDINGS, SEGMENTATION_ENDING))
-    return path.name.endswith(endings) and (path.parent / TABLE).exists()
+    return path.name.endswith((*RESULT_ENDINGS, SEGMENTATION_ENDING)) and (path.parent / PREDICTIONS).exists()
 
 
 def _not_a_picture(path: Path) -> str:
@@ -143,7 +140,7 @@ def predict_images(model: Network, stored: dict, paths: Sequence[Path], wish: Wi
                 page = "" if picture.page is None else picture.page + 1
                 done.append({"file": str(picture.path), "page": page, "name": names[picture], **row})
     finally:
-        _write_table(folder / TABLE, done)
+        _write_table(folder / PREDICTIONS, done)
     skipped = len(problems)
     if wish.segmented_by is not None:
         problems += write_segmentations(folder, done, wish.segmented_by)
@@ -161,7 +158,7 @@ def _claim_folder(output: Path) -> Path:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             folder.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):  # another process has taken the folder at the same moment
-                (folder / TABLE).touch(exist_ok=False)
+                (folder / PREDICTIONS).touch(exist_ok=False)
                 return folder
 
 
@@ -253,11 +250,11 @@ def write_prediction(base: Path, found: Found, wish: Wish, limits: dict | None) 
     full = cv2.resize(probability, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     # The overlay is only looked at, so JPEG will do: it is 3 times faster to write and 8 times smaller.
     pictures = {
-        "overlay.jpg": draw_overlay(image, mask, doubtful=doubtful)[..., ::-1],
-        "mask.png": mask.astype(np.uint8) * 255,
-        "probability.png": (full * 255).round().astype(np.uint8),
+        "_overlay.jpg": draw_overlay(image, mask, doubtful=doubtful)[..., ::-1],
+        "_mask.png": mask.astype(np.uint8) * 255,
+        "_probability.png": (full * 255).round().astype(np.uint8),
     }
-    paths = [base.with_name(f"{base.name}_{ending}") for ending in RESULT_ENDINGS]
+    paths = [base.with_name(f"{base.name}{ending}") for ending in RESULT_ENDINGS]
     try:
         contents = [encode_picture(path, pictures[ending]) for path, ending in zip(paths, RESULT_ENDINGS, strict=True)]
     except DataError as error:

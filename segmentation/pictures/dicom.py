@@ -1,7 +1,7 @@
 """Pictures and millimetres from ultrasound DICOM files. Patient data is not even read, but by inference/dicom_seg.py.
 
-Of a file only the elements named in `FORMAT`, `_SPACING` and dicom_pixels.py are taken, and what pydicom and the
-decoders say of it is never repeated: every failure is one `DataError` in words of our own.
+Of a file only the elements that this module and dicom_pixels.py name are taken, and what pydicom and the decoders say
+of it is never repeated: every failure is one `DataError` in words of our own.
 """
 
 import logging
@@ -28,7 +28,7 @@ MAX_INFLATED, MAX_GROWTH, SMALL_INFLATED = 500_000_000, 100, 20_000_000  # a def
 DEEPEST, SHALLOWEST = 300.0, 5.0  # mm: no ultrasound picture shows more, or less
 
 _SPACING = ["SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PixelSpacing", "ImagerPixelSpacing"]
-_SEGMENTS = ["Modality", "SegmentSequence", "PerFrameFunctionalGroupsSequence"]
+_SEGMENTS = ["Modality", "SegmentationType", "SegmentSequence", "PerFrameFunctionalGroupsSequence"]
 _ONE_AT_A_TIME = threading.Lock()  # Python has one filter of warnings for all threads
 
 
@@ -73,6 +73,8 @@ def read_segments(path: Path, wanted: Sequence[str] = ()) -> np.ndarray | None:
         header, form = _read_header(path, _SEGMENTS)
         if header.get("Modality") != "SEG":
             return None
+        if header.get("SegmentationType") == "FRACTIONAL":
+            raise DataError(f"{path}: holds probabilities of its segments, and no areas. Export it as BINARY.")
         named = {str(s.SegmentNumber): str(s.get("SegmentLabel") or "") for s in header.get("SegmentSequence") or []}
         groups = header.get("PerFrameFunctionalGroupsSequence") or []
         of_frame = [str(g.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for g in groups]

@@ -10,6 +10,8 @@ from dataset import DataError
 from segmentation.pictures.picture_files import is_picture
 
 MAX_DEPTH = 8  # folders within folders
+PREDICTIONS = "predictions.csv"  # the table beside the results of `visualize_results.py --images`
+RESULT_ENDINGS = ("_overlay.jpg", "_mask.png", "_probability.png")  # of a picture's results
 SYSTEM = (".", "__MACOSX", "@", "$")  # how the folders begin that systems leave behind
 
 

@@ -15,6 +15,7 @@ PILLOW = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")  # read by SimpleITK
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *VOLUMES, *BARE_ENDINGS)
 MAX_PAGES = 10_000
+DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
 _ORIENTATION, _MEANING_OF_0 = 274, 262  # tags of a TIFF
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of an orientation to Pillow's transposition that undoes it
 
@@ -215,11 +216,13 @@ def end_of_range(top: float, whole: bool = True) -> float:
 
 
 def to_grey(path: Path, raw: Raw, white: float | None = None) -> np.ndarray:
-    """A picture of any depth with 8 bits, (H, W) uint8; `white` is that of the folder, for files that do not say."""
-    values = raw.values
+    """A picture of any depth with 8 bits, (H, W) uint8; `white` is that of the folder, for files that do not say, or
+    that are dark for what they say."""
+    values, top = raw.values, raw.values.max(initial=0)
     if values.dtype == np.uint8:
         return values
-    white = raw.white or white or (65535 if values.max(initial=0) > 255 else 255)
+    said = raw.white if not white or top * DARK >= raw.white else 0
+    white = said or white or (65535 if top > 255 else 255)
     if values.min(initial=0) < -0.05 * white:  # a filter may overshoot a little
         raise DataError(f"{path}: holds values down to {values.min():g}. Export it with black as 0.")
     grey = (values.astype(np.float32) / white * 255).round().clip(0, 255).astype(np.uint8)

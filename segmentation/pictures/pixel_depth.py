@@ -9,9 +9,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from dataset import DataError, try_reading
-from segmentation.pictures.picture_files import count_pages, end_of_range, read_raw
-
-DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
+from segmentation.pictures.picture_files import DARK, count_pages, end_of_range, read_raw
 
 
 class Depth(NamedTuple):
@@ -48,12 +46,16 @@ def find_range(images: Sequence[Path], several_are_read: bool = False) -> tuple[
         raise DataError(f"{path}: holds {pages} pictures; which was outlined is not known. Export that one.")
     deep, white = [depth for _, depth in looked if depth], None
     lines = [f"{len(deep)} pictures of more than 8 bits; their headers say what is white"] if deep else []
-    if found := [depth for depth in deep if not depth.white]:
+    # If every picture is dark for the bits that its header names, no header is believed.
+    believed = any(depth.white and depth.top * DARK >= depth.white for depth in deep)
+    if found := [depth for depth in deep if not (believed and depth.white)]:
         top, whole = max(depth.top for depth in found), all(depth.whole for depth in found)
         white, usual = end_of_range(top, whole), end_of_range(max(depth.bright for depth in found), whole)
         white = usual if usual * DARK <= white else white  # a few pixels beyond it
         lines = [f"{len(found)} pictures of more than 8 bits hold values up to {top:g}; {white:g} is white"]
-    if dark := [depth.path.name for depth in deep if depth.top * DARK < (depth.white or white)]:
+    if dark := [
+        depth.path.name for depth in deep if depth.top * DARK < (depth.white if believed and depth.white else white)
+    ]:
         lines.append(f"note: {len(dark)} of them hold nothing brighter than an eighth of that, {dark[0]} first. "
                      "Were they saved with another range?")  # fmt: skip
     return white, lines

@@ -10,6 +10,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from dataset import DataError, Sample, try_reading
 from segmentation.common.files import comparable
+from segmentation.importing.data_table import stem_of
 from segmentation.pictures.picture_files import PICTURES, ending_of, read_raw
 
 
@@ -23,7 +24,7 @@ def pair_masks(folder: Path, samples: Sequence[Sample]) -> list[Path]:
         raise DataError(f"{folder}: is no folder.")
     files = sorted(p for p in folder.iterdir() if ending_of(p) in PICTURES and not p.name.startswith("."))
     masks: dict[str, Path] = {}
-    twice = [path.name for path in files if masks.setdefault(comparable(path.stem), path) != path]
+    twice = [path.name for path in files if masks.setdefault(comparable(stem_of(path.name)), path) != path]
     names = {comparable(sample.name): sample.name for sample in samples}
     missing = [names[name] for name in names if name not in masks]
     unknown = [path.name for name, path in masks.items() if name not in names]

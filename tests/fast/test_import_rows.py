@@ -53,6 +53,17 @@ def test_1_parts_of_a_table_are_kept_by_name(column, tmp_path):
     }
 
 
+def test_1_folds_of_one_source_and_parts_of_another_are_both_kept(tmp_path):
+    pairs(tmp_path / "a")
+    (tmp_path / "a" / "meta.csv").write_text("\n".join(["image,fold", *(f"{k}.png,{k % 3}" for k in range(N))]))
+    for k in range(N, 2 * N):
+        pairs(tmp_path / "b", f"{part(k - N)}/images/{k}.png", f"{part(k - N)}/masks/{k}.png", [k])
+    found = Imported(tmp_path / "a", tmp_path / "b", cwd=tmp_path)
+    for k in range(2 * N):
+        held = ("", str(k % 3)) if k < N else (part(k - N), "")
+        assert (found.rows[str(k)]["split"], found.rows[str(k)]["fold"]) == held
+
+
 # ---------------------------------------------------------------- 2: patients
 
 
@@ -87,12 +98,11 @@ def test_2_a_column_or_the_names_can_be_named(tmp_path):
 # ---------------------------------------------------------------- 3 to 6: grey values
 
 
-@pytest.mark.parametrize("top", [255, 1023, 4095])
-@pytest.mark.parametrize("window", [False, True])
-def test_5_dicom_that_says_16_bits(top, window, tmp_path):
+@pytest.mark.parametrize(("top", "bits"), [(255, 16), (1023, 16), (4095, 16), (255, 12)])
+def test_5_dicom_that_says_more_bits_than_it_has(top, bits, tmp_path):
     factor = (top + 1) // 256
     for k in range(N):
-        elements = {"WindowCenter": top // 2, "WindowWidth": top} if window else {}
+        elements = {"BitsStored": bits, "HighBit": bits - 1}
         pixels = scan(k).astype(np.uint16) * factor
         pixels[0, 0] = 255 * factor
         dicom(tmp_path / "d" / "images" / f"{k}.dcm", pixels, **elements)
@@ -313,6 +323,13 @@ def segmentation(path, masks, labels=(), numbers=()):
         elements = {"SegmentSequence": sequence, "PerFrameFunctionalGroupsSequence": frames}
     dicom(path, white(masks[0]), BitsAllocated=1, BitsStored=1, HighBit=0, NumberOfFrames=len(masks), Modality="SEG",
           SegmentationType="BINARY", PixelData=bits + b"\0" * (len(bits) % 2), **elements)  # fmt: skip
+
+
+def test_13_probabilities_of_segments_are_no_areas(tmp_path):
+    pairs(tmp_path / "d", numbers=range(1, N))
+    png(tmp_path / "d" / "images" / "0.png", scan(0))
+    dicom(tmp_path / "d" / "masks" / "0.dcm", white(lesion(0)), Modality="SEG", SegmentationType="FRACTIONAL")
+    assert Imported(tmp_path / "d", cwd=tmp_path).refused("0.dcm", "probabilities", "BINARY")
 
 
 @pytest.mark.parametrize(("labels", "segment"), [(("Skin", "Lesion"), "lesion"), (("Skin", "Lesion"), "5"), ((), "2")])
