@@ -108,12 +108,21 @@ SETTINGS = [*TINY, "--epochs", "4", "--ema", "0.9", "--learning-rate", "1", "--d
 
 @pytest.fixture(scope="session")
 def finished_run(lesion_data, tmp_path_factory) -> Path:
-    """The folder of a run that is finished, with what was printed in `printed`. Read only: copy it to change files."""
+    """The folder of a run that is finished. Read only: copy it to change files.
+
+    What was printed is in `printed`, and how often TensorFlow traced the loss in `traces`.
+    """
 
     def train(folder: Path) -> None:
-        result = run_here("train_model.py", "--data-dir", lesion_data, *SETTINGS, cwd=folder)
+        from segmentation.network.losses import BceDiceLoss
+
+        call, traces = BceDiceLoss.call, []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BceDiceLoss, "call", lambda *arguments: traces.append(1) or call(*arguments))
+            result = run_here("train_model.py", "--data-dir", lesion_data, *SETTINGS, cwd=folder)
         assert_one_clear_line(result, code=0)
         (folder / "printed").write_text(result.stdout)
+        (folder / "traces").write_text(str(len(traces)))
 
     return make_once(tmp_path_factory, "finished", train) / "models" / "attention_unet"
 

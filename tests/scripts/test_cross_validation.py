@@ -1,4 +1,4 @@
-"""cross_validate.py: which runs it makes with which flags, and two real ones, of which the first is stopped."""
+"""cross_validate.py: which runs it makes with which flags, and two real ones, of which the first is killed."""
 
 import json
 import os
@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python, step_by_step
 
 import cross_validate
 import train_model
 from cross_validate import CrossValidationConfig
 from segmentation.common.errors import RunError
-from segmentation.common.files import lock_folder
 from segmentation.runs.finished import RUN_FILES
+from segmentation.runs.schemas import read_history
 from segmentation.runs.workers import LocalTrainer
 from segmentation.scoring.score_table import read_scores
 
@@ -105,37 +105,15 @@ def test_only_its_own_tables_are_replaced(tmp_path, planned):
     assert not planned
 
 
-def test_a_stopped_or_killed_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wait_until, monkeypatch):
-    """Stopped in its first part, killed in its second; the third is trained in this process."""
-    flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--epochs", "9"]
+def test_a_killed_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wait_until, monkeypatch):
+    """The rest is trained in this process. test_stopped_folds.py has the folds that are stopped."""
+    flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--batch-size", "64", "--epochs", "7"]
     folder = tmp_path / "models" / "cross_validation"
     run, log = folder / "grouped-fold0-seed0", folder / "grouped-fold0-seed0.log"
-
-    def rows() -> int:
-        return (run / "history.csv").read_text().count("\n") - 1 if (run / "history.csv").exists() else 0
-
-    def begin(epochs: int) -> subprocess.Popen:
-        started = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
-        wait_until(lambda: rows() >= epochs, 200)
-        return started
-
-    def end(process: subprocess.Popen, code: int, words: str) -> None:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == code and words in errors and "Traceback" not in errors, errors
-
-    process = begin(2)
-    process.terminate()
-    end(process, 143, "To go on, repeat the command.")
-    assert "stopped. All saved files are complete" in log.read_text()
-    assert not re.search(r"[\r\b\x1b]", log.read_text())  # no bars, no colours
-    # One line an epoch, printed after its row and its network are written.
-    assert rows() - len(re.findall(r"^ +\d/9 .* s ", log.read_text(), re.MULTILINE)) in (0, 1) and rows() < 9
-    with lock_folder(folder, "test"), lock_folder(run, "test"):  # both are free for the same command
-        assert not list(folder.rglob(".writing-*"))
-
-    before = rows()
-    process = begin(before + 1)
+    process = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
+    wait_until((run / "config.json").exists, 200)
     (training,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    wait_until(lambda: (run / "history.csv").exists() and (run / "history.csv").read_text().count("\n") > 2, 200)
     os.kill(int(training), signal.SIGSTOP)  # it must not end before the kill
     try:
         same = "--models-dir", folder, "--run", run.name
@@ -143,17 +121,25 @@ def test_a_stopped_or_killed_fold_goes_on_with_the_same_command(lesion_data, tmp
     finally:
         os.kill(int(training), signal.SIGKILL)
     assert_one_clear_line(second, "another training is writing here")
-    end(process, 1, "killed by signal 9")
-    (done,) = re.findall(r"resuming .*: (\d) of 9 epochs are done", log.read_text())
-    assert before - int(done) in (0, 1)  # the state after an epoch is written when the next one begins
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "killed by signal 9" in errors and "Traceback" not in errors, errors
+    assert not re.search(r"[\r\b\x1b]", log.read_text())  # no bars, no colours
+    # One line an epoch, printed after its row and its network are written.
+    rows = len(read_history(run / "history.csv"))
+    assert rows - len(re.findall(r"^ +\d/7 .* s ", log.read_text(), re.MULTILINE)) in (0, 1) and rows < 7
 
     monkeypatch.setattr(LocalTrainer, "train", train_in_this_process)
     finish_and_repeat(flags, run, tmp_path)
+    (done,) = re.findall(r"resuming .*: (\d) of 7 epochs are done", log.read_text())
+    assert rows - int(done) in (0, 1)  # the state after an epoch is written when the next one begins
 
 
 def train_in_this_process(self, run, flags):
-    result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=Path.cwd())
-    assert_one_clear_line(result, "resuming", code=0)
+    with step_by_step():
+        result = run_here("train_model.py", *flags, "--models-dir", run.parent, "--run", run.name, cwd=Path.cwd())
+    assert_one_clear_line(result, code=0)
+    run.with_name(f"{run.name}.log").write_text(result.stdout)
+    return ""
 
 
 def finish_and_repeat(flags, run, cwd):

@@ -9,6 +9,7 @@ from pathlib import Path
 import folders
 import numpy as np
 import pytest
+from conftest import REPOSITORY, assert_one_clear_line, run_here
 from PIL import Image
 
 from dataset import DataError, find_samples, read_samples
@@ -17,8 +18,6 @@ from segmentation.scoring.other_masks import pair_masks, read_masks
 from segmentation.scoring.prediction import score_mask
 from segmentation.scoring.score_table import read_scores
 from segmentation.scoring.scores import score_image
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -39,22 +38,20 @@ def draw(folder: Path, value: int = 255, ending: str = "png", dtype=np.uint8) ->
     return masks
 
 
-def evaluate(*arguments: str | Path, cwd: Path, before: str = "pass") -> subprocess.CompletedProcess:
-    """The script as a user runs it; `before` is Python that runs first."""
-    run = f"import runpy, sys; {before}; runpy.run_path(sys.argv[0], run_name='__main__')"
-    script = str(REPOSITORY / "evaluate_model.py")
-    code = f"import sys; sys.argv = sys.argv[1:]; sys.path.insert(0, {str(REPOSITORY)!r}); {run}"
-    command = [sys.executable, "-c", code, script, *map(str, arguments)]
+def evaluate_without_tensorflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """evaluate_model.py in a process that cannot import TensorFlow."""
+    code = f"import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, {str(REPOSITORY)!r}); "
+    code += "sys.modules.update(tensorflow=None, keras=None); runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(REPOSITORY / "evaluate_model.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_they_are_scored_as_a_runs_own_and_compared(data, tmp_path):
     masks = draw(tmp_path / "theirs")
-    blocked = "sys.modules.update(tensorflow=None, keras=None)"
-    result = evaluate("--masks", "theirs", "--data-dir", "data", cwd=tmp_path, before=blocked)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "masks in theirs: 0 to 255, above 127.5 is lesion; 2 of 10 are empty" in result.stdout
-    assert "10 images scored" in result.stdout and "is not known here" in result.stdout
+    command = ("--masks", "theirs", "--data-dir", "data")
+    words = "masks in theirs: 0 to 255, above 127.5 is lesion; 2 of 10 are empty", "10 images scored"
+    result = evaluate_without_tensorflow(*command, cwd=tmp_path)
+    assert_one_clear_line(result, *words, "is not known here", code=0)
     samples = find_samples(data)
     pictures = read_samples(samples)
     groups = dict(zip([s.name for s in samples], group_samples(samples, [p for p, _ in pictures]), strict=True))
@@ -68,12 +65,10 @@ def test_they_are_scored_as_a_runs_own_and_compared(data, tmp_path):
     assert found["masks"] == "theirs" and found["runs"] == [] and found["environment"]["commit"]
     assert found["summary"]["lesions"]["missed"] == 1 and found["summary"]["normals"]["false_positive_rate"] == 0
     assert found["summary"]["lesions"]["dice"] == pytest.approx(np.mean([s["dice"] for s in scores][:9]))
-    compared = subprocess.run(
-        [sys.executable, REPOSITORY / "compare_runs.py", "evaluation.csv", "evaluation.csv"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert "difference +0.0000" in compared.stdout, compared.stderr
-    assert evaluate("--masks", "theirs", "--data-dir", "data", cwd=tmp_path).returncode == 0  # our own file is replaced
+    compared = run_here("compare_runs.py", "evaluation.csv", "evaluation.csv", cwd=tmp_path)
+    assert_one_clear_line(compared, "difference +0.0000", code=0)
+    again = run_here("evaluate_model.py", *command, cwd=tmp_path)
+    assert_one_clear_line(again, *words, code=0)  # our own file is replaced
 
 
 @pytest.mark.parametrize("form", [(1, "png", np.uint8), (255, "bmp", np.uint8), (65535, "tif", np.uint16)])
@@ -131,8 +126,7 @@ def test_a_run_and_masks_exclude_each_other(tmp_path):
         (["--run", "a", "--masks", "b"], "give either --run"),
         (["--masks", "b", "--tta"], "--tta is for --run"),
     ):
-        result = evaluate(*flags, "--data-dir", "data", cwd=tmp_path)
-        assert result.returncode == 2 and words in result.stdout + result.stderr, result.stderr
+        assert_one_clear_line(run_here("evaluate_model.py", *flags, "--data-dir", "data", cwd=tmp_path), words, code=2)
 
 
 def test_what_a_table_says_of_an_image(data):

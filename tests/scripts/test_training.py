@@ -1,25 +1,27 @@
 """What a training writes and prints, and what its settings change, in trainings of few steps."""
 
 import csv
+import importlib
 import json
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 
 import keras
 import numpy as np
+import pytest
 from conftest import REPOSITORY, assert_one_clear_line, step_by_step, train_here
 from folders import write_hospital
 
 import train_model
 from attention_unet import build_attention_unet
 from dataset import Stream, find_samples, make_dataset, read_sample
+from segmentation.common.errors import RunError
 from segmentation.data.augmentation import augmenter
 from segmentation.data.find_data import SAMPLE
-from segmentation.network.losses import BceDiceLoss, training_metrics
+from segmentation.network.losses import BceDiceLoss, LesionDice, training_metrics
 from segmentation.runs import run_folder
 from segmentation.runs.finished import BUS_BRA
 from segmentation.runs.run_folder import load_run
@@ -74,26 +76,26 @@ def test_scores_are_at_the_original_resolution(finished_run, lesion_data):
         assert score["tp"] + score["fp"] + score["fn"] + score["tn"] == mask.size
 
 
-def test_a_network_opens_without_this_project(finished_run, tmp_path):
-    """In a fresh process: best.keras by Keras alone, and a network as it is with attention_unet.py beside it."""
+def test_a_network_opens_without_this_project(finished_run, tmp_path, monkeypatch):
+    """best.keras by Keras alone, and a network as it is with a copy of attention_unet.py beside it."""
     x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
     own = build_attention_unet((32, 32, 1), base_filters=2, depth=1)
     own.save(tmp_path / "own.keras")
-    np.save(tmp_path / "x.npy", x)
     shutil.copy(REPOSITORY / "attention_unet.py", tmp_path)
-    code = """
-import sys, keras, numpy
-x = numpy.load("x.npy")
-numpy.save("best.npy", keras.saving.load_model(sys.argv[1])(x))
-sys.path.insert(0, "")
-import attention_unet
-numpy.save("own.npy", keras.saving.load_model("own.keras")(x))
-"""
-    command = [sys.executable, "-I", "-c", code, str(finished_run / "best.keras")]  # -I: neither folder nor PYTHONPATH
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    for name, model in (("best", load_run(finished_run)[0]), ("own", own)):
-        assert np.allclose(np.load(tmp_path / f"{name}.npy"), model(x), atol=1e-6)
+    expected = load_run(finished_run)[0](x), own(x)
+    ours = {"segmentation", *(path.stem for path in REPOSITORY.glob("*.py"))}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        monkeypatch.setitem(sys.modules, name, None)  # so that importing it fails
+    registered = keras.saving.get_custom_objects()
+    for name in list(registered):
+        monkeypatch.delitem(registered, name)
+    assert np.allclose(keras.saving.load_model(finished_run / "best.keras")(x), expected[0], atol=1e-6)
+    with pytest.raises(Exception, match="BatchNormalization"):
+        keras.saving.load_model(tmp_path / "own.keras")
+    monkeypatch.delitem(sys.modules, "attention_unet")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("attention_unet").__file__ == str(tmp_path / "attention_unet.py")
+    assert np.allclose(keras.saving.load_model(tmp_path / "own.keras")(x), expected[1], atol=1e-6)
     with zipfile.ZipFile(finished_run / "best.keras") as archive:
         config = archive.read("config.json").decode()
     assert set(re.findall(r'"registered_name": "([^"]*)"', config)) <= {"Functional"}
@@ -112,35 +114,31 @@ def test_it_can_learn():
     model.compile(keras.optimizers.Adam(1e-2), BceDiceLoss(), metrics=training_metrics(), jit_compile=False)
     data = make_dataset(images, masks, 4, Stream(change=augmenter(0, 0)))
     model.fit(data, steps_per_epoch=80, verbose=0, shuffle=False)
-    assert model.evaluate(make_dataset(images, masks, 4), verbose=0, return_dict=True)["dice"] > 0.9
+    dice = LesionDice()
+    for x, y in make_dataset(images, masks, 4):
+        dice.update_state(y, model(x))
+    assert float(dice.result()) > 0.9
 
 
-def test_main_is_what_a_program_calls_and_traces_its_network_once(lesion_data, tmp_path, monkeypatch):
-    traces = []
-
-    class Loss(BceDiceLoss):
-        def call(self, y_true, y_pred):
-            traces.append(1)
-            return super().call(y_true, y_pred)
-
-    monkeypatch.setattr(train_model, "training_loss", Loss)
-    dice = train_model.main(TrainingConfig(**SMALL, data_dir=(lesion_data,), models_dir=tmp_path, epochs=1))
-    assert len(traces) == 2  # once in training, once in validation; a second tracing costs the default network 14 s
-    assert dice == read(tmp_path / "attention_unet", "metrics.json")["summary"]["lesions"]["dice"]
+def test_a_training_traces_its_network_once(finished_run):
+    """In training and in validation: a second tracing costs the default network 14 s."""
+    assert (finished_run.parent.parent / "traces").read_text() == "2"
 
 
 def test_a_run_with_a_lesion_score_on_a_leaky_split(lesion_data, tmp_path, monkeypatch, capsys):
-    changes = []
+    changes, streams = [], []
     monkeypatch.setattr(train_model, "MIN_NORMALS", 2)
+    monkeypatch.setattr(train_model, "Stream", lambda *settings: streams.append(settings) or Stream(*settings))
     monkeypatch.setattr(train_model, "augmenter", lambda *strengths: changes.append(strengths) or augmenter(*strengths))
     config = TrainingConfig(**SMALL, data_dir=(lesion_data,), models_dir=tmp_path, epochs=1)
     with step_by_step():
-        train_model.main(replace(config, split="all-random", augmentation=0.7, scanners=0.4))
-    assert changes == [(0.7, 0.4)]
+        dice = train_model.main(replace(config, split="all-random", augmentation=0.7, scanners=0.4, seed=5))
+    assert changes == [(0.7, 0.4)] and [seed for seed, *_ in streams] == [5]
     told, run = capsys.readouterr().out, tmp_path / "attention_unet"
     assert "LEAKY:" in told and "AUC of the lesion score" in told
     printed = re.search(r"--min-score on the \d+ validation images: (\S+) has sensitivity", told)[1]
     assert 0 <= read(run, "decision.json")["min_score"] - float(printed) < 0.001
+    assert dice == read(run, "metrics.json")["summary"]["lesions"]["dice"]
     model, stored = load_run(run)
     assert stored["network"]["lesion_score"] and set(model.output) == {"lesion", "lesion_score"}
     (row,) = read_history(run / "history.csv")
@@ -160,9 +158,16 @@ def test_without_data_or_network_it_says_so_and_trains_on_the_sample(tmp_path, m
     assert "NO BUSI: training on 160 lesion images of BUS-BRA" in told and "test (sample)" in told
     run = tmp_path / "models" / "attention_unet"
     assert read(run, "metrics.json")["epochs"] == 1 and read(run, "config.json")["data"] == "sample"
-    with step_by_step():
-        train_model.main(TrainingConfig(**SMALL, data_dir=(SAMPLE,), epochs=2, run="named"))
-    assert read(run.parent / "named", "metrics.json")["epochs"] == 2  # as asked, where the sample itself is
+
+
+def test_a_training_on_the_sample_itself_is_as_long_as_asked(tmp_path, monkeypatch):
+    def record(run, monitor, epochs, steps):
+        raise RunError(f"{epochs} epochs")
+
+    monkeypatch.setattr(train_model, "SAMPLE_EPOCHS", 1)
+    monkeypatch.setattr(train_model, "RunRecorder", record)
+    with pytest.raises(RunError, match="2 epochs"):
+        train_model.main(TrainingConfig(**SMALL, data_dir=(SAMPLE,), models_dir=tmp_path, epochs=2))
 
 
 def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_path, monkeypatch):
@@ -184,7 +189,7 @@ def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_pat
         monkeypatch.setattr(module, "load_run", loaded)
     config = TrainingConfig(data_dir=(lesion_data,), models_dir=tmp_path, image_size=64, epochs=1, batch_size=64)
     with step_by_step():
-        train_model.main(replace(config, learning_rate=1e-6, ema=0.0))
+        train_model.main(replace(config, learning_rate=1e-6, ema=0.0, tta=False))
     shipped, trained = networks[BUS_BRA], kernels(networks[tmp_path / "attention_unet"])
     assert shipped.count_params() == read_metrics(BUS_BRA / "metrics.json")["parameters"]
     for name, kernel in kernels(shipped).items():
@@ -241,15 +246,10 @@ def test_what_the_epoch_is_chosen_on(finished_run, lesion_data, tmp_path):
     assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
 
 
-def test_the_last_epoch_with_a_decision_from_validation_and_another_seed(finished_run, lesion_data, tmp_path):
+def test_the_last_epoch_with_a_decision_from_validation(finished_run, lesion_data, tmp_path):
     """Nothing is learnt at this rate: by validation, the first epoch would be kept. The split has a seed of its own."""
-    flags = ("--epochs", "2", "--learning-rate", "1e-9", "--choose-on", "decision")
-    first = train_here(lesion_data, tmp_path, *flags)
-    again = train_here(lesion_data, tmp_path, *flags, "--seed", "1")
-    for result in (first, again):
-        assert_one_clear_line(result, "epoch 2 of 2 was kept", code=0)
-    runs = [tmp_path / "models" / name for name in ("attention_unet", "attention_unet-2")]  # the first one is kept
-    assert read(runs[0], "decision.json")["scale"] != 1  # calibrated
-    assert len({(run / "history.csv").read_text() for run in runs}) == 2
-    splits = [read(run, "split.json")["images"] for run in (*runs, finished_run)]
-    assert splits[0] == splits[1] == splits[2]
+    flags = ("--epochs", "2", "--learning-rate", "1e-9", "--choose-on", "decision", "--seed", "1")
+    assert_one_clear_line(train_here(lesion_data, tmp_path, *flags), "epoch 2 of 2 was kept", code=0)
+    run = tmp_path / "models" / "attention_unet"
+    assert read(run, "decision.json")["scale"] != 1  # calibrated
+    assert read(run, "split.json")["images"] == read(finished_run, "split.json")["images"]
