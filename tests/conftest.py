@@ -115,10 +115,18 @@ def finished_run(lesion_data, tmp_path_factory) -> Path:
 
     def train(folder: Path) -> None:
         from segmentation.network.losses import BceDiceLoss
+        from segmentation.runs.recorder import RunRecorder
 
-        call, traces = BceDiceLoss.call, []
+        call, begin, traces = BceDiceLoss.call, RunRecorder.on_epoch_begin, []
+
+        def begin_and_copy(self, epoch, logs=None):
+            begin(self, epoch, logs)
+            if epoch == 2:
+                shutil.copytree(self.run, folder / "stopped")
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(BceDiceLoss, "call", lambda *arguments: traces.append(1) or call(*arguments))
+            patch.setattr(RunRecorder, "on_epoch_begin", begin_and_copy)
             result = run_here("train_model.py", "--data-dir", lesion_data, *SETTINGS, cwd=folder)
         assert_one_clear_line(result, code=0)
         (folder / "printed").write_text(result.stdout)
@@ -128,25 +136,9 @@ def finished_run(lesion_data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stopped_run(lesion_data, tmp_path_factory) -> Path:
-    """The folder of the same training, stopped by SIGTERM when two of its four epochs were done. Read only."""
-
-    def train(folder: Path) -> None:
-        from segmentation.runs.recorder import RunRecorder
-
-        begin = RunRecorder.on_epoch_begin
-
-        def stop(self, epoch, logs=None):
-            begin(self, epoch, logs)
-            if epoch == 2:
-                signal.raise_signal(signal.SIGTERM)
-
-        with pytest.MonkeyPatch.context() as patch, default_signals():
-            patch.setattr(RunRecorder, "on_epoch_begin", stop)
-            result = run_here("train_model.py", "--data-dir", lesion_data, *SETTINGS, cwd=folder)
-        assert_one_clear_line(result, "stopped. All saved files are complete", "--resume", code=143)
-
-    return make_once(tmp_path_factory, "stopped", train) / "models" / "attention_unet"
+def stopped_run(finished_run) -> Path:
+    """The files of the same run when two of its four epochs were done, as a stop leaves them. Read only."""
+    return finished_run.parent.parent / "stopped"
 
 
 def busi_pairs(samples: list[dataset.Sample]) -> list[Pair]:

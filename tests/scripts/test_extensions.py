@@ -112,6 +112,7 @@ def test_the_changed_copy_trains_goes_on_reports_and_compares(project):
     expected = ["train_model.py 143", *["train_model.py 0"] * 2, "visualize_results.py 0", "compare_runs.py 0"]
     assert commands == expected, output[-3000:] + errors[-3000:]
     assert "resuming models/a: 1 of 2 epochs are done" in output and "Traceback" not in errors
+    assert "stopped. All saved files are complete" in output + errors
 
 
 def test_the_metric_and_the_loss_are_in_the_history(project):

@@ -34,7 +34,7 @@ def stopped(stopped_run, tmp_path):
 
 
 def test_the_same_command_goes_on_with_a_stopped_training(stopped, finished_run, lesion_data, tmp_path):
-    """The stop was a signal, when two of four epochs were done."""
+    """The stop was when two of four epochs were done."""
     assert (stopped / "history.csv").read_text().count("\n") == 3 and not list(stopped.glob(".writing*"))
     result = run_here("train_model.py", "--data-dir", lesion_data, *SETTINGS, cwd=tmp_path)
     assert_one_clear_line(result, "going on with it", "resuming", "2 of 4 epochs are done", code=0)
