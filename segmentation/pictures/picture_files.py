@@ -218,7 +218,7 @@ def end_of_range(top: float, whole: bool = True) -> float:
 def to_grey(path: Path, raw: Raw, white: float | None = None) -> np.ndarray:
     """A picture of any depth with 8 bits, (H, W) uint8; `white` is that of the folder, for files that do not say, or
     that are dark for what they say."""
-    values, top = raw.values, raw.values.max(initial=0)
+    values, top = raw.values, float(raw.values.max(initial=0))
     if values.dtype == np.uint8:
         return values
     said = raw.white if not white or top * DARK >= raw.white else 0
