@@ -37,7 +37,7 @@ from segmentation.runs.parts import Parts, load_data, split_data
 from segmentation.scoring.decision import Decision, Prediction
 from segmentation.scoring.prediction import score_samples
 from segmentation.scoring.score_table import find_scores, write_scores
-from segmentation.scoring.scores import result_line, summarise
+from segmentation.scoring.scores import overlap, result_line, summarise
 
 SIZE = 224  # pixels, as train_model.py's default
 ENCODER = "efficientnet_lite0"
@@ -170,7 +170,8 @@ def train(peer: Peer, parts: Parts, epochs: int, seed: int) -> nn.Module:
             losses.append(loss.item())
             if decay:
                 decay.step()
-        dice = mean_dice(predict(network, parts.val[0]), parts.val[1])
+        found = predict(network, parts.val[0]) > 0.5
+        dice = float(np.mean([overlap(mask, one)["dice"] for mask, one in zip(parts.val[1], found, strict=True)]))
         print(f"epoch {epoch + 1}/{epochs}: loss {np.mean(losses):.4f}, validation Dice {dice:.4f}", flush=True)
         if dice > best:
             best, kept = dice, {name: values.clone() for name, values in network.state_dict().items()}
@@ -195,13 +196,6 @@ def predict(network: nn.Module, images: np.ndarray) -> np.ndarray:
     network.eval()
     x = torch.from_numpy(images[:, None].astype(np.float32) / 255)
     return torch.cat([torch.sigmoid(network(part))[:, 0] for part in x.split(16)]).numpy()
-
-
-def mean_dice(probability: np.ndarray, masks: np.ndarray) -> float:
-    """Mean Dice at 0.5; an empty mask of a normal image counts 1, and any other 0."""
-    p, r = probability > 0.5, masks > 0
-    both, sizes = (p & r).sum((1, 2)), p.sum((1, 2)) + r.sum((1, 2))
-    return float(np.mean(np.where(sizes, 2 * both / np.maximum(sizes, 1), 1.0)))
 
 
 if __name__ == "__main__":

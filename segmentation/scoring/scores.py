@@ -107,14 +107,14 @@ def further_scores(scores: Sequence[Mapping]) -> list[str]:
 # ---------------------------------------------------------------- many images
 
 
-def bootstrap_interval(values: Sequence[float], groups: Sequence, repeats: int = 2000, seed: int = 0) -> list[float]:
+def bootstrap_interval(values: Sequence[float], groups: Sequence) -> list[float]:
     """95 % bootstrap percentile interval of the mean, resampling whole groups (Davison and Hinkley 1997, 3.8).
 
     The scores of near-copies are correlated; resampling single images would make the interval too narrow.
     """
     _, index = np.unique(np.asarray(groups, str), return_inverse=True)
     sums, counts = np.bincount(index, weights=values), np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(0, len(counts), (repeats, len(counts)))
+    drawn = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     return [float(v) for v in np.percentile(means, [2.5, 97.5])]
 
@@ -177,7 +177,7 @@ def _false_positives(normals: Sequence[Mapping]) -> dict:
     }
 
 
-def judge_lesion_score(scores: Sequence[Mapping], repeats: int = 2000, seed: int = 0) -> dict:
+def judge_lesion_score(scores: Sequence[Mapping], repeats: int = 2000) -> dict:
     """How well the lesion score separates images with a lesion from normal ones.
 
     Args:
@@ -193,7 +193,7 @@ def judge_lesion_score(scores: Sequence[Mapping], repeats: int = 2000, seed: int
     # The AUC is the share of pairs, of a lesion and a normal image, in which the lesion has the higher score. As one
     # table of pairs for all resamplings it takes 0.2 s, where as many calls of scikit-learn's take ten.
     higher = np.sign(score[lesion][:, None] - score[~lesion]) / 2 + 0.5
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = (np.bincount(rng.integers(0, group.max() + 1, group.max() + 1), minlength=group.max() + 1)[group]
              for _ in range(repeats))  # fmt: skip
     weights = [(w[lesion], w[~lesion]) for w in drawn if w[lesion].any() and w[~lesion].any()]

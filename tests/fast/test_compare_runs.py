@@ -100,15 +100,9 @@ def test_images_of_one_name_but_other_pixels_are_not_compared(tmp_path, capsys):
     ):
         compare_runs.main(a, other)
     scores = read_scores(a)
-    write_scores(
-        a,
-        [
-            score
-            | {"fn": score["fn"] + (i == 3), "tn": score["tn"] - (i == 3)}
-            | overlap_scores(score["tp"], score["fp"], score["fn"] + (i == 3))
-            for i, score in enumerate(scores)
-        ],
-    )  # another reader's mask
+    scores[3] |= {"fn": scores[3]["fn"] + 1, "tn": scores[3]["tn"] - 1}  # another reader's mask
+    scores[3] |= overlap_scores(*(scores[3][key] for key in ("tp", "fp", "fn")))
+    write_scores(a, scores)
     with pytest.raises(RunError, match="1 of their images or reference masks differ, .*'3' first"):
         compare_runs.main(a, same)
 

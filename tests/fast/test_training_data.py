@@ -44,6 +44,14 @@ def test_each_picture_is_read_once_and_let_go(lesion_data, monkeypatch):
     assert parts.appearance == appearance_limits([appearance(pictures[i][0]) for i in train])
 
 
+def test_images_in_no_part_are_counted(lesion_data, tmp_path, capsys):
+    data = load_data([lesion_data], 32)
+    rows = [f"{sample.name},{('train', 'val', 'test')[i % 3]}" for i, sample in enumerate(data.found.samples[:30])]
+    (tmp_path / "my.csv").write_text("\n".join(["image,part", *rows]))
+    split_data(data, Division(str(tmp_path / "my.csv")), [])
+    assert "10 train images, 10 val images, 10 test images, 18 in no part" in capsys.readouterr().out
+
+
 def test_damaged_pictures_are_told_together(broken_data):
     for name in ("benign (3)", "benign (7)"):
         path = broken_data / "benign" / f"{name}.png"

@@ -43,7 +43,7 @@ def test_unseen_images_score_as_in_training(finished_run, lesion_data, tmp_path)
     assert_one_clear_line(result, "left out", "test (custom): lesion Dice", str(out.with_suffix(".csv")), code=0)
     assert {path.name for path in out.parent.iterdir()} == {"place.json", "place.csv"}
     old, new = json.loads((finished_run / "metrics.json").read_text()), json.loads(out.read_text())
-    assert new["summary"] == old["summary"] and "images" not in new
+    assert new["summary"] == old["summary"] and "images" not in new and new["near_copies_in_training"] == 0
     errors = new["calibration_error"]
     assert 0 < errors["all_pixels"] < 1 and 0 <= errors["predicted_lesion"] < 1
     assert f"calibration error: {errors['all_pixels']:.3f} over all pixels" in result.stdout
@@ -63,7 +63,9 @@ def test_the_mean_of_two_runs_on_another_hospital(finished_run, stopped_run, tmp
     new = write_hospital(tmp_path / "new", count=20, seed=9, normals=3)
     result = evaluate("--run", finished_run, other, "--data-dir", new, "--tta", "--threshold", "0.3", cwd=tmp_path)
     assert_one_clear_line(result, "is not finished", "20 images scored, 0 left out", code=0)
+    assert f"note: {finished_run} was trained on images of the same names" in result.stdout  # scan0, scan1, ...
     scores = json.loads((tmp_path / "evaluation.json").read_text())
+    assert scores["near_copies_in_training"] is None  # no training image is there to compare with
     assert len(scores["runs"]) == 2 and scores["decision"]["threshold"] == 0.3 and scores["decision"]["tta"]
     assert [score["label"] for score in read_scores(tmp_path / "evaluation.csv")].count("normal") == 3
 

@@ -106,6 +106,13 @@ def test_missing_unknown_and_double_masks_are_counted_and_the_first_is_named(dat
     refuse(data, theirs, "2 of 10 images have no mask", "'scan3' first")
 
 
+def test_a_mask_of_an_ending_of_two_parts_is_that_of_its_name(data, tmp_path):
+    masks = [tmp_path / f"{sample.name}.nii.gz" for sample in find_samples(data)]
+    for path in masks:
+        path.touch()
+    assert pair_masks(tmp_path, find_samples(data)) == masks
+
+
 def test_masks_of_another_size_or_meaning_are_refused(data, tmp_path, capsys):
     draw(tmp_path / "theirs", 2)
     refuse(data, tmp_path / "theirs", "no mask holds more than 2", "255, or 1")

@@ -52,15 +52,6 @@ def test_a_run_to_build_upon_is_looked_at(finished_run, tmp_path, flag):
             main(TrainingConfig(**TINY | {flag: other}, models_dir=tmp_path / "models"))
 
 
-def test_a_decision_of_another_kind_of_network(finished_run):
-    """With a lesion score a threshold is a share, without one a probability; the finished run has none."""
-    model = SimpleNamespace(output={"lesion": None, "lesion_score": None})
-    with pytest.raises(RunError, match="its decision does not fit: only one of the two networks has a lesion score"):
-        train_model.check_decision(finished_run, model)
-    train_model.check_decision(finished_run, SimpleNamespace(output=None))
-    train_model.check_decision(None, model)
-
-
 def test_settings_that_a_resumed_run_would_ignore(tmp_path):
     result = run_here("train_model.py", "--resume", "models/a", "--epochs", "60", cwd=tmp_path)
     assert_one_clear_line(result, "--resume takes all settings from the run. Leave out all other flags but --finish.")

@@ -223,6 +223,16 @@ def test_a_training_starts_from_another_run_on_ones_own_pictures(finished_run, t
     assert read(new, "decision.json") == read(finished_run, "decision.json")
 
 
+def test_a_decision_of_a_network_without_a_lesion_score_fits_none_with_one(finished_run, tmp_path, monkeypatch):
+    """Its threshold is a probability, and there it would be a share of the highest one."""
+    monkeypatch.setattr(train_model, "MIN_NORMALS", 2)
+    own = write_hospital(tmp_path / "own", count=42, seed=8, normals=6)
+    with pytest.raises(RunError, match="its decision does not fit: only one of the two networks has a lesion score"):
+        train_model.main(
+            TrainingConfig(**SMALL, data_dir=(own,), models_dir=tmp_path, epochs=1, decision_from=finished_run)
+        )
+
+
 def test_what_the_epoch_is_chosen_on(finished_run, lesion_data, tmp_path):
     """Two train on the validation images too, and alike; one keeps its last epoch, the other looks at the test."""
     decision = ("--decision-from", finished_run, "--choose-on", "nothing")
