@@ -4,8 +4,8 @@
     python benchmarks/peers/train.py smp_unet --data-dir FOLDER                     # the five grouped folds
     python benchmarks/peers/train.py smp_unet --data-dir A B C --split by-hospital --folds 0 1 2
 
-Each fold writes a table of scores to OUTPUT/PEER/, so a repeated command goes on where it was stopped; the table of all
-folds is OUTPUT/PEER.csv, which compare_runs.py compares with ours. Images, folds, size and scores are those of
+A repeated command goes on after the last finished epoch. Each fold writes a table of scores to OUTPUT/PEER/; that of
+all folds is OUTPUT/PEER.csv, which compare_runs.py compares with ours. Images, folds, size and scores are those of
 train_model.py. Augmentation, loss, optimizer and batch are those of the library's own example, for 20 epochs; the epoch
 with the best validation Dice is kept. A pixel is lesion above 0.5, and no mask is averaged with a mirrored one.
 """
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,7 +31,7 @@ import tyro
 from torch import nn
 
 from dataset import read_each
-from segmentation.common.files import write_json
+from segmentation.common.files import write_atomic, write_json
 from segmentation.data.splits import Division
 from segmentation.network.encoders import find_checkpoint, read_checkpoint
 from segmentation.runs.parts import Parts, load_data, split_data
@@ -136,47 +137,57 @@ def main(config: PeerConfig) -> None:
     data = load_data(config.data_dir, SIZE) if missing else None
     for fold in missing:
         parts = split_data(data, Division(config.split, fold), [])
-        started = time.time()
-        network = train(PEERS[config.peer], parts, config.epochs, config.seed)
-        minutes = (time.time() - started) / 60
+        checkpoint = folder / f"fold{fold}.pt"
+        network, minutes = train(PEERS[config.peer], parts, config.epochs, config.seed, checkpoint)
         prediction = Prediction(predict(network, parts.test_images))
         scores = score_samples(prediction, parts.test, read_each(parts.test), parts.groups, Decision())
         run = f"{config.split}-fold{fold}-seed{config.seed}"
         write_json(folder / f"fold{fold}.json", {"minutes": round(minutes, 1), "summary": summarise(scores)})
         write_scores(folder / f"fold{fold}.csv", [score | {"run": run} for score in scores])
+        checkpoint.unlink()
     together = [score for fold in config.folds for score in find_scores(folder / f"fold{fold}.csv")]
     write_scores(folder.with_suffix(".csv"), together)
     print(result_line(config.peer, summarise(together), 0))
 
 
-def train(peer: Peer, parts: Parts, epochs: int, seed: int) -> nn.Module:
-    """Train one network. Returns it with the weights of the epoch whose validation Dice was highest."""
+def train(peer: Peer, parts: Parts, epochs: int, seed: int, checkpoint: Path) -> tuple[nn.Module, float]:
+    """Train one network, and go on from the checkpoint if there is one.
+
+    Returns:
+        The network with the weights of the epoch whose validation Dice was highest, and the minutes of all epochs.
+    """
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    peer.augment.set_random_seed(seed)
     network = peer.build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), peer.learning_rate)
     steps = len(parts.train[0]) // peer.batch
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps, eta_min=1e-5) if peer.cosine else None
-    best, kept = -1.0, {}
-    for epoch in range(epochs):
+    last = 1e-5 if peer.cosine else peer.learning_rate
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps, eta_min=last)
+    state = {"epoch": 0, "minutes": 0.0, "best": -1.0, "kept": {}}
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        for part, name in ((network, "network"), (optimizer, "optimizer"), (decay, "decay")):
+            part.load_state_dict(state[name])
+    for epoch in range(state["epoch"], epochs):
+        started, losses = time.time(), []
         network.train()
-        losses = []
-        for images, masks in batches(peer, parts.train, rng):
+        peer.augment.set_random_seed(seed + epoch)
+        for images, masks in batches(peer, parts.train, np.random.default_rng((seed, epoch))):
             optimizer.zero_grad()
             loss = peer.loss(network(images.contiguous(memory_format=torch.channels_last)), masks)
             loss.backward()
             optimizer.step()
+            decay.step()
             losses.append(loss.item())
-            if decay:
-                decay.step()
         found = predict(network, parts.val[0]) > 0.5
         dice = float(np.mean([overlap(mask, one)["dice"] for mask, one in zip(parts.val[1], found, strict=True)]))
         print(f"epoch {epoch + 1}/{epochs}: loss {np.mean(losses):.4f}, validation Dice {dice:.4f}", flush=True)
-        if dice > best:
-            best, kept = dice, {name: values.clone() for name, values in network.state_dict().items()}
-    network.load_state_dict(kept)
-    return network
+        if dice > state["best"]:
+            state |= {"best": dice, "kept": {name: values.clone() for name, values in network.state_dict().items()}}
+        state |= {"epoch": epoch + 1, "minutes": state["minutes"] + (time.time() - started) / 60}
+        state |= {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "decay": decay.state_dict()}
+        write_atomic(checkpoint, partial(torch.save, state))
+    network.load_state_dict(state["kept"])
+    return network, state["minutes"]
 
 
 def batches(
