@@ -1,9 +1,9 @@
 """The pixels of a DICOM file as grey pictures, whatever compression and colours they are stored in.
 
 Up to 8 bits, grey is the full range of the bits that the header names; more bits come as they are stored, and
-pixel_depth.py says what is white. No window, no rescaling. Colours become luma, which is what YBR holds already. Pillow
-decodes JPEG and JPEG 2000, also the lossless JPEG of 8 bits that pydicom has no free decoder for; pydicom and pyjpegls
-decode the rest. dicom.py turns what fails into one line.
+pixel_depth.py says what is white, to which picture_files.py scales. No window, no rescale slope. Colours become luma,
+which is what YBR holds already. Pillow decodes JPEG and JPEG 2000, also the lossless JPEG of 8 bits that pydicom has no
+free decoder for; pydicom and pyjpegls decode the rest. dicom.py turns what fails into one line.
 """
 
 import io
