@@ -179,12 +179,6 @@ def start_python(*arguments: str | Path, cwd: Path, **settings) -> subprocess.Po
     return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, **pipes | settings)
 
 
-# `python -c` with it, a script of the project and its flags: trainings are the working directory's train_model.py.
-WITH_OWN_TRAINING = "import runpy, sys; from pathlib import Path; from segmentation.runs import workers; "
-WITH_OWN_TRAINING += "workers.REPOSITORY = Path(); sys.argv = sys.argv[1:]; "
-WITH_OWN_TRAINING += "runpy.run_path(sys.argv[0], run_name='__main__')"
-
-
 def run_script(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run one of the project's scripts as a user would: "train_model.py", "benchmarks/audit.py"."""
     with start_python(REPOSITORY / script, *arguments, cwd=cwd, env={**os.environ, **environment}) as process:

@@ -4,10 +4,10 @@
     python benchmarks/peers/train.py smp_unet --data-dir FOLDER                     # the five grouped folds
     python benchmarks/peers/train.py smp_unet --data-dir A B C --split by-hospital --folds 0 1 2
 
-A repeated command goes on after the last finished epoch. Each fold writes a table of scores to OUTPUT/PEER/; that of
-all folds is OUTPUT/PEER.csv, which compare_runs.py compares with ours. Images, folds, size and scores are those of
-train_model.py. Augmentation, loss, optimizer and batch are those of the library's own example, for 20 epochs; the epoch
-with the best validation Dice is kept. A pixel is lesion above 0.5, and no mask is averaged with a mirrored one.
+A repeated command goes on after the last finished epoch. Each fold writes its scores to OUTPUT/PEER/; those of all
+folds are in OUTPUT/PEER-SPLIT.csv, which compare_runs.py compares with ours. Images, folds, size and scores are those
+of train_model.py. Augmentation, loss, optimizer and batch are those of the library's own example, for 20 epochs; the
+epoch with the best validation Dice is kept. A pixel is lesion above 0.5, and no mask is averaged with a mirrored one.
 """
 
 import sys
@@ -40,7 +40,7 @@ from segmentation.scoring.prediction import score_samples
 from segmentation.scoring.score_table import find_scores, write_scores
 from segmentation.scoring.scores import overlap, result_line, summarise
 
-SIZE = 224  # pixels, as train_model.py's default
+SIZE, EPOCHS = 224, 20  # pixels and epochs, as train_model.py's defaults
 ENCODER = "efficientnet_lite0"
 
 
@@ -124,33 +124,34 @@ class PeerConfig:
     data_dir: tuple[Path, ...]  # folders, as for train_model.py
     split: str = "grouped-cv"
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    epochs: int = 20
     seed: int = 0
     output: Path = Path("models/peers")
 
 
 def main(config: PeerConfig) -> None:
     """Train and score the folds that have no table yet, and print the scores of all."""
-    folder = config.output / config.peer
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [fold for fold in config.folds if not (folder / f"fold{fold}.csv").exists()]
+    split = Path(config.split).stem
+    runs = {f"{split}-fold{fold}-seed{config.seed}": fold for fold in config.folds}
+    tables = {run: config.output / config.peer / f"{run}.csv" for run in runs}
+    missing = [run for run, table in tables.items() if not table.exists()]
     data = load_data(config.data_dir, SIZE) if missing else None
-    for fold in missing:
-        parts = split_data(data, Division(config.split, fold), [])
-        checkpoint = folder / f"fold{fold}.pt"
-        network, minutes = train(PEERS[config.peer], parts, config.epochs, config.seed, checkpoint)
+    for run in missing:
+        tables[run].parent.mkdir(parents=True, exist_ok=True)
+        parts = split_data(data, Division(config.split, runs[run]), [])
+        checkpoint = tables[run].with_suffix(".pt")
+        network, minutes = train(PEERS[config.peer], parts, config.seed, checkpoint)
         prediction = Prediction(predict(network, parts.test_images))
         scores = score_samples(prediction, parts.test, read_each(parts.test), parts.groups, Decision())
-        run = f"{config.split}-fold{fold}-seed{config.seed}"
-        write_json(folder / f"fold{fold}.json", {"minutes": round(minutes, 1), "summary": summarise(scores)})
-        write_scores(folder / f"fold{fold}.csv", [score | {"run": run} for score in scores])
+        about = {"minutes": round(minutes, 1), "summary": summarise(scores)}
+        write_json(tables[run].with_suffix(".json"), about)
+        write_scores(tables[run], [score | {"run": run} for score in scores])
         checkpoint.unlink()
-    together = [score for fold in config.folds for score in find_scores(folder / f"fold{fold}.csv")]
-    write_scores(folder.with_suffix(".csv"), together)
+    together = [score for table in tables.values() for score in find_scores(table)]
+    write_scores(config.output / f"{config.peer}-{split}.csv", together)
     print(result_line(config.peer, summarise(together), 0))
 
 
-def train(peer: Peer, parts: Parts, epochs: int, seed: int, checkpoint: Path) -> tuple[nn.Module, float]:
+def train(peer: Peer, parts: Parts, seed: int, checkpoint: Path) -> tuple[nn.Module, float]:
     """Train one network, and go on from the checkpoint if there is one.
 
     Returns:
@@ -161,13 +162,13 @@ def train(peer: Peer, parts: Parts, epochs: int, seed: int, checkpoint: Path) ->
     optimizer = torch.optim.Adam(network.parameters(), peer.learning_rate)
     steps = len(parts.train[0]) // peer.batch
     last = 1e-5 if peer.cosine else peer.learning_rate
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps, eta_min=last)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps, eta_min=last)
     state = {"epoch": 0, "minutes": 0.0, "best": -1.0, "kept": {}}
     if checkpoint.exists():
         state = torch.load(checkpoint)
         for part, name in ((network, "network"), (optimizer, "optimizer"), (decay, "decay")):
             part.load_state_dict(state[name])
-    for epoch in range(state["epoch"], epochs):
+    for epoch in range(state["epoch"], EPOCHS):
         started, losses = time.time(), []
         network.train()
         peer.augment.set_random_seed(seed + epoch)
@@ -180,7 +181,7 @@ def train(peer: Peer, parts: Parts, epochs: int, seed: int, checkpoint: Path) ->
             losses.append(loss.item())
         found = predict(network, parts.val[0]) > 0.5
         dice = float(np.mean([overlap(mask, one)["dice"] for mask, one in zip(parts.val[1], found, strict=True)]))
-        print(f"epoch {epoch + 1}/{epochs}: loss {np.mean(losses):.4f}, validation Dice {dice:.4f}", flush=True)
+        print(f"epoch {epoch + 1}/{EPOCHS}: loss {np.mean(losses):.4f}, validation Dice {dice:.4f}", flush=True)
         if dice > state["best"]:
             state |= {"best": dice, "kept": {name: values.clone() for name, values in network.state_dict().items()}}
         state |= {"epoch": epoch + 1, "minutes": state["minutes"] + (time.time() - started) / 60}

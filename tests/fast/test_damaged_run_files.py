@@ -92,7 +92,7 @@ def run(tmp_path_factory):
 
 
 def use_split(run) -> None:
-    """Whether there is another picture than those of the run, which there is."""
+    """Read the split, and ask it for a picture that it does not hold."""
     hashes_seen(run)
     with pytest.raises(DataError, match="images are missing"):
         load_split(run, [Sample("another", "benign", run / "scores.csv", ())], [])

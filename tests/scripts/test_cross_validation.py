@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, WITH_OWN_TRAINING, assert_one_clear_line, run_here, start_python, step_by_step
+from conftest import REPOSITORY, TINY, assert_one_clear_line, run_here, run_script, start_python, step_by_step
 
 import cross_validate
 import train_model
@@ -106,26 +105,12 @@ def test_only_its_own_tables_are_replaced(tmp_path, planned):
     assert not planned
 
 
-# train_model.py step by step, as `step_by_step` does it, in a process of its own.
-STEP_BY_STEP = f"""
-import runpy, sys
-script = sys.modules["__main__"].__file__ = sys.argv[0] = {str(REPOSITORY / "train_model.py")!r}
-sys.path.insert(0, {str(REPOSITORY)!r})
-from segmentation.common import startup
-import tensorflow
-tensorflow.config.run_functions_eagerly(True)
-runpy.run_path(script, run_name="__main__")
-"""
-
-
 def test_a_killed_fold_goes_on_with_the_same_command(lesion_data, tmp_path, wait_until, monkeypatch):
     """The rest is trained in this process. test_stopped_folds.py has the folds that are stopped."""
-    (tmp_path / "train_model.py").write_text(STEP_BY_STEP)
     flags = ["--splits", "grouped", "--data-dir", lesion_data, *TINY, "--batch-size", "64", "--epochs", "7"]
     folder = tmp_path / "models" / "cross_validation"
     run, log = folder / "grouped-fold0-seed0", folder / "grouped-fold0-seed0.log"
-    path = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = start_python("-c", WITH_OWN_TRAINING, REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path, env=path)
+    process = start_python(REPOSITORY / "cross_validate.py", *flags, cwd=tmp_path)
     wait_until((run / "config.json").exists, 200)
     (training,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     wait_until(lambda: (run / "history.csv").exists() and (run / "history.csv").read_text().count("\n") > 2, 200)
@@ -170,28 +155,9 @@ def finish_and_repeat(flags, run, cwd):
     assert_one_clear_line(other, "holds runs with other flags")
 
 
-# Leaves the files of a finished run.
-STAND_IN = """
-import shutil, sys
-from pathlib import Path
-flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-shutil.copytree(flags["--finished"], Path(flags["--models-dir"]) / flags["--run"])
-print("split", flags["--split"], "fold", flags["--fold"], "seed", flags["--seed"])
-"""
-
-
-def test_a_fold_as_a_ray_task(finished_run, lesion_data, tmp_path):
-    """In a copy of the project with a stand-in for train_model.py: Ray takes it to where it trains."""
-    for name in ("segmentation", "data/splits"):
-        shutil.copytree(REPOSITORY / name, tmp_path / "project" / name)
-    for name in ("cross_validate.py", "dataset.py", "attention_unet.py"):
-        shutil.copy(REPOSITORY / name, tmp_path / "project")
-    (tmp_path / "project" / "train_model.py").write_text(STAND_IN)
-    flags = ["--splits", "grouped", "--ray", "local", "--data-dir", lesion_data, "--finished", finished_run]
-    with start_python(tmp_path / "project" / "cross_validate.py", *flags, cwd=tmp_path) as process:
-        output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0 and "| grouped-fold0-seed0 |" in output and "Traceback" not in errors, errors
-    run = tmp_path / "models" / "cross_validation" / "grouped-fold0-seed0"
-    assert {path.name for path in run.iterdir()} == set(RUN_FILES) - {"backup.npz"}
-    assert (run / "best.keras").read_bytes() == (finished_run / "best.keras").read_bytes()
-    assert run.with_name(f"{run.name}.log").read_text() == "split grouped fold 0 seed 0\n"
+def test_a_fold_as_a_ray_task(lesion_data, tmp_path):
+    where = ["--name", "cv", "--splits", "grouped", "--ray", "local", "--data-dir", lesion_data]
+    result = run_script("cross_validate.py", *where, *TINY, "--epochs", "1", cwd=tmp_path)
+    assert_one_clear_line(result, "| grouped-fold0-seed0 |", code=0)
+    files = {path.name for path in (tmp_path / "models" / "cv" / "grouped-fold0-seed0").iterdir()}
+    assert files == set(RUN_FILES) - {"backup.npz"}

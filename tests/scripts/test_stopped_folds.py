@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import REPOSITORY, WITH_OWN_TRAINING, start_python
+from conftest import REPOSITORY, start_python
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 
@@ -33,6 +33,10 @@ for count in range(6000):
     print("epoch", count, flush=True)
     time.sleep(0.1)
 """
+START = (
+    "import runpy, sys; from pathlib import Path; from segmentation.runs import workers; workers.REPOSITORY = Path()\n"
+)
+START += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def start(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
     def start_one(*flags: str) -> subprocess.Popen:
-        command = ["-c", WITH_OWN_TRAINING, REPOSITORY / "cross_validate.py", *flags]
+        command = ["-c", START, REPOSITORY / "cross_validate.py", *flags]
         started.append(start_python(*command, cwd=tmp_path, env=environment, start_new_session=True))
         return started[-1]
 
