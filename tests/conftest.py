@@ -180,7 +180,7 @@ def start_python(*arguments: str | Path, cwd: Path, **settings) -> subprocess.Po
 
 
 def run_script(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run one of the project's scripts as a user would: "train_model.py", "benchmarks/audit.py"."""
+    """Run one of the project's scripts as a user would."""
     with start_python(REPOSITORY / script, *arguments, cwd=cwd, env={**os.environ, **environment}) as process:
         try:
             output, errors = process.communicate(timeout=300)

@@ -269,8 +269,8 @@ def group_samples(samples: Sequence[Sample], pictures: Iterable[np.ndarray]) -> 
     `pictures` are (H, W) uint8, each used once, as in `near_copies`.
     """
     pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
-    first: dict[str, int] = {}
-    pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
+    first: dict[tuple[str, str], int] = {}  # hospitals may number their patients alike
+    pairs += [(first.setdefault((s.folder, s.patient), i), i) for i, s in enumerate(samples) if s.patient]
     return group_pairs(len(samples), pairs)
 
 

@@ -190,7 +190,7 @@ def describe_export(stored: dict, decision: Decision, outputs: Sequence[str]) ->
             "shape": ["batch", size, size, 1],
             "type": "float32",
             "range": [0, 255],
-            "picture": "grey; resized to this size without keeping its aspect ratio, by area averaging if it shrinks",
+            "picture": "grey; resized to this size without keeping its aspect, by area averaging if both sides shrink",
         },
         "outputs": {name: OUTPUTS[name] for name in outputs},
         "decision": {

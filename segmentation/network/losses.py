@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 
-@keras.saving.register_keras_serializable("attention_unet")
 class BceDiceLoss(keras.losses.Loss):
     """Binary cross-entropy + dice_weight * (1 - soft Dice), each a mean over images.
 
@@ -25,29 +24,18 @@ class BceDiceLoss(keras.losses.Loss):
         total = ops.sum(y_true + y_pred, axis=(1, 2, 3))
         return bce + self.dice_weight * (1 - (2 * overlap + 1) / (total + 1))
 
-    def get_config(self):
-        return {**super().get_config(), "dice_weight": self.dice_weight}
 
-
-@keras.saving.register_keras_serializable("attention_unet")
 class LesionDice(keras.metrics.Mean):
-    """Mean per-image Dice at a threshold, over the images with a lesion; the others have weight 0."""
-
-    def __init__(self, threshold: float = 0.5, name: str = "dice", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.threshold = threshold
+    """Mean per-image Dice at the threshold 0.5, over the images with a lesion; the others have weight 0."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch: references and probabilities, both (B, H, W, 1)."""
-        y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred > self.threshold, "float32")
+        y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred > 0.5, "float32")
         lesion = ops.sum(y_true, axis=(1, 2, 3))
         overlap = ops.sum(y_true * y_pred, axis=(1, 2, 3))
         dice = 2 * overlap / ops.maximum(lesion + ops.sum(y_pred, axis=(1, 2, 3)), 1)
         weight = ops.cast(lesion > 0, "float32")
         super().update_state(dice, weight if sample_weight is None else weight * ops.reshape(sample_weight, (-1,)))
-
-    def get_config(self):
-        return {**super().get_config(), "threshold": self.threshold}
 
 
 def training_loss(dice_weight: float) -> keras.losses.Loss:

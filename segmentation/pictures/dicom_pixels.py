@@ -222,17 +222,15 @@ def _to_grey(path: Path, samples: np.ndarray, data, form: Format) -> np.ndarray:
         samples = samples[..., 0] if form.colours.startswith("YBR_FULL") else _luma(samples)
     if samples.max() > 2**form.bits - 1 or 8 * samples.itemsize < form.bits:
         raise _misfit(path, "number of bits")
-    return samples.astype(np.uint16) if form.bits > 8 else spread(samples, form)
+    return samples.astype(np.uint16) if form.bits > 8 else _spread(samples, form)
 
 
-def spread(samples: np.ndarray, form: Format) -> np.ndarray:
-    """Samples of the header's bits over the full range of 8 or 16 bits, (H, W) uint8 or uint16, black as 0."""
-    dtype, white = np.uint8 if form.bits <= 8 else np.uint16, 2**form.bits - 1
-    if form.colours == "PALETTE COLOR":
-        return samples
+def _spread(samples: np.ndarray, form: Format) -> np.ndarray:
+    """Samples of at most 8 bits over the full range of 8, (H, W) uint8, black as 0."""
+    white = 2**form.bits - 1
     if form.colours == "MONOCHROME1":
         samples = white - samples
-    return ((samples.astype(np.uint32) * np.iinfo(dtype).max + white // 2) // white).astype(dtype)
+    return ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _palette(data, form: Format) -> np.ndarray:

@@ -104,9 +104,11 @@ def holds_all_scores(images: Sequence[Mapping]) -> bool:
 
 def describe_unfinished(model: keras.Model, run: Path) -> dict:
     """The content of metrics.json, as far as it is known for an unfinished run."""
-    history, unknown = read_history(run / "history.csv"), "not finished"
-    best = int(np.argmax([row.get("val_dice", row["epoch"]) for row in history]))
-    known = {"data": read_config(run).get("data", unknown), "split": read_split(run).get("split", unknown)}
+    history, record, unknown = read_history(run / "history.csv"), read_split(run), "not finished"
+    chosen = {"choose_on": record["choose_on"]} if "choose_on" in record else {}
+    kept = "epoch" if chosen.get("choose_on") in ("decision", "nothing") else "val_dice"  # as train_model.py has it
+    best = int(np.argmax([row.get(kept, row["epoch"]) for row in history]))
+    known = chosen | {"data": read_config(run).get("data", unknown), "split": record.get("split", unknown)}
     known |= {"parameters": model.count_params(), "best_epoch": best, "environment": {}}
     return known | {"near_copies_in_training": unknown, "minutes": unknown, "gmac": unknown}
 

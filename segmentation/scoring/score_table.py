@@ -194,7 +194,7 @@ def find_scores(path: Path) -> list[dict]:
         RunError: there is no such file, or it holds no per-image scores.
     """
     if path.is_dir() or path.suffix not in (".csv", ".json"):
-        files = [path / name for name in ("cross_validation.csv", "cross_validation.json", "metrics.json")]
+        files = [path / name for name in ("cross_validation.csv", "metrics.json")]
         path = next((file for file in files if file.exists()), files[-1])
     if path.suffix == ".csv":
         return read_scores(path)

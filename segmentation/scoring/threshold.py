@@ -81,6 +81,7 @@ def choose_min_score(
         # Platt's targets (1999, section 2.2): a few normals, perfectly separated, must not make the score certain.
         where = np.asarray(folders or [""] * len(present))
         both = np.isin(where, where[~present])  # a folder without normal images cannot calibrate a score
+        both |= not present[both].any()  # unless no folder holds both kinds
         lesions, normals = present[both].sum(), (~present).sum()
         target = np.where(present, (lesions + 1) / (lesions + 2), 1 / (normals + 2))
         scale, offset = fit_calibration(score[both], target[both])

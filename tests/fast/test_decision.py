@@ -122,6 +122,9 @@ def test_the_score_empties_masks_and_the_outline_is_chosen_on_lesions_alone():
     raised, kept = (calibrated_score(wide, decision) >= decision.min_score for decision in (together, apart))
     assert raised[:50].sum() == 45 and kept[:50].sum() == 48 and kept[60:].all()
     assert (apart.score_scale, apart.score_offset) == (chosen.score_scale, chosen.score_offset)  # the first one's
+    # Lesions in one folder and normals in another: neither holds both kinds, so both calibrate.
+    split = choose_min_score(score, there, Decision(), ["a"] * 50 + ["b"] * 10)
+    assert (split.score_scale, split.score_offset) == (chosen.score_scale, chosen.score_offset)
     # Without a normal there is nothing to calibrate with.
     alone = choose_decision(Prediction(maps[:50], score[:50]), masks[:50], Decision())
     assert (alone.score_scale, alone.score_offset) == (1, 0) and alone.min_score == pytest.approx(score[2])

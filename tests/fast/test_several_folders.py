@@ -20,6 +20,9 @@ def test_pictures_of_one_patient_are_one_group(tmp_path):
     groups = group_samples(found.samples, strangers(10))
     assert len(set(groups)) == 5
     assert all(groups[i] == groups[i + 1] for i in range(0, 10, 2))
+    # A number is a patient's within a hospital: another hospital's patient of that number is another person.
+    shared = [s._replace(folder="ab"[i % 2], patient=str(i // 4)) for i, s in enumerate(found.samples)]
+    assert len(set(group_samples(shared, strangers(10)))) == 6
 
 
 def test_two_folders_keep_names_and_patients_apart(tmp_path):

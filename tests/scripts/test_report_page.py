@@ -15,6 +15,7 @@ from attention_unet import build_attention_unet
 from dataset import DataError
 from segmentation.common.errors import RunError
 from segmentation.data.collection import collect
+from segmentation.reports import report
 from segmentation.reports.report import attention, attention_network, draw_figures, load_cases, write_report
 from segmentation.runs.run_folder import load_run
 from segmentation.scoring.decision import Decision
@@ -83,6 +84,15 @@ def test_an_unfinished_run_has_a_report_too(copy, phantom_data):
     write_report(copy, drawn, stored, ["curves"])
     page = (copy / "report.html").read_text()
     assert "not finished" in page and all(f'data-name="{case.score["name"]}"' in page for case in drawn.cases)
+
+
+@pytest.mark.parametrize(("choice", "best"), [("validation", 0), ("test", 0), ("decision", 1), ("nothing", 1)])
+def test_the_epoch_of_an_unfinished_run_is_the_one_that_it_keeps(choice, best, monkeypatch):
+    rows = [{"epoch": 0, "val_dice": 0.6}, {"epoch": 1, "val_dice": 0.5}]
+    for name, content in (("history", rows), ("split", {"choose_on": choice}), ("config", {})):
+        monkeypatch.setattr(report, f"read_{name}", lambda path, content=content: content)
+    known = report.describe_unfinished(build_attention_unet((32, 32, 1), base_filters=2, depth=1), Path())
+    assert (known["best_epoch"], known["choose_on"]) == (best, choice)  # the page says if these are the test images
 
 
 def test_what_does_not_fit_the_run_is_refused(copy, broken_data):
