@@ -55,6 +55,8 @@ class ImportConfig:
         """Refuse what cannot go together."""
         if bool(self.source) == bool(self.table):
             raise ValueError("name the folders of images and masks, or a --table of pairs")
+        if self.table and self.mask_folder:
+            raise ValueError("--mask-folder is for folders: a --table names each mask itself")
         return self
 
 

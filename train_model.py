@@ -83,7 +83,9 @@ class TrainingConfig:
     tensorboard: bool = False  # also write TensorBoard logs to the run's folder; needs one more package
     models_dir: AnyPath = Path("models")  # folder in which the runs' folders are made
     run: FolderName = "attention_unet"  # name of the run's folder; if it holds a finished run, -2, -3, ... is added
-    resume: AnyPath | None = None  # folder of a stopped run to go on with; all other settings are then the run's own
+    resume: AnyPath | None = (
+        None  # folder of a stopped run to go on with; all other settings but data_dir are the run's own
+    )
     finish: bool = False  # with resume: train no further; choose the decision and score with the best epoch so far
 
     @model_validator(mode="after")
@@ -229,6 +231,8 @@ def fit(
     """
     stands_in = data.found.source == "sample" and not config.data_dir
     epochs = min(config.epochs, SAMPLE_EPOCHS) if stands_in else config.epochs
+    if epochs < config.epochs:
+        print(f"{epochs} epochs in place of {config.epochs}, as only the sample is there (--data-dir trains all)")
     steps = -(-len(data.train[0]) // config.batch_size)
     compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
     recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)
@@ -324,8 +328,11 @@ def parse_command_line() -> TrainingConfig:
     arguments = sys.argv[1:]
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "default"
     config = tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
-    if config.resume and replace(config, resume=None, finish=False) != PRESETS[preset]:
-        raise RunError("--resume takes all settings from the run. Leave out all other flags but --finish.")
+    flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("--")}
+    if config.resume and (sys.argv[1] in PRESETS or flags - {"--resume", "--finish", "--data-dir"}):
+        raise RunError(
+            "--resume takes all settings from the run. Leave out the preset and all flags but --finish and --data-dir."
+        )
     return config
 
 

@@ -7,7 +7,8 @@
 A repeated command goes on after the last finished epoch. Each fold writes its scores to OUTPUT/PEER/; those of all
 folds are in OUTPUT/PEER-SPLIT.csv, which compare_runs.py compares with ours. Images, folds, size and scores are those
 of train_model.py. Augmentation, loss, optimizer and batch are those of the library's own example, for 20 epochs; the
-epoch with the best validation Dice is kept. A pixel is lesion above 0.5, and no mask is averaged with a mirrored one.
+epoch with the best mean Dice of all validation images is kept, where an empty mask of a normal one counts 1. A pixel is
+lesion above 0.5, and no mask is averaged with a mirrored one.
 """
 
 import sys

@@ -5,6 +5,8 @@ a near-copy in training. The splits of this module are computed; a published spl
 """
 
 import csv
+import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +20,6 @@ from dataset import DataError, Sample
 from segmentation.common.checks import Seed, Text, Whole, checked
 from segmentation.common.files import check_file
 from segmentation.data.near_copies import group_pairs, near_copies
-from segmentation.importing.data_table import image_key
 
 SPLIT_FILES = Path(__file__).parents[2] / "data" / "splits"
 PARTS = ("train", "val", "test")
@@ -91,7 +92,8 @@ def split_samples(samples: Sequence[Sample], groups: np.ndarray, division: Divis
     trained_on = ("val",) if division.choose_on in ("nothing", "test") else ()
     for name, members in parts.items():
         if name not in trained_on and not any(samples[i].label != "normal" for i in members):
-            raise DataError(f"split {division.split}: no lesion image is left for {name}. Use more images.")
+            more = "Use more images" + ", or --choose-on nothing" * (name == "val")
+            raise DataError(f"split {division.split}: no lesion image is left for {name}. {more}.")
     if trained_on:
         parts = {"train": sorted(parts["train"] + parts["val"]), "val": [], "test": parts["test"]}
     return parts
@@ -225,13 +227,18 @@ def read_split_file(split: str) -> dict[str, dict[str, str]]:
         raise DataError(f"{path}: needs the columns image, and part or fold.")
     table: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
-        name, value = image_key(row["image"] or ""), (row[column] or "").strip()
+        name, value = _name_in_split(row["image"] or ""), (row[column] or "").strip()
         if name in table:
             raise DataError(f"{path}, line {number}: {row['image']} is listed twice.")
         if column == "part" and value not in PARTS:
             raise DataError(f"{path}, line {number}: part {value!r} must be one of {', '.join(PARTS)}.")
         table[name] = {column: value}
     return table
+
+
+def _name_in_split(name: str) -> str:
+    """An image's name without a picture's ending, as a split's file has it; other dots belong to the name."""
+    return unicodedata.normalize("NFC", re.sub(r"(?i)\.(png|jpe?g|bmp|tiff?|gif|webp|dcm)$", "", name)).casefold()
 
 
 def count_folds(split: str) -> int | None:
@@ -247,13 +254,13 @@ def count_folds(split: str) -> int | None:
 
 def _parts_of_file(samples: Sequence[Sample], division: Division) -> np.ndarray:
     table = read_split_file(division.split)
-    there = {image_key(sample.name): i for i, sample in enumerate(samples)}
+    there = {_name_in_split(sample.name): i for i, sample in enumerate(samples)}
     if missing := sorted(set(table) - set(there)):
         raise DataError(
             f"split {division.split}: {len(missing)} of the {len(table)} images in its file are not here, "
             f"{missing[0]!r} first. Give the data that it was made for, or use --split grouped."
         )
-    rows = [table.get(image_key(sample.name), {}) for sample in samples]
+    rows = [table.get(_name_in_split(sample.name), {}) for sample in samples]
     if any("fold" in row for row in rows):
         return _parts_of_folds(np.array([row.get("fold", "") for row in rows]), division)
     _check_fold(division, 1)
@@ -269,8 +276,14 @@ def group_samples(samples: Sequence[Sample], pictures: Iterable[np.ndarray]) -> 
     `pictures` are (H, W) uint8, each used once, as in `near_copies`.
     """
     pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
-    first: dict[tuple[str, str], int] = {}  # hospitals may number their patients alike
-    pairs += [(first.setdefault((s.folder, s.patient), i), i) for i, s in enumerate(samples) if s.patient]
+    first: dict[str, int] = {}
+    pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
+    hospitals: dict[str, set[str]] = {}
+    for sample in samples:
+        hospitals.setdefault(sample.patient, set()).add(sample.folder)
+    if twice := [patient for patient, where in hospitals.items() if patient and len(where) > 1]:
+        print(f"note: {len(twice)} patients are in several hospitals ({twice[0]}), and each is taken as one person. If "
+              "the hospitals number theirs alike, write the hospital before the number in meta.csv")  # fmt: skip
     return group_pairs(len(samples), pairs)
 
 

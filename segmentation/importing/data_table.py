@@ -1,6 +1,7 @@
 """A table beside the data: patient, class, fold and part of each image, as a meta.csv or as BUS-BRA's bus_data.csv."""
 
 import csv
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -21,6 +22,7 @@ COLUMN_NAMES = {  # ours, and patterns of what published tables call it, in smal
     "hospital": "hospital|site|center|centre|institution",
 }
 _NUMBER = "(id|uid|no|nr|num|number|code|name|key|index)*(anon\\w*|pseudo\\w*|hash\\w*)?"  # of a patient
+_VAGUE = ("imageid", "id", "name")  # of a file, or of a line, a person, a class
 NOBODY = ("", "na", "nan", "none", "null", "unknown", "unk", "missing", "notavailable", "anonymous", "anon")
 SHORT = {"b": "benign", "m": "malignant", "n": "normal"}  # as some tables write the classes
 
@@ -73,8 +75,10 @@ def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()
         if bare_word(patient_column) not in names:
             raise DataError(f"{path}: has no column {patient_column!r} (--patient-column); it has {', '.join(header)}.")
         places["patient"] = names.index(bare_word(patient_column))
-    if places["image"] is None:
-        places["image"] = _find_images(rows, len(header), known)
+    if places["image"] is None or names[places["image"]] in _VAGUE:
+        free = [k for k in range(len(header)) if k == places["image"] or k not in places.values()]
+        files = _find_images(rows, free, known)
+        places["image"] = places["image"] if files is None else files
     if places["image"] is None:
         theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
         raise DataError(f"{path}: has no column image (or {theirs}); it has {', '.join(header)}.")
@@ -106,13 +110,16 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__}).") from None
 
 
-def _find_images(rows: Sequence[Sequence[str]], columns: int, known: Container[str]) -> int | None:
-    """The column that names known files in more than half of the lines."""
-    named = [
-        sum(image_key(re.split(r"[\\/]", row[k])[-1]) in known for row in rows if k < len(row)) for k in range(columns)
-    ]
-    most = max(named, default=0)
-    return named.index(most) if most > len(rows) / 2 else None
+def _find_images(rows: Sequence[Sequence[str]], columns: Sequence[int], known: Container[str]) -> int | None:
+    """The column that names known files in more than half of the lines; if several do, the one with their endings."""
+
+    def judge(column: int) -> tuple[bool, int, int]:
+        names = [re.split(r"[\\/]", row[column].strip())[-1] for row in rows if column < len(row)]
+        named = [name for name in names if image_key(name) in known]
+        return len(named) > len(rows) / 2, sum(stem_of(name) != name for name in named), len(named)
+
+    best = max(columns, key=judge, default=None)
+    return best if best is not None and judge(best)[0] else None
 
 
 def _find_column(names: Sequence[str], pattern: str) -> int | None:
@@ -131,6 +138,11 @@ def stem_of(name: str) -> str:
 def image_key(name: str) -> str:
     """A file's name as tables and folders have it in common: no ending, and no capitals."""
     return stem_of(name).casefold()
+
+
+def beside(table: Path, cell: str) -> Path:
+    """The file that a cell names, from the table's folder on."""
+    return Path(os.path.normpath(table.parent / cell))
 
 
 def find_file(cell: str, index: dict[str, list[Path]]) -> list[Path]:
@@ -153,14 +165,16 @@ def index_files(paths: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
-    """The rows of images below the table's folder.
+    """The rows of images below the table's folder, or of all if none lies there.
 
     Raises:
         DataError: a class is none, a name fits several images, or an image has two different rows.
     """
-    index, found = index_files([path for path in images if table.path.parent in path.parents]), {}
+    below = [path for path in images if table.path.parent in path.parents]
+    there, index, found = set(images), index_files(below or images), {}
     for cells in table.rows:
-        paths, line = find_file(cells["image"], index), f"{table.path}, line {cells['line']}"
+        exact, line = beside(table.path, cells["image"]), f"{table.path}, line {cells['line']}"
+        paths = [exact] if exact in there else find_file(cells["image"], index)
         if len(paths) > 1:
             raise DataError(f"{line}: {cells['image']} may be {paths[0]} or {paths[1]}. Write their folders into the "
                             "table, or give each folder its own.")  # fmt: skip

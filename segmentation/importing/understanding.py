@@ -16,6 +16,7 @@ from segmentation.importing.data_table import (
     TABLES,
     Row,
     Table,
+    beside,
     image_key,
     index_files,
     match_rows,
@@ -37,6 +38,7 @@ from segmentation.importing.pairing import (
     with_masks,
     words_of,
 )
+from segmentation.pictures.dicom import is_dicom
 from segmentation.pictures.listing import PREDICTIONS, RESULT_ENDINGS, list_pictures, shown
 from segmentation.pictures.picture_files import How, ending_of, read_raw, to_grey
 from segmentation.pictures.pixel_depth import find_range
@@ -111,6 +113,10 @@ def understand_source(root: Path, wishes: Wishes) -> Source:
     layout, lines = found.layout, found.lines
     paired = [mask for masks in layout.masks.values() for mask in masks]
     read = partial(read_raw, as_mask=True, how=wishes.how)
+    if wishes.mask_values and not paired:
+        raise DataError(f"{root}: holds no masks, but outlines, which --mask-values says nothing of. Leave it out.")
+    if wishes.how.segments and not found.outlines and not any(map(is_dicom, paired)):
+        raise DataError(f"{root}: holds no labels of which --segment could be one. Leave it out.")
     reading, lesion, said = find_reading(paired, wishes.mask_values, lambda path: read(path).values)
     white, depth = find_range(layout.images)
     lines += [*said, *depth]
@@ -275,9 +281,9 @@ def _find_pairs(path: Path, wishes: Wishes) -> Found:
     masks: dict[Path, list[Path]] = defaultdict(list)
     for cells in table.rows:
         for name in ("image", "mask"):
-            if cells[name] and not (path.parent / cells[name]).is_file():
+            if cells[name] and not beside(path, cells[name]).is_file():
                 raise DataError(f"{path}, line {cells['line']}: there is no {name} {cells[name]}.")
-        masks[path.parent / cells["image"]] += [path.parent / cells["mask"]] if cells["mask"] else []
+        masks[beside(path, cells["image"])] += [beside(path, cells["mask"])] if cells["mask"] else []
     layout = Layout(list(masks), {image: found for image, found in masks.items() if found}, [], [])
     return Found(layout, {}, [table], [], [])
 
@@ -302,7 +308,8 @@ def _make_cases(root: Path, found: Found, lesion: dict, rows: dict[Path, Row], w
             raise DataError(unreadable[0])
         has = bool(case.outlines) or any(lesion[mask] for mask in case.masks)
         if names[image_key(path.name)] > 1:
-            case = case._replace(name=" ".join([*place_of(folders_of(path, root)), case.name]))
+            place = place_of(folders_of(path, root)) if root in path.parents else [path.parent.name]
+            case = case._replace(name=" ".join([*place, case.name]))
         no_first = "has a further mask and no first one. Add it, or remove the image" if path in lost else ""
         if problem := no_first or _judge(case, has, owned, wishes):
             problems[problem].append(path)
@@ -347,11 +354,11 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
     return f"has {what}. Say what such images are: --unmasked normal, or --unmasked leave-out"
 
 
-def _find_class(path: Path, place: Sequence[str], drawn: Sequence[Outline], row: Row) -> str:
-    """The class by the nearest folder, the first word of the name, the outlines' label and the table."""
+def _find_class(path: Path, folders: set[str], drawn: Sequence[Outline], row: Row) -> str:
+    """The class by the nearest folders, the first word of the name, the outlines' label and the table."""
     first = re.match(r"[^\W\d_]*", image_key(path.name))[0]
     called = {outline.label for outline in drawn}
-    said = {class_of(place), first, row.label, *(called if len(called) == 1 else ())} & set(CLASSES)
+    said = {*folders, first, row.label, *(called if len(called) == 1 else ())} & set(CLASSES)
     if len(said) > 1:
         raise DataError(f"{path}: is {' and '.join(sorted(said))} by its folder, name, outlines and table. Mend one.")
     return said.pop() if said else "lesion"
@@ -369,7 +376,8 @@ def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -
     folders = folders_of(path, root) if root in path.parents else ()
     masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
     name = stem_of(path.name)
-    label = _find_class(path, place_of(folders), drawn, row)
+    of_masks = {class_of(place_of(folders_of(mask, root))) for mask in masks if root in mask.parents}
+    label = _find_class(path, {class_of(place_of(folders)), *of_masks}, drawn, row)
     patient = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
     patient = _start_of_name(path) if wishes.patient_column == "name" else row.patient or patient
     part = part_of((row.split or row.fold,))  # folds may be called train, val and test

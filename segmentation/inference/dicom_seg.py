@@ -45,14 +45,16 @@ def write_segmentations(folder: Path, rows: Sequence[Mapping], version: str) -> 
         One line for each file that cannot be written.
     """
     masks: dict[str, list[Path]] = {}
+    called: dict[str, str] = {}
     for row in rows:
         masks.setdefault(row["file"], []).append(folder / f"{row['name']}_mask.png")
+        called.setdefault(row["file"], row["name"].removesuffix("_page1"))
     sources = [file for file in masks if is_dicom(Path(file))]
     if others := len(masks) - len(sources):
         print(f"note: {others} files are no DICOM files: there is no segmentation for them")
     problems = []
     for file in sources:
-        names = (base.with_name(f"{base.name}{SEGMENTATION_ENDING}") for base in numbered(folder / Path(file).stem))
+        names = (base.with_name(f"{base.name}{SEGMENTATION_ENDING}") for base in numbered(folder / called[file]))
         try:
             write_segmentation(Path(file), masks[file], next(name for name in names if not name.exists()), version)
         except DataError as error:

@@ -167,8 +167,10 @@ def _name_results(pictures: Sequence[Picture]) -> dict[Picture, str]:
     taken: set[str] = set()
     names = {}
     for picture in pictures:
+        # The last number of a DICOM file's name is no ending.
+        stem = picture.path.name if picture.path.suffix[1:].isdigit() else picture.path.stem
         # Without bytes that are not UTF-8, and short enough for a file name with an ending.
-        stem = os.fsencode(picture.path.stem)[:200].decode(errors="ignore") or "picture"
+        stem = os.fsencode(stem)[:200].decode(errors="ignore") or "picture"
         stem = stem if picture.page is None else f"{stem}_page{picture.page + 1}"
         names[picture] = next(path.name for path in numbered(Path(stem)) if comparable(path.name) not in taken)
         taken.add(comparable(names[picture]))

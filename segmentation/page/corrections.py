@@ -116,12 +116,21 @@ def save_correction(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
 
 
 def _add_row(table: Path, row: dict[str, str]) -> None:
-    """Add a row to meta.csv, which may have other columns and be edited by hand."""
+    """Add a row to meta.csv, which may have other columns and be edited by hand.
+
+    Raises:
+        DataError: it is no such table any more.
+    """
     columns, rows = list(row), []
     if table.exists():
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            columns, rows = reader.fieldnames or columns, list(reader)
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as lines:
+                reader = csv.DictReader(lines)
+                columns, rows = reader.fieldnames or columns, list(reader)
+        except (UnicodeError, csv.Error):
+            columns = []
+        if not {"image", "class"} <= set(columns):
+            raise DataError(f"{table}: is no table of image and class with commas and UTF-8. Save it as such.")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -1,6 +1,8 @@
 """The one room in which picture files are opened: PNG, JPEG, BMP, TIFF, GIF, WebP, DICOM by its content, and NRRD,
 NIfTI and MHA; one picture after the other out of a TIFF's pages or a DICOM cine loop."""
 
+import threading
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -160,13 +162,17 @@ def merge_alpha(picture: np.ndarray) -> np.ndarray:
 def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
     if as_mask and (values := read_segments(path, how.segments)) is not None:
         return Raw(values)
-    stored = _all_frames(path) if page else read_stored(path, 1)
+    with _ONE_LOOP_AT_A_TIME if page else nullcontext():
+        stored = _all_frames(path) if page else read_stored(path, 1)
     form, values = stored.form, stored.pictures[page or 0]
     _check_one(path, form.frames, as_mask)
     if values.dtype == np.uint8:
         return Raw(values, spacing=stored.spacing, doubt=stored.doubt)
     white = float(2**form.bits - 1) if form.bits < form.allocated else 0.0  # 16 of 16 says nothing
     return Raw(values, white, form.colours == "MONOCHROME1", stored.spacing, stored.doubt)
+
+
+_ONE_LOOP_AT_A_TIME = threading.Lock()  # else every thread that waits for a frame would decode the whole loop
 
 
 @lru_cache(maxsize=2)  # the frames of one file are asked for one after the other
@@ -198,7 +204,7 @@ def _read_volume(path: Path) -> Raw:
     except RuntimeError:
         raise DataError(f"{path}: is damaged, or not what its ending says. Replace the file.") from None
     straight = np.array(volume.GetDirection()).reshape(volume.GetDimension(), -1)[:2, :2]
-    if size[0] == size[1] and ".nii" in path.name.lower() and (straight != np.eye(2)).any():
+    if ".nii" in path.name.lower() and (straight != np.eye(2)).any():
         raise DataError(f"{path}: may be stored with rows and columns exchanged, as nibabel does. Export it as PNG.")
     values = SimpleITK.GetArrayFromImage(volume).reshape(size[1], size[0])
     if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -56,7 +56,7 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
     Args:
         config: an object of a class decorated with `checked`.
         folder: the run's folder; if it holds a finished run, -2, -3, ... are tried.
-        resume: the folder of a stopped run, whose settings are used instead of `config`.
+        resume: the folder of a stopped run, whose settings are used instead of `config`, but for a data_dir.
 
     Yields:
         The folder, the settings, and whether the training is resumed from the files in the folder. If not, these files
@@ -69,6 +69,7 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
     run = resume or next(path for path in numbered(folder) if not (path / "metrics.json").exists())
     if resume:
         asked = {"resume": resume, "finish": True} if config.finish else {}
+        asked |= {"data_dir": config.data_dir} if config.data_dir else {}  # the data may have moved
         config = replace(settings_of(run, type(config)), **asked)
     with lock(run):
         if (run / "metrics.json").exists():
@@ -123,7 +124,9 @@ def goes_on(run: Path, config) -> bool:
             raise RunError(f"{run}: has no finished epoch to score. Go on with it: --resume {run}")
         return True
     stored = settings_of(run, type(config))
-    different = [f.name for f in fields(config) if getattr(stored, f.name) != getattr(config, f.name)]
+    # Of the data, the hashes in split.json decide, not the place.
+    compared = [f.name for f in fields(config) if f.name != "data_dir"]
+    different = [name for name in compared if getattr(stored, name) != getattr(config, name)]
     if set(present) <= {"config.json", "split.json"}:
         print(f"{run} holds a run that was stopped before its first epoch: beginning anew")
         return False

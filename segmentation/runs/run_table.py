@@ -76,7 +76,7 @@ def _describe_together(together: dict, seed_luck: float | None) -> Iterator[str]
         low, high = lesions[f"{key}_interval"]
         return f"Dice {lesions[key]:.3f} (95 % {low:.3f} to {high:.3f})"
 
-    yield f"{lesions['images']} lesion images together: {score('dice')}"
+    yield f"{lesions['images']} predictions of lesion images together: {score('dice')}"
     if "dice_lesion_given" in lesions:
         yield f"with lesion presence given: {score('dice_lesion_given')}"
     if judged := together.get("lesion_score"):
@@ -88,8 +88,8 @@ def _describe_together(together: dict, seed_luck: float | None) -> Iterator[str]
     if seed_luck is not None:
         yield f"runs with the same test images but other seeds: standard deviation of Dice {seed_luck:.3f}"
     yield (
-        f"all {everything['images']} images together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, HD95 "
-        f"{everything['hd95_of_diagonal']:.1%} of the image's diagonal (an empty mask on a lesion: 100 %)"
+        f"all {everything['images']} predictions together: Dice {everything['dice']:.3f}, IoU {everything['iou']:.3f}, "
+        f"HD95 {everything['hd95_of_diagonal']:.1%} of the image's diagonal (an empty mask on a lesion: 100 %)"
     )
 
 
@@ -98,6 +98,6 @@ def _describe_runs(rows: dict[str, dict]) -> Iterator[str]:
     gmac = "" if runs[0]["gmac"] is None else f", {runs[0]['gmac']:.2f} GMAC an image"
     yield f"the network: {runs[0]['parameters'] / 1e6:.2f} M parameters{gmac}"
     if near_copies := sum(row["near_copies_in_training"] for row in runs):
-        yield f"LEAKY: {near_copies} test images have a near-copy in training or validation"
+        yield f"LEAKY: {near_copies} predictions are of images with a near-copy in training or validation"
     if any(row["choose_on"] == "test" for row in runs):
         yield FLATTERED

@@ -35,8 +35,11 @@ def hash_samples(samples: Sequence[Sample]) -> list[Hashes]:
 
 
 def _hash_data(samples: Sequence[Sample], hashes: Sequence[Hashes]) -> str:
-    """Hash of the pictures and of their names, classes, patients and given parts, but not of their hospitals."""
-    rows = [(s.name, s.label, s.patient, s.split or s.fold, h.both) for s, h in zip(samples, hashes, strict=True)]
+    """Hash of all that a split is made from: pictures, names, classes, patients, given parts and hospitals."""
+    rows = [
+        (s.name, s.label, s.patient, s.split or s.fold, h.both, *([s.folder] if s.folder else []))
+        for s, h in zip(samples, hashes, strict=True)
+    ]
     return content_hash(repr(rows).encode())
 
 
@@ -130,7 +133,7 @@ def load_split(
         counts = f"{len(missing)} images are missing and {len(changed)} changed"
         other = f"{counts}, {(missing or changed)[0]!r} first"
     elif whole and (own := _hash_data(samples, hashes)) != record.get("data_sha256", own):
-        other = "images were added, or a class, patient or fold changed"
+        other = "images were added, or a class, patient, hospital or fold changed"
     if other:
         raise DataError(
             f"{run / 'split.json'}: was made for another version of the data: {other}. Give --data-dir the data it was "

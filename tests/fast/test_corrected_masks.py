@@ -87,6 +87,16 @@ def test_a_table_with_other_columns_that_was_edited_by_hand_gets_a_row(tmp_path)
     assert rows == ["image,class,patient,sha256", "old.png,normal,7,", f"scan.png,lesion,,{hash_pixels(PICTURE)}"]
 
 
+@pytest.mark.parametrize(
+    "text", ["image;class;sha256\nä.png;normal;\n", "image,class\nä.png,normal\n".encode("cp1252")]
+)
+def test_a_table_that_a_spreadsheet_saved_its_own_way_is_refused_and_nothing_is_left(tmp_path, text):
+    (tmp_path / "meta.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match="meta.csv: is no table .* commas and UTF-8"):
+        corrections.save_correction(tmp_path, "scan.png", PICTURE, MASK)
+    assert not [path for path in tmp_path.rglob("*.png")]
+
+
 def test_nothing_is_overwritten(tmp_path):
     mine = tmp_path / "images" / "Scan.jpg", tmp_path / "masks" / "scan-2.png"
     for path in mine:

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
-from folders import read, write_classes
+from folders import read, write_classes, write_rows
 
 from dataset import DataError
+from segmentation.data.splits import PARTS
 from segmentation.importing.data_table import match_rows, parse_table
+from segmentation.importing.understanding import Wishes, understand_source
+from segmentation.pictures.picture_files import How
 
 
 def rows(folder: Path, text: str, *names: str, encoding: str = "utf-8") -> dict:
@@ -55,6 +58,43 @@ def test_a_class_that_contradicts_the_folder_is_refused(tmp_path):
     (tmp_path / "meta.csv").write_text("image,class\nbenign (1),benign\nmalignant (2),benign\n")
     with pytest.raises(DataError, match=r"malignant \(2\).png: is benign and malignant by its folder, .* and table"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", "tables"])
+@pytest.mark.parametrize("numbers", [(7, 8, 9), (2, 3, 1)])  # of the lines, which are no names, or other pictures'
+def test_a_column_that_names_the_files_goes_before_numbers_of_lines(place, numbers, tmp_path):
+    write_rows(tmp_path, [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in (1, 2, 3)])
+    lines = [f"{number},images/{k}.png,P{k},benign" for k, number in zip((1, 2, 3), numbers, strict=True)]
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "clinical.csv").write_text("\n".join(["id,file_path,patient_id,pathology", *lines]))
+    cases = understand_source(tmp_path, Wishes()).cases
+    assert {case.name: (case.patient, case.label) for case in cases} == {str(k): (f"P{k}", "benign") for k in (1, 2, 3)}
+
+
+def test_a_table_of_pairs_that_lies_elsewhere_keeps_patients_and_parts(tmp_path):
+    names = ["1", "2", "b/1"]  # of which two are called alike
+    write_rows(tmp_path / "d", [(name, "lesion", f"{name}.png", f"masks/{name}.png") for name in names])
+    for write in (lambda path: f"../d/{path}", lambda path: f"{tmp_path}/d/{path}"):
+        lines = [f"{write(n)}.png,{write('masks/' + n)}.png,P{n},{p}" for n, p in zip(names, PARTS, strict=True)]
+        save_table = tmp_path / "tables" / "pairs.csv"
+        save_table.parent.mkdir(exist_ok=True)
+        save_table.write_text("\n".join(["image,mask,patient,split", *lines]))
+        cases = understand_source(save_table.parent, Wishes(table=save_table)).cases
+        assert [(case.patient, case.split) for case in cases] == [("P1", "train"), ("P2", "val"), ("Pb/1", "test")]
+
+
+def test_a_class_in_the_folders_of_the_masks_counts(tmp_path):
+    write_rows(tmp_path, [(k, "lesion", f"images/{k}.png", f"masks/{c}/{k}.png") for k, c in
+                          (("s1", "benign"), ("s2", "malignant"), ("s3", "malignant"))])  # fmt: skip
+    cases = understand_source(tmp_path, Wishes(mask_folders=(Path("masks"),))).cases
+    assert [case.label for case in cases] == ["benign", "malignant", "malignant"]
+
+
+@pytest.mark.parametrize("wish", [{"how": How(segments=("lesion",))}, {"mask_folders": (Path("nothing"),)}])
+def test_a_flag_that_says_nothing_of_these_files_is_refused(wish, tmp_path):
+    write_rows(tmp_path, [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in (1, 2, 3)])
+    with pytest.raises(DataError, match="--segment|--mask-folder"):
+        understand_source(tmp_path, Wishes(**wish))
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

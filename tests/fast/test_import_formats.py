@@ -138,6 +138,13 @@ def test_volumes(ending, images, tmp_path):
 def test_volumes_that_are_no_picture(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     pairs(tmp_path / "d")
+    turned = sitk.GetImageFromArray(scan(0)[None])
+    turned.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # as nibabel writes an array of rows and columns
+    sitk.WriteImage(turned, str(tmp_path / "d" / "images" / "8.nii"))
+    png(tmp_path / "d" / "masks" / "8.png", white(lesion(8)))
+    assert Imported(tmp_path / "d", cwd=tmp_path).refused("8.nii", "rows and columns exchanged")
+    (tmp_path / "d" / "images" / "8.nii").unlink()
+    (tmp_path / "d" / "masks" / "8.png").unlink()
     path = tmp_path / "d" / "images" / "9.nrrd"
     png(tmp_path / "d" / "masks" / "9.png", white(lesion(9)))
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, H, W), np.uint8)), str(path))

@@ -128,6 +128,12 @@ def test_names_are_kept_apart(tmp_path):
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == len(names)
 
 
+def test_the_last_number_of_a_dicom_file_is_no_ending(tmp_path):
+    files = [dicom_files.stored(tmp_path / f"1.2.840.{number}", dicom_files.speckle()) for number in (11, 12)]
+    predict(*files, output=tmp_path / "out")
+    assert [row["name"] for row in table(tmp_path / "out")] == ["1.2.840.11", "1.2.840.12"]
+
+
 def test_no_cell_of_the_table_is_a_formula(tmp_path, monkeypatch):
     names = ["=1+cmd|calc", "+1", "-1", "@SUM(1)", "\t=1", "'=1"]
     paths = [draw(tmp_path / f"{name}.png", 10).relative_to(tmp_path) for name in names]

@@ -209,6 +209,13 @@ def test_a_file_names_the_part_of_each_image(file):
     assert parts == {"train": ["l1", "l2"], "val": ["l4"], "test": ["l3"]}  # l5 and l6 are left out
 
 
+def test_a_dot_in_a_name_belongs_to_it(tmp_path):
+    (tmp_path / "mine.csv").write_text("image,part\np1.left,train\np2.left.png,val\np3.left,test\n")
+    samples = [Sample(f"p{i}.{side}", "lesion", Path("x"), ()) for i in (1, 2, 3) for side in ("left", "right")]
+    parts = split_samples(samples, np.arange(6), Division(split=str(tmp_path / "mine.csv")))
+    assert parts == {"train": [0], "val": [2], "test": [4]}
+
+
 def test_a_file_names_the_fold_of_each_image(file):
     text = "image,fold\nl1,1\nl2,1\nl3,2\nl4,2\nl5,10\n"
     assert file(text) == {"train": ["l5"], "val": ["l3", "l4"], "test": ["l1", "l2"]}
@@ -224,7 +231,8 @@ def test_a_file_names_the_fold_of_each_image(file):
         ("name,part\nl1,train\n", {}, "mine.csv: .* columns image, and part or fold"),
         ("image,set\nl1,train\n", {}, "mine.csv: .* columns image, and part or fold"),
         ("", {}, "mine.csv: .* columns image, and part or fold"),
-        ("image,part\nl1,train\nl2,val\n", {}, "no lesion image is left for test"),
+        ("image,part\nl1,train\nl2,val\n", {}, "no lesion image is left for test. Use more images.$"),
+        ("image,part\nl1,train\nl3,test\n", {}, "left for val. Use more images, or --choose-on nothing"),
         ("image,part\nl1,train\nl2,val\nl3,test\n", {"fold": 1}, "has fold 0, not 1"),
         ("image,fold\nl1,1\nl2,2\n", {}, "needs three folds; there are 2"),
         ("image,fold\nl1,1\nl2,2\nl3,3\n", {"fold": 3}, "has fold 0 to 2, not 3"),

@@ -54,7 +54,7 @@ def test_a_run_to_build_upon_is_looked_at(finished_run, tmp_path, flag):
 
 def test_settings_that_a_resumed_run_would_ignore(tmp_path):
     result = run_here("train_model.py", "--resume", "models/a", "--epochs", "60", cwd=tmp_path)
-    assert_one_clear_line(result, "--resume takes all settings from the run. Leave out all other flags but --finish.")
+    assert_one_clear_line(result, "--resume takes all settings from the run. Leave out the preset")
     result = run_here("train_model.py", "--resume", "models/a", "--finish", cwd=tmp_path)
     assert_one_clear_line(result, "models/a/config.json: no such file")
 
