@@ -24,6 +24,7 @@ class Settings:
     seed: Whole[0, 100] = 0
     finish: bool = False
     resume: AnyPath | None = None
+    data_dir: tuple[AnyPath, ...] = ()
 
     @model_validator(mode="after")
     def fit_together(self):
@@ -116,6 +117,9 @@ def test_a_finished_run_is_kept_and_a_stopped_one_has_its_own_settings(tmp_path,
         with pytest.raises(RunError, match="another training"), open_run(Settings(), stopped, None):
             pass
     assert not list(stopped.glob(".writing*"))
+    moved = Settings(data_dir=(tmp_path,))  # the settings stay the run's, and split.json knows its data by their hashes
+    with open_run(moved, tmp_path, stopped) as (run, config, goes):
+        assert (run, config, goes) == (stopped, Settings(seed=7, data_dir=(tmp_path,)), ON)
     with pytest.raises(KeyboardInterrupt), open_run(Settings(), tmp_path, stopped):
         raise KeyboardInterrupt
     assert f"--resume {stopped} --finish" in capsys.readouterr().out
