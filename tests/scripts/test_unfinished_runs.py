@@ -6,7 +6,7 @@ from itertools import chain, combinations
 import pytest
 from pydantic import model_validator
 
-from segmentation.common.checks import AnyPath, Whole, checked
+from segmentation.common.checks import AnyPath, Folders, Whole, checked
 from segmentation.common.errors import RunError
 from segmentation.common.files import write_json
 from segmentation.runs import run_folder
@@ -24,7 +24,7 @@ class Settings:
     seed: Whole[0, 100] = 0
     finish: bool = False
     resume: AnyPath | None = None
-    data_dir: tuple[AnyPath, ...] = ()
+    data_dir: Folders = ()
 
     @model_validator(mode="after")
     def fit_together(self):
