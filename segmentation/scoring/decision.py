@@ -11,7 +11,7 @@ import numpy as np
 from segmentation.common.checks import Real, check, checked
 from segmentation.common.files import read_json, write_json
 
-LIKELIEST = 0.3  # threshold as a share of a map's highest probability; docs/experiments.md has other values
+LIKELIEST = 0.3  # threshold as a share of a map's highest probability (docs/experiments.md)
 
 
 class Prediction(NamedTuple):

@@ -11,7 +11,7 @@ from segmentation.scoring.decision import Decision, Prediction, to_mask
 from segmentation.scoring.scores import overlap
 
 THRESHOLDS = np.arange(0.2, 0.81, 0.05).round(2)
-DICE_TO_SPARE = 0.01  # mean Dice that may be lost for fewer false positives; docs/experiments.md has other values
+DICE_TO_SPARE = 0.01  # mean Dice that may be lost for fewer false positives
 # Target sensitivities of the lesion score's two cut-offs, on the validation images with a lesion: of lesions whose mask
 # is not emptied, and of those that are not doubtful either.
 LESIONS_KEPT, LESIONS_SURE = 0.95, 0.9
