@@ -232,7 +232,7 @@ def fit(
     stands_in = data.found.source == "sample" and not config.data_dir
     epochs = min(config.epochs, SAMPLE_EPOCHS) if stands_in else config.epochs
     if epochs < config.epochs:
-        print(f"{epochs} epochs in place of {config.epochs}, as only the sample is there (--data-dir trains all)")
+        print(f"{epochs} epochs in place of {config.epochs}, as the sample stands in for BUSI")
     steps = -(-len(data.train[0]) // config.batch_size)
     compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
     recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)

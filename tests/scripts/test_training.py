@@ -155,6 +155,7 @@ def test_without_data_or_network_it_says_so_and_trains_on_the_sample(tmp_path, m
     with step_by_step():
         train_model.main(TrainingConfig(**SMALL, epochs=9))
     told = capsys.readouterr().out
+    assert "1 epochs in place of 9, as the sample stands in" in told
     assert "NO BUSI: training on 160 lesion images of BUS-BRA" in told and "test (sample)" in told
     run = tmp_path / "models" / "attention_unet"
     assert read(run, "metrics.json")["epochs"] == 1 and read(run, "config.json")["data"] == "sample"
