@@ -254,7 +254,7 @@ def read_samples(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (height, width), bilinear, or by averaging areas if both sides shrink: speckle would alias."""
+    """Resize to (height, width), bilinear, or by averaging areas if both sides shrink, where speckle would alias."""
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 

@@ -56,7 +56,7 @@ class EvaluationConfig:
         if bool(self.run) == bool(self.masks):
             raise ValueError("give either --run, at least one folder, or --masks")
         for name in ("unseen_only", "tta", "threshold", "min_score", "largest_component"):
-            if self.masks and getattr(self, name) is not None and getattr(self, name) is not False:
+            if self.masks and getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"--{name.replace('_', '-')} is for --run: masks are scored as they are")
         if self.output.suffix != ".json":
             raise ValueError(f"--output is the name of a .json file, got {self.output}")

@@ -38,7 +38,7 @@ from segmentation.network.optimizer import Precision, convolution_policy, make_o
 from segmentation.reports.tensorboard_log import TensorBoardLog
 from segmentation.runs.finished import BUS_BRA, check_finished
 from segmentation.runs.parts import Parts, load_data, split_data
-from segmentation.runs.recorder import RunRecorder, bytes_to_write
+from segmentation.runs.recorder import RunRecorder, bytes_to_write, monitored
 from segmentation.runs.run_folder import begin, build_network, load_run, open_run, take_weights
 from segmentation.runs.schemas import read_config
 from segmentation.scoring.decision import Decision, load_decision, save_decision
@@ -83,9 +83,7 @@ class TrainingConfig:
     tensorboard: bool = False  # also write TensorBoard logs to the run's folder; needs one more package
     models_dir: AnyPath = Path("models")  # folder in which the runs' folders are made
     run: FolderName = "attention_unet"  # name of the run's folder; if it holds a finished run, -2, -3, ... is added
-    resume: AnyPath | None = (
-        None  # folder of a stopped run to go on with; all other settings but data_dir are the run's own
-    )
+    resume: AnyPath | None = None  # folder of a stopped run to go on with, with its settings; data_dir may have moved
     finish: bool = False  # with resume: train no further; choose the decision and score with the best epoch so far
 
     @model_validator(mode="after")
@@ -235,7 +233,7 @@ def fit(
         print(f"{epochs} epochs in place of {config.epochs}, as the sample stands in for BUSI")
     steps = -(-len(data.train[0]) // config.batch_size)
     compile_model(model, make_optimizer(config.learning_rate, config.ema, epochs, steps), config)
-    recorder = RunRecorder(run, "val_dice" if config.choose_on in ("validation", "test") else "epoch", epochs, steps)
+    recorder = RunRecorder(run, monitored(config.choose_on), epochs, steps)
     if config.finish:
         recorder.take_history()
         return recorder
@@ -330,9 +328,7 @@ def parse_command_line() -> TrainingConfig:
     config = tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
     flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("--")}
     if config.resume and (sys.argv[1] in PRESETS or flags - {"--resume", "--finish", "--data-dir"}):
-        raise RunError(
-            "--resume takes all settings from the run. Leave out the preset and all flags but --finish and --data-dir."
-        )
+        raise RunError("--resume takes all settings from the run. Leave all else out but --finish and --data-dir.")
     return config
 
 

@@ -56,7 +56,7 @@ class VisualizationConfig:
             raise ValueError("--dicom-seg is for --images: it writes what a hospital's viewer shows over them")
         if self.images and self.data_dir:
             raise ValueError("--data-dir is for the report of a run's own images: leave it out with --images")
-        if not self.images and (self.spacing is not None or self.output != Path("predictions")):
+        if not self.images and (self.spacing is not None or self.output != type(self).output):
             raise ValueError("--spacing and --output are for --images: the report lies in the run's folder")
         if self.lesion_given and (self.threshold is not None or self.min_score is not None):
             raise ValueError("--lesion-given outlines a lesion in every picture: leave --threshold and --min-score out")

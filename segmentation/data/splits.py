@@ -5,7 +5,6 @@ a near-copy in training. The splits of this module are computed; a published spl
 """
 
 import csv
-import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ from dataset import DataError, Sample
 from segmentation.common.checks import Seed, Text, Whole, checked
 from segmentation.common.files import check_file
 from segmentation.data.near_copies import group_pairs, near_copies
+from segmentation.pictures.picture_files import PICTURES, ending_of
 
 SPLIT_FILES = Path(__file__).parents[2] / "data" / "splits"
 PARTS = ("train", "val", "test")
@@ -237,8 +237,9 @@ def read_split_file(split: str) -> dict[str, dict[str, str]]:
 
 
 def _name_in_split(name: str) -> str:
-    """An image's name without a picture's ending, as a split's file has it; other dots belong to the name."""
-    return unicodedata.normalize("NFC", re.sub(r"(?i)\.(png|jpe?g|bmp|tiff?|gif|webp|dcm)$", "", name)).casefold()
+    """An image's name as files and splits have it in common: no picture's ending, and no capitals; dots may stay."""
+    ending = ending_of(Path(name))
+    return unicodedata.normalize("NFC", name[: -len(ending)] if ending in PICTURES else name).casefold()
 
 
 def count_folds(split: str) -> int | None:
@@ -278,12 +279,10 @@ def group_samples(samples: Sequence[Sample], pictures: Iterable[np.ndarray]) -> 
     pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
     first: dict[str, int] = {}
     pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
-    hospitals: dict[str, set[str]] = {}
-    for sample in samples:
-        hospitals.setdefault(sample.patient, set()).add(sample.folder)
-    if twice := [patient for patient, where in hospitals.items() if patient and len(where) > 1]:
-        print(f"note: {len(twice)} patients are in several hospitals ({twice[0]}), and each is taken as one person. If "
-              "the hospitals number theirs alike, write the hospital before the number in meta.csv")  # fmt: skip
+    places = Counter(patient for patient, _ in dict.fromkeys((s.patient, s.folder) for s in samples) if patient)
+    if shared := [patient for patient, count in places.items() if count > 1]:
+        print(f"note: {len(shared)} patients are in several hospitals ({shared[0]}), and each is taken as one person. "
+              "If the hospitals number theirs alike, write the hospital before the number in meta.csv")  # fmt: skip
     return group_pairs(len(samples), pairs)
 
 

@@ -2,7 +2,6 @@
 NIfTI and MHA; one picture after the other out of a TIFF's pages or a DICOM cine loop."""
 
 import threading
-from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")  # read by SimpleITK
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *VOLUMES, *BARE_ENDINGS)
 MAX_PAGES = 10_000
 DARK = 8  # a picture whose brightest pixel is so many times below white was made with another range
+_ONE_AT_A_TIME = threading.Lock()  # else every thread that waits for a frame would decode its whole file
 _ORIENTATION, _MEANING_OF_0 = 274, 262  # tags of a TIFF
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of an orientation to Pillow's transposition that undoes it
 
@@ -162,7 +162,7 @@ def merge_alpha(picture: np.ndarray) -> np.ndarray:
 def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
     if as_mask and (values := read_segments(path, how.segments)) is not None:
         return Raw(values)
-    with _ONE_LOOP_AT_A_TIME if page else nullcontext():
+    with _ONE_AT_A_TIME:
         stored = _all_frames(path) if page else read_stored(path, 1)
     form, values = stored.form, stored.pictures[page or 0]
     _check_one(path, form.frames, as_mask)
@@ -170,9 +170,6 @@ def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
         return Raw(values, spacing=stored.spacing, doubt=stored.doubt)
     white = float(2**form.bits - 1) if form.bits < form.allocated else 0.0  # 16 of 16 says nothing
     return Raw(values, white, form.colours == "MONOCHROME1", stored.spacing, stored.doubt)
-
-
-_ONE_LOOP_AT_A_TIME = threading.Lock()  # else every thread that waits for a frame would decode the whole loop
 
 
 @lru_cache(maxsize=2)  # the frames of one file are asked for one after the other

@@ -20,6 +20,7 @@ from segmentation.common.errors import RunError
 from segmentation.common.files import write_text
 from segmentation.reports import figures
 from segmentation.reports.overlays import data_uri, jpeg
+from segmentation.runs.recorder import monitored
 from segmentation.runs.schemas import read_config, read_history, read_metrics, read_split
 from segmentation.runs.split_record import hash_samples, load_split
 from segmentation.scoring.calibration import collect_pixels
@@ -105,10 +106,10 @@ def holds_all_scores(images: Sequence[Mapping]) -> bool:
 def describe_unfinished(model: keras.Model, run: Path) -> dict:
     """The content of metrics.json, as far as it is known for an unfinished run."""
     history, record, unknown = read_history(run / "history.csv"), read_split(run), "not finished"
-    chosen = {"choose_on": record["choose_on"]} if "choose_on" in record else {}
-    kept = "epoch" if chosen.get("choose_on") in ("decision", "nothing") else "val_dice"  # as train_model.py has it
-    best = int(np.argmax([row.get(kept, row["epoch"]) for row in history]))
-    known = chosen | {"data": read_config(run).get("data", unknown), "split": record.get("split", unknown)}
+    choose_on = record.get("choose_on", "validation")
+    best = int(np.argmax([row.get(monitored(choose_on), row["epoch"]) for row in history]))
+    known = {"data": read_config(run).get("data", unknown), "split": record.get("split", unknown)}
+    known |= {"choose_on": choose_on}
     known |= {"parameters": model.count_params(), "best_epoch": best, "environment": {}}
     return known | {"near_copies_in_training": unknown, "minutes": unknown, "gmac": unknown}
 

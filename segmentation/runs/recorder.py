@@ -31,6 +31,11 @@ LOGGED = {  # columns of history.csv that are printed after each epoch, and thei
 }
 
 
+def monitored(choose_on: str) -> str:
+    """The column of history.csv whose highest value chooses the epoch: the last one, if no images choose it."""
+    return "val_dice" if choose_on in ("validation", "test") else "epoch"
+
+
 class RunRecorder(keras.callbacks.Callback):
     """Writes history.csv, best.keras and backup.npz, prints one line per epoch, and resumes a stopped training.
 

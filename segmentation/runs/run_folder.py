@@ -69,8 +69,11 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
     run = resume or next(path for path in numbered(folder) if not (path / "metrics.json").exists())
     if resume:
         asked = {"resume": resume, "finish": True} if config.finish else {}
+        own = settings_of(run, type(config))
+        if config.data_dir and not own.data_dir and read_config(run).get("data") == "sample":
+            raise RunError(f"{run}: was begun on the sample, as no data were there. Leave out --data-dir.")
         asked |= {"data_dir": config.data_dir} if config.data_dir else {}  # the data may have moved
-        config = replace(settings_of(run, type(config)), **asked)
+        config = replace(own, **asked)
     with lock(run):
         if (run / "metrics.json").exists():
             raise RunError(f"{run}: this run is finished; see its metrics.json.")

@@ -88,7 +88,7 @@ class SplitRecord(TypedDict):
     seed: NotRequired[Seed]
     normals: NotRequired[Text]
     choose_on: NotRequired[Literal["validation", "decision", "nothing", "test"]]
-    data_sha256: NotRequired[Hash]  # of all images that there were, those that it leaves out too
+    data_sha256: NotRequired[Hash]  # of all that the split was made from, images that it leaves out too
     seen_before: NotRequired[Annotated[list[Sha256], Field(max_length=10 * MAX_IMAGES)]]
 
 

@@ -37,7 +37,7 @@ def hash_samples(samples: Sequence[Sample]) -> list[Hashes]:
 def _hash_data(samples: Sequence[Sample], hashes: Sequence[Hashes]) -> str:
     """Hash of all that a split is made from: pictures, names, classes, patients, given parts and hospitals."""
     rows = [
-        (s.name, s.label, s.patient, s.split or s.fold, h.both, *([s.folder] if s.folder else []))
+        (s.name, s.label, s.patient, s.split or s.fold, h.both) + (s.folder,) * bool(s.folder)
         for s, h in zip(samples, hashes, strict=True)
     ]
     return content_hash(repr(rows).encode())
@@ -52,8 +52,8 @@ def split_record(
 ) -> dict:
     """The content of split.json: how the split was made, then part, group and hashes of every image.
 
-    `sha256` is the hash of image and mask together, `image_sha256` of the image alone, `data_sha256` of all images that
-    there were (`_hash_data`). A run that uses weights or decision of earlier runs adds `seen_before`: the hashes of the
+    `sha256` is the hash of image and mask together, `image_sha256` of the image alone, `data_sha256` of all that
+    the split was made from. A run that uses weights or decision of earlier runs adds `seen_before`: the hashes of the
     images on which they were trained.
     """
     images = {

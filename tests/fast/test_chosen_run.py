@@ -27,6 +27,9 @@ def test_the_newest_run_or_the_shipped_network(tmp_path, monkeypatch, capsys):
     ("flags", "problem"),
     [
         ({"engine": "onnx"}, "--engine onnx is for --images"),
+        ({"spacing": 0.1}, "--spacing and --output are for --images"),
+        ({"output": "mine"}, "--spacing and --output are for --images"),
+        ({"images": ("x.png",), "data_dir": ("d",)}, "--data-dir is for the report"),
         ({"threshold": 0.5, "lesion_given": True}, "leave --threshold and --min-score out"),
         ({"min_score": 0.5, "lesion_given": True}, "leave --threshold and --min-score out"),
     ],

@@ -90,11 +90,10 @@ def test_a_class_in_the_folders_of_the_masks_counts(tmp_path):
     assert [case.label for case in cases] == ["benign", "malignant", "malignant"]
 
 
-@pytest.mark.parametrize("wish", [{"how": How(segments=("lesion",))}, {"mask_folders": (Path("nothing"),)}])
-def test_a_flag_that_says_nothing_of_these_files_is_refused(wish, tmp_path):
+def test_a_label_where_no_file_has_labels_is_refused(tmp_path):
     write_rows(tmp_path, [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in (1, 2, 3)])
-    with pytest.raises(DataError, match="--segment|--mask-folder"):
-        understand_source(tmp_path, Wishes(**wish))
+    with pytest.raises(DataError, match="holds no labels of which --segment could be one"):
+        understand_source(tmp_path, Wishes(how=How(segments=("lesion",))))
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

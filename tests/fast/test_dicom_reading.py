@@ -27,8 +27,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from segmentation.importing.understanding import Wishes, read_case, understand_source
+from segmentation.pictures import picture_files
 from segmentation.pictures.dicom import is_dicom
-from segmentation.pictures.picture_files import count_pages
+from segmentation.pictures.picture_files import count_pages, list_pages, read_picture
 
 
 @pytest.mark.parametrize("kind", READ)
@@ -169,6 +170,15 @@ def test_nothing_of_the_patient_is_even_loaded(tmp_path, monkeypatch):
     read_frames(stored(tmp_path / "a.dcm", GREY, SequenceOfUltrasoundRegions=[spaced(0.02, 0.03)]))
     assert "PixelData" in loaded and "PhysicalDeltaX" in loaded
     assert not {*PRIVATE, "SOPInstanceUID", "OtherPatientIDsSequence", "(0009,1001)"} & set(loaded)
+
+
+def test_a_loop_is_decoded_once_for_all_threads(tmp_path, monkeypatch):
+    path = stored(tmp_path / "loop.dcm", np.stack([GREY] * 6), frames=6)
+    decoded, decode = [], picture_files.read_stored
+    monkeypatch.setattr(picture_files, "read_stored", lambda *asked: decoded.append(asked) or decode(*asked))
+    with ThreadPoolExecutor(5) as pool:
+        assert len(list(pool.map(read_picture, list_pages(path)[1:]))) == 5
+    assert len(decoded) == 1
 
 
 def test_threads_leave_the_filters_of_warnings_as_they_were(tmp_path):

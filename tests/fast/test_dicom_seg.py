@@ -143,6 +143,15 @@ def test_two_files_of_one_name_have_a_segmentation_each(tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("*_seg.dcm")} == {"scan_seg.dcm", "scan-2_seg.dcm"}
 
 
+def test_a_segmentation_has_the_name_of_its_mask(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(bright()).save(tmp_path / "a" / "scan.png")
+    write_grey(tmp_path / "b" / "scan.dcm")
+    assert predict(tmp_path / "a", tmp_path / "b", output=tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").glob("scan-2_*")} > {"scan-2_mask.png", "scan-2_seg.dcm"}
+
+
 def test_a_source_without_identifiers_keeps_its_pictures_and_says_why(tmp_path, capsys):
     source = dicom_files.stored(tmp_path / "scan.dcm", bright())  # no series
     assert predict(source, output=tmp_path / "out") == 1

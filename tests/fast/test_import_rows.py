@@ -463,6 +463,8 @@ def test_19_a_table_always_works(tmp_path):
     found = Imported("--table", table, cwd=tmp_path)
     assert len(found.rows) == 9 and found.rows["Anna3"]["split"] == "train" and found.rows["8"]["class"] == "normal"
     assert all(np.array_equal(found.lesions[f"Anna{k}"], lesion(k)) for k in range(N))
+    both = Imported("--table", table, "--mask-folder", "y", cwd=tmp_path, output="b")
+    assert both.code == 2 and "--mask-folder is for folders" in both.error
     table.write_text("image,mask\nx/8.png,y/none.png\n")
     assert Imported("--table", table, cwd=tmp_path, output="b").refused("pairs.csv, line 2", "y/none.png")
 

@@ -43,7 +43,12 @@ def test_a_split_is_read_as_it_was_written(run):
     write(*run, parts)
     loaded, group_of = load_split(folder, samples, hash_samples(samples), whole=True)
     assert loaded == parts
-    for change in ({"split": "test"}, {"fold": "2"}, {"patient": "7"}):  # of meta.csv, with the same pictures
+    for change in (
+        {"split": "test"},
+        {"fold": "2"},
+        {"patient": "7"},
+        {"folder": "Lima"},
+    ):  # of meta.csv, with the same pictures
         other = [samples[0]._replace(**change), *samples[1:]]
         with pytest.raises(DataError, match="another version of the data"):
             load_split(folder, other, hash_samples(other), whole=True)

@@ -132,6 +132,7 @@ def test_a_run_and_masks_exclude_each_other(tmp_path):
         ([], "give either --run"),
         (["--run", "a", "--masks", "b"], "give either --run"),
         (["--masks", "b", "--tta"], "--tta is for --run"),
+        (["--masks", "b", "--threshold", "0"], "--threshold is for --run"),
     ):
         assert_one_clear_line(run_here("evaluate_model.py", *flags, "--data-dir", "data", cwd=tmp_path), words, code=2)
 

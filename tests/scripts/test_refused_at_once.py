@@ -53,8 +53,11 @@ def test_a_run_to_build_upon_is_looked_at(finished_run, tmp_path, flag):
 
 
 def test_settings_that_a_resumed_run_would_ignore(tmp_path):
-    result = run_here("train_model.py", "--resume", "models/a", "--epochs", "60", cwd=tmp_path)
-    assert_one_clear_line(result, "--resume takes all settings from the run. Leave out the preset")
+    for flags in (["--epochs=60"], ["--epochs", "20"], ["--no-tta"]):  # of which 20 is the default
+        result = run_here("train_model.py", "--resume", "models/a", *flags, cwd=tmp_path)
+        assert_one_clear_line(result, "--resume takes all settings from the run.")
+    result = run_here("train_model.py", "paper", "--resume", "models/a", cwd=tmp_path)
+    assert_one_clear_line(result, "--resume takes all settings from the run.")
     result = run_here("train_model.py", "--resume", "models/a", "--finish", cwd=tmp_path)
     assert_one_clear_line(result, "models/a/config.json: no such file")
 

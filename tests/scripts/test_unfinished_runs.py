@@ -120,6 +120,10 @@ def test_a_finished_run_is_kept_and_a_stopped_one_has_its_own_settings(tmp_path,
     moved = Settings(data_dir=(tmp_path,))  # the settings stay the run's, and split.json knows its data by their hashes
     with open_run(moved, tmp_path, stopped) as (run, config, goes):
         assert (run, config, goes) == (stopped, Settings(seed=7, data_dir=(tmp_path,)), ON)
+    begin(stopped, {"network": NETWORK, "config": asdict(Settings()), "data": "sample"}, SPLIT)
+    with pytest.raises(RunError, match="begun on the sample"), open_run(moved, tmp_path, stopped):
+        pass  # it is trained for fewer epochs, which data that are named would not be
+    fill(stopped, RUN_FILES[:5])
     with pytest.raises(KeyboardInterrupt), open_run(Settings(), tmp_path, stopped):
         raise KeyboardInterrupt
     assert f"--resume {stopped} --finish" in capsys.readouterr().out
