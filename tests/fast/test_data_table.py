@@ -71,16 +71,16 @@ def test_a_column_that_names_the_files_goes_before_numbers_of_lines(place, numbe
     assert {case.name: (case.patient, case.label) for case in cases} == {str(k): (f"P{k}", "benign") for k in (1, 2, 3)}
 
 
-def test_a_table_of_pairs_that_lies_elsewhere_keeps_patients_and_parts(tmp_path):
+@pytest.mark.parametrize(("place", "start"), [("d", ""), ("tables", "../d/"), ("tables", "{}/d/")])
+def test_a_table_of_pairs_keeps_patients_and_parts_wherever_it_lies(place, start, tmp_path):
     names = ["1", "2", "b/1"]  # of which two are called alike
     write_rows(tmp_path / "d", [(name, "lesion", f"{name}.png", f"masks/{name}.png") for name in names])
-    for write in (lambda path: f"../d/{path}", lambda path: f"{tmp_path}/d/{path}"):
-        lines = [f"{write(n)}.png,{write('masks/' + n)}.png,P{n},{p}" for n, p in zip(names, PARTS, strict=True)]
-        save_table = tmp_path / "tables" / "pairs.csv"
-        save_table.parent.mkdir(exist_ok=True)
-        save_table.write_text("\n".join(["image,mask,patient,split", *lines]))
-        cases = understand_source(save_table.parent, Wishes(table=save_table)).cases
-        assert [(case.patient, case.split) for case in cases] == [("P1", "train"), ("P2", "val"), ("Pb/1", "test")]
+    table, root = tmp_path / place / "pairs.csv", start.format(tmp_path)
+    table.parent.mkdir(exist_ok=True)
+    lines = [f"{root}{n}.png,{root}masks/{n}.png,P{n},{part}" for n, part in zip(names, PARTS, strict=True)]
+    table.write_text("\n".join(["image,mask,patient,split", *lines]))
+    cases = understand_source(table.parent, Wishes(table=table)).cases
+    assert [(case.patient, case.split) for case in cases] == [("P1", "train"), ("P2", "val"), ("Pb/1", "test")]
 
 
 def test_a_class_in_the_folders_of_the_masks_counts(tmp_path):
