@@ -96,7 +96,7 @@ def _list_busi(root: Path) -> tuple[list[Sample], list[str]]:
     samples, problems = [], []
     for label in CLASSES:
         images, masks = {}, defaultdict(dict)
-        for path in sorted((root / label).glob("[!.]*"), key=_natural_order):
+        for path in sorted((root / label).glob("[!.]*"), key=natural_order):
             found = re.fullmatch(r"(.+?)(_mask(?:_(\d+))?)?\.png", path.name)
             if found and found[2]:
                 masks[found[1]][int(found[3] or 0)] = path
@@ -113,8 +113,9 @@ def _list_busi(root: Path) -> tuple[list[Sample], list[str]]:
     return samples, problems
 
 
-def _natural_order(path: Path) -> list:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+def natural_order(path: Path) -> list:
+    """Sort key that puts 9 before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _list_plain(root: Path) -> tuple[list[Sample], list[str]]:

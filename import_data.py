@@ -7,7 +7,6 @@ python import_data.py --table pairs.csv --output data/mine    # pairs by a table
 What cannot be known for certain is refused with one line that names a file and the flag that decides.
 """
 
-import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -194,4 +193,4 @@ def main(config: ImportConfig) -> None:
 
 if __name__ == "__main__":
     with one_clear_line():
-        sys.exit(main(tyro.cli(ImportConfig, description=__doc__)))
+        main(tyro.cli(ImportConfig, description=__doc__))

@@ -44,10 +44,10 @@ BUSBRA = find_real("BUSBRA_DIR", "BUS-BRA")
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no BUSI in {BUSI}; BUSI_DIR names its folder")
 needs_busbra = pytest.mark.skipif(not BUSBRA.is_dir(), reason=f"no BUS-BRA in {BUSBRA}; BUSBRA_DIR names its folder")
 
-# These take longest and begin first, so that all workers end at about the same time. export_formats comes last: for
-# a reason that is not known, SIGTERM crashes Python in a process that has exported all formats.
+# These take longest and begin first, but for two that end together. export_formats comes last: for a reason that is not
+# known, SIGTERM crashes Python in a process that has exported all formats.
 LONGEST = ("training", "cross_validation", "browser_page", "stopped_trainings", "page_safety")
-LONGEST += ("tour_notebook", "report_page", "extensions", "real_sets", "stopped_folds", "recorder", "shell_and_home")
+LONGEST += ("tour_notebook", "report_page", "real_sets", "stopped_folds", "recorder", "shell_and_home")
 LONGEST += ("shipped_network", "import_rows", "encoders", "attention_unet", "training_on_two_folders")
 LONGEST += ("masks_of_others", "run_networks", "tensorboard_log")
 
@@ -59,7 +59,7 @@ TINY += ["--base-filters", "2", "--batch-size", "16"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files in order; --no-loadscope-reorder in pyproject.toml keeps them in it."""
     order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
-    order["test_export_formats"] = len(order) + 1
+    order |= {"test_extensions": len(LONGEST) + 1, "test_export_formats": len(LONGEST) + 2}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 

@@ -31,13 +31,20 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
     Args:
         sync: wait until the file is on the disk (fsync), so that it survives a power cut; False for many files.
     """
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")  # two processes may write at once
-    try:
+    with _beside(path) as temporary:
         write(temporary)
         if sync:
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
         os.replace(temporary, path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """The path of a temporary file beside `path`, which is removed afterwards; errors name `path`."""
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")  # two processes may write at once
+    try:
+        yield temporary
     except OSError as error:
         # The error of a full disk names no file, and other errors name the temporary one.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -145,13 +152,8 @@ def try_writing(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise RunError(f"{path}: is a folder, but a file of this name is to be written.")
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
+    with _beside(path) as temporary:
         temporary.write_bytes(b"")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dataset import DataError, Sample
 from segmentation.common.checks import Seed, Text, Whole, checked
@@ -115,6 +114,8 @@ def _twentieths(samples: Sequence[Sample], groups: np.ndarray, seed: int, strata
             f"{len(samples)} images in {count} groups of near-copies{held} are too few to split: at least "
             f"{_TWENTIETHS} groups are needed. Use images of more lesions."
         )
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and not every command splits
+
     folds = np.zeros(len(samples), int)
     splitter = StratifiedGroupKFold(_TWENTIETHS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from dataset import CLASSES, try_reading
+from dataset import CLASSES, natural_order, try_reading
 from segmentation.importing.data_table import image_key
-from segmentation.pictures.listing import natural_order
 from segmentation.pictures.picture_files import read_raw
 
 _MASK_WORD = "masks?|labels?|annotations?|annots?|ground[ _-]?truths?|truths?|gts?|segmentations?|segs?"

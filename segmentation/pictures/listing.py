@@ -1,12 +1,11 @@
 """Every picture below a folder, and what is passed over."""
 
 import os
-import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset import DataError
+from dataset import DataError, natural_order
 from segmentation.pictures.picture_files import is_picture
 
 MAX_DEPTH = 8  # folders within folders
@@ -54,11 +53,6 @@ def _may_be_read(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode) and is_picture(path)  # a pipe would be waited for, for ever
     except OSError:
         return True  # a link to nothing: reading it says so
-
-
-def natural_order(path: Path) -> list:
-    """Sort key that puts 9 before 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def shown(paths: Sequence[Path]) -> str:

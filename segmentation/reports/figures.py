@@ -60,8 +60,9 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 
-def overlay_grid(cases: Sequence[Case], title: str, columns: int = 4, rows: Sequence[str] = ()) -> Figure:
+def overlay_grid(cases: Sequence[Case], title: str, rows: Sequence[str] = ()) -> Figure:
     """Cases as overlays with captions; `rows` names the rows."""
+    columns = 4
     count = -(-len(cases) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.95 * count + 0.9), layout="constrained")
     figure.suptitle(title)

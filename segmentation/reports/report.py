@@ -69,6 +69,7 @@ class Drawn(NamedTuple):
     background: float  # share of background pixels in the masks of the validation set
     decision: Decision
     metrics: dict  # metrics.json, with the summary of the cases' scores
+    prediction: Prediction | None  # the network's outputs for all cases
 
 
 def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: Decision) -> Drawn:
@@ -94,7 +95,7 @@ def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: D
     size = prediction.probability.shape[1:]
     judged = [samples[i] for i in parts["val"] or parts["test"]]  # without a validation set, the test set
     background = 1 - float(np.mean([resize_mask(mask, size).mean() for _, mask in read_each(judged)]))
-    return Drawn(cases, background, decision, metrics)
+    return Drawn(cases, background, decision, metrics, prediction)
 
 
 def holds_all_scores(images: Sequence[Mapping]) -> bool:
@@ -116,28 +117,19 @@ def describe_unfinished(model: keras.Model, run: Path) -> dict:
 
 def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[str, Figure]]:
     """Draw the figures of a run; yields their names and the figures."""
-    cases, background, decision, metrics = drawn
+    cases, background, decision, metrics, prediction = drawn
     lesions = sorted((c for c in cases if c.score["label"] != "normal"), key=lambda c: -c.score["dice"])
     middle = max(len(lesions) // 2 - 2, 0)
     chosen = lesions[:4], lesions[middle : middle + 4], lesions[-4:]
-    yield (
-        "overlays",
-        figures.overlay_grid(
-            [c for row in chosen for c in row],
-            f"Test images: best, median and worst of {len(lesions)} images with a lesion",
-            4,
-            ("best", "median", "worst"),
-        ),
-    )
+    title = f"Test images: best, median and worst of {len(lesions)} images with a lesion"
+    yield "overlays", figures.overlay_grid([c for row in chosen for c in row], title, ("best", "median", "worst"))
     missed = [c for c in lesions if c.score["tp"] == 0]
     if missed:
-        yield "missed_lesions", figures.overlay_grid(missed, f"Test images: all {len(missed)} missed lesions", 4)
+        yield "missed_lesions", figures.overlay_grid(missed, f"Test images: all {len(missed)} missed lesions")
     alarms = sorted((c for c in cases if c.score["label"] == "normal" and c.score["fp"]), key=lambda c: -c.score["fp"])
     if alarms:
-        yield (
-            "false_positives_on_normals",
-            figures.overlay_grid(alarms, f"Test images: all {len(alarms)} normal images with a false positive", 4),
-        )
+        title = f"Test images: all {len(alarms)} normal images with a false positive"
+        yield "false_positives_on_normals", figures.overlay_grid(alarms, title)
     shown = [lesions[0], lesions[len(lesions) // 2], lesions[-1], *alarms[:1]]
     if alphas := attention(attention_network(model), [case.image for case in shown]):
         what = "best, median and worst lesion image" + (", and a normal one" if alarms else "")
@@ -152,15 +144,8 @@ def draw_figures(model: keras.Model, run: Path, drawn: Drawn) -> Iterator[tuple[
             "lesion_score",
             figures.lesion_score([c.score for c in cases], metrics["summary"]["lesion_score"], decision),
         )
-    prediction = prediction_of(cases)
     pixels = collect_pixels(prediction, (c.reference for c in cases), decision)
     yield "calibration", figures.calibration(pixels, decision.threshold, of_highest=prediction.score is not None)
-
-
-def prediction_of(cases: Sequence[figures.Case]) -> Prediction:
-    """The network's outputs for all cases."""
-    scores = [case.score.get("lesion_score") for case in cases]
-    return Prediction(np.stack([c.probability for c in cases]), None if None in scores else np.array(scores))
 
 
 def attention_network(model: keras.Model) -> keras.Model | None:

@@ -32,7 +32,7 @@ def write(run, cases, stored=None) -> str:
     lesions = {"dice": 1.0, "dice_interval": [1.0, 1.0], "iou": 1.0, "missed": 0, "images": len(cases)}
     metrics = {"data": "custom", "split": "grouped", "near_copies_in_training": 0, "parameters": 1, "minutes": 1.0}
     metrics |= {"summary": {"lesions": lesions, "accuracy": {"pixels": 1.0, "all_background": 0.5}}, "environment": {}}
-    write_report(run, Drawn(cases, 0.9, Decision(), metrics), stored or {"config": {}}, [])
+    write_report(run, Drawn(cases, 0.9, Decision(), metrics, None), stored or {"config": {}}, [])
     return (run / "report.html").read_text()
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, assert_one_clear_line, run_here, step_by_step
 from dicom_files import spaced, stored
+from folders import write_hospital
 from phantoms import make_phantom
 from PIL import Image
 
 import demo
-import train_model
 from attention_unet import build_attention_unet
 from dataset import find_samples, read_sample
 from segmentation.common.errors import RunError
@@ -304,18 +304,13 @@ def test_what_cannot_be_saved_is_one_line(outliner, tmp_path):
     assert "There is a file where a folder should be" in page.save(visit, 0, False, editor)
 
 
-def test_a_training_goes_on_from_the_corrections(phantom_data, tmp_path):
+def test_a_training_goes_on_from_the_corrections(finished_run, tmp_path):
     """With the command that the page shows, of a tiny network, which needs the flags of its network."""
-    for sample in find_samples(phantom_data):
+    for sample in find_samples(write_hospital(tmp_path / "own", count=42, seed=8, normals=2)):
         save_correction(tmp_path / "corrections", sample.image.name, *read_sample(sample))
-    tiny = {"encoder": "none", "image_size": 32, "depth": 1, "base_filters": 2, "start_from": "random"}
-    tiny |= {"epochs": 1, "batch_size": 40}
-    with step_by_step():
-        train_model.main(train_model.TrainingConfig((tmp_path / "corrections",), models_dir=tmp_path, **tiny))
-    run = tmp_path / "attention_unet"
-    command, *_ = training_commands(Path("corrections"), run, read_config(run))
+    command, *_ = training_commands(Path("corrections"), finished_run, read_config(finished_run))
     words = shlex.split(command)
-    assert words[:4] == ["python", "train_model.py", "--data-dir", "corrections"] and str(run) in words
+    assert words[:4] == ["python", "train_model.py", "--data-dir", "corrections"] and str(finished_run) in words
     with step_by_step():
         result = run_here(words[1], *words[2:], "--epochs", "1", "--batch-size", "40", cwd=tmp_path)
     assert_one_clear_line(result, "epoch 1 of 1 was kept", code=0)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -130,12 +131,15 @@ def test_a_run_with_a_lesion_score_on_a_leaky_split(lesion_data, tmp_path, monke
     monkeypatch.setattr(train_model, "MIN_NORMALS", 2)
     monkeypatch.setattr(train_model, "Stream", lambda *settings: streams.append(settings) or Stream(*settings))
     monkeypatch.setattr(train_model, "augmenter", lambda *strengths: changes.append(strengths) or augmenter(*strengths))
-    config = TrainingConfig(**SMALL, data_dir=(lesion_data,), models_dir=tmp_path, epochs=1)
+    settings = dict(split="all-random", augmentation=0.7, scanners=0.4, seed=5, choose_on="decision")
     with step_by_step():
-        dice = train_model.main(replace(config, split="all-random", augmentation=0.7, scanners=0.4, seed=5))
+        dice = train_model.main(
+            TrainingConfig(**SMALL, **settings, data_dir=(lesion_data,), models_dir=tmp_path, epochs=1)
+        )
     assert changes == [(0.7, 0.4)] and [seed for seed, *_ in streams] == [5]
     told, run = capsys.readouterr().out, tmp_path / "attention_unet"
     assert "LEAKY:" in told and "AUC of the lesion score" in told
+    assert read(run, "split.json")["seed"] == 0  # the split has a seed of its own
     printed = re.search(r"--min-score on the \d+ validation images: (\S+) has sensitivity", told)[1]
     assert 0 <= read(run, "decision.json")["min_score"] - float(printed) < 0.001
     assert dice == read(run, "metrics.json")["summary"]["lesions"]["dice"]
@@ -167,8 +171,10 @@ def test_a_training_on_the_sample_itself_is_as_long_as_asked(tmp_path, monkeypat
 
     monkeypatch.setattr(train_model, "SAMPLE_EPOCHS", 1)
     monkeypatch.setattr(train_model, "RunRecorder", record)
+    data = SimpleNamespace(found=SimpleNamespace(source="sample"), train=([0],))
+    network = build_attention_unet((32, 32, 1), base_filters=2, depth=1)
     with pytest.raises(RunError, match="2 epochs"):
-        train_model.main(TrainingConfig(**SMALL, data_dir=(SAMPLE,), models_dir=tmp_path, epochs=2))
+        train_model.fit(tmp_path, network, data, TrainingConfig(**SMALL, data_dir=(SAMPLE,), epochs=2), None)
 
 
 def test_the_default_network_starts_from_bus_bra_and_trains(lesion_data, tmp_path, monkeypatch):
@@ -255,12 +261,3 @@ def test_what_the_epoch_is_chosen_on(finished_run, lesion_data, tmp_path):
     parts = [{row["part"] for row in read(run, "split.json")["images"].values()} for run in runs]
     assert parts == [{"train", "test"}] * 2
     assert len(hashes_seen(runs[1])) > len(hashes_seen(runs[0]))  # its test images are no longer unseen
-
-
-def test_the_last_epoch_with_a_decision_from_validation(finished_run, lesion_data, tmp_path):
-    """Nothing is learnt at this rate: by validation, the first epoch would be kept. The split has a seed of its own."""
-    flags = ("--epochs", "2", "--learning-rate", "1e-9", "--choose-on", "decision", "--seed", "1")
-    assert_one_clear_line(train_here(lesion_data, tmp_path, *flags), "epoch 2 of 2 was kept", code=0)
-    run = tmp_path / "models" / "attention_unet"
-    assert read(run, "decision.json")["scale"] != 1  # calibrated
-    assert read(run, "split.json")["images"] == read(finished_run, "split.json")["images"]
