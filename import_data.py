@@ -28,6 +28,7 @@ from segmentation.importing.archives import unpack_source
 from segmentation.importing.import_page import write_page
 from segmentation.importing.plain_form import Cases, Kept, new_folder, write_table
 from segmentation.importing.understanding import Source, Wishes, understand_source
+from segmentation.pictures.dicom import is_dicom
 from segmentation.pictures.picture_files import How, ending_of
 
 SAME_FRAME = 0.98  # whole-picture correlation from which two masks should agree
@@ -79,8 +80,14 @@ def understand(config: ImportConfig, stack: ExitStack) -> list[Source]:
         if inside := next((o for i, o in enumerate(places) if i != k and (o == place or o in place.parents)), None):
             raise DataError(f"{place}: lies in {inside}, or is the same. Name each folder once.")
     titles = config.source or [config.table]
-    return [understand_source(root, wishes)._replace(title=str(title))
-            for root, title in zip(roots or [config.table.parent], titles, strict=True)]  # fmt: skip
+    sources = [understand_source(root, wishes)._replace(title=str(title))
+               for root, title in zip(roots or [config.table.parent], titles, strict=True)]  # fmt: skip
+    cases = [case for source in sources for case in source.cases]
+    if values and not any(case.masks for case in cases):
+        raise DataError("--mask-values: there are no masks, but outlines, which it says nothing of. Leave it out.")
+    if config.segment and not any(case.outlines or any(map(is_dicom, case.masks)) for case in cases):
+        raise DataError("--segment: there are no labels of which it could name one. Leave it out.")
+    return sources
 
 
 # ---------------------------------------------------------------- say

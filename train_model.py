@@ -326,7 +326,7 @@ def parse_command_line() -> TrainingConfig:
     arguments = sys.argv[1:]
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "default"
     config = tyro.cli(TrainingConfig, default=PRESETS[preset], args=arguments, description=__doc__)
-    flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("--")}
+    flags = {argument.partition("=")[0].replace("_", "-") for argument in sys.argv[1:] if argument.startswith("--")}
     if config.resume and (sys.argv[1] in PRESETS or flags - {"--resume", "--finish", "--data-dir"}):
         raise RunError("--resume takes all settings from the run. Leave all else out but --finish and --data-dir.")
     return config

@@ -280,8 +280,8 @@ def group_samples(samples: Sequence[Sample], pictures: Iterable[np.ndarray]) -> 
     pairs = [(pair.a, pair.b) for pair in near_copies(pictures)]
     first: dict[str, int] = {}
     pairs += [(first.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
-    places = Counter(patient for patient, _ in dict.fromkeys((s.patient, s.folder) for s in samples) if patient)
-    if shared := [patient for patient, count in places.items() if count > 1]:
+    places = Counter(patient for patient, _ in {(s.patient, s.folder) for s in samples if s.patient and s.folder})
+    if shared := sorted(patient for patient, count in places.items() if count > 1):
         print(f"note: {len(shared)} patients are in several hospitals ({shared[0]}), and each is taken as one person. "
               "If the hospitals number theirs alike, write the hospital before the number in meta.csv")  # fmt: skip
     return group_pairs(len(samples), pairs)

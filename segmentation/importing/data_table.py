@@ -77,7 +77,7 @@ def parse_table(path: Path, patient_column: str = "", known: Container[str] = ()
         places["patient"] = names.index(bare_word(patient_column))
     if places["image"] is None or names[places["image"]] in _VAGUE:
         free = [k for k in range(len(header)) if k == places["image"] or k not in places.values()]
-        files = _find_images(rows, free, known)
+        files = _find_images(rows, free, known, places["image"])
         places["image"] = places["image"] if files is None else files
     if places["image"] is None:
         theirs = COLUMN_NAMES["image"].replace("|", ", ").removeprefix("image, ")
@@ -110,13 +110,17 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__}).") from None
 
 
-def _find_images(rows: Sequence[Sequence[str]], columns: Sequence[int], known: Container[str]) -> int | None:
-    """The column that names known files in more than half of the lines; if several do, the one with their endings."""
+def _find_images(
+    rows: Sequence[Sequence[str]], columns: Sequence[int], known: Container[str], called: int | None
+) -> int | None:
+    """The column that names known files in more than half of the lines; if several do, the one with their endings, then
+    the one that is called so: a rank or a BI-RADS category may be a file's number too."""
 
-    def judge(column: int) -> tuple[bool, int, int]:
+    def judge(column: int) -> tuple[bool, int, bool, int]:
         names = [re.split(r"[\\/]", row[column].strip())[-1] for row in rows if column < len(row)]
         named = [name for name in names if image_key(name) in known]
-        return len(named) > len(rows) / 2, sum(stem_of(name) != name for name in named), len(named)
+        endings = sum(stem_of(name) != name for name in named)
+        return len(named) > len(rows) / 2, endings, column == called, len(named)
 
     best = max(columns, key=judge, default=None)
     return best if best is not None and judge(best)[0] else None
@@ -141,8 +145,10 @@ def image_key(name: str) -> str:
 
 
 def beside(table: Path, cell: str) -> Path:
-    """The file that a cell names, from the table's folder on."""
-    return Path(os.path.normpath(table.parent / cell))
+    """The file that a cell names, from the table's folder on; without "..", but where that follows a link."""
+    there = table.parent / cell
+    plain = Path(os.path.normpath(there))
+    return there if there.is_file() and not (plain.exists() and plain.samefile(there)) else plain
 
 
 def find_file(cell: str, index: dict[str, list[Path]]) -> list[Path]:
@@ -165,13 +171,13 @@ def index_files(paths: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def match_rows(table: Table, images: Sequence[Path]) -> dict[Path, Row]:
-    """The rows of images below the table's folder, or of all if none lies there.
+    """The rows of images below the table's folder, or below the nearest folder around it that holds any.
 
     Raises:
         DataError: a class is none, a name fits several images, or an image has two different rows.
     """
-    below = [path for path in images if table.path.parent in path.parents]
-    there, index, found = set(images), index_files(below or images), {}
+    around = ([path for path in images if folder in path.parents] for folder in table.path.parents)
+    there, index, found = set(images), index_files(next(filter(None, around), images)), {}
     for cells in table.rows:
         exact, line = beside(table.path, cells["image"]), f"{table.path}, line {cells['line']}"
         paths = [exact] if exact in there else find_file(cells["image"], index)

@@ -38,7 +38,6 @@ from segmentation.importing.pairing import (
     with_masks,
     words_of,
 )
-from segmentation.pictures.dicom import is_dicom
 from segmentation.pictures.listing import PREDICTIONS, RESULT_ENDINGS, list_pictures, shown
 from segmentation.pictures.picture_files import How, ending_of, read_raw, to_grey
 from segmentation.pictures.pixel_depth import find_range
@@ -113,10 +112,6 @@ def understand_source(root: Path, wishes: Wishes) -> Source:
     layout, lines = found.layout, found.lines
     paired = [mask for masks in layout.masks.values() for mask in masks]
     read = partial(read_raw, as_mask=True, how=wishes.how)
-    if wishes.mask_values and not paired:
-        raise DataError(f"{root}: holds no masks, but outlines, which --mask-values says nothing of. Leave it out.")
-    if wishes.how.segments and not found.outlines and not any(map(is_dicom, paired)):
-        raise DataError(f"{root}: holds no labels of which --segment could be one. Leave it out.")
     reading, lesion, said = find_reading(paired, wishes.mask_values, lambda path: read(path).values)
     white, depth = find_range(layout.images)
     lines += [*said, *depth]
@@ -355,12 +350,13 @@ def _judge(case: Case, has: bool, owned: set[str], wishes: Wishes) -> str:
 
 
 def _find_class(path: Path, folders: set[str], drawn: Sequence[Outline], row: Row) -> str:
-    """The class by the nearest folders, the first word of the name, the outlines' label and the table."""
+    """The class by the nearest folders, the first word of the name, the label of outlines or masks and the table."""
     first = re.match(r"[^\W\d_]*", image_key(path.name))[0]
     called = {outline.label for outline in drawn}
     said = {*folders, first, row.label, *(called if len(called) == 1 else ())} & set(CLASSES)
     if len(said) > 1:
-        raise DataError(f"{path}: is {' and '.join(sorted(said))} by its folder, name, outlines and table. Mend one.")
+        both = " and ".join(sorted(said))
+        raise DataError(f"{path}: is {both} by its folder, name, masks, outlines and table. Mend one.")
     return said.pop() if said else "lesion"
 
 
@@ -377,6 +373,7 @@ def _make_case(path: Path, root: Path, found: Found, row: Row, wishes: Wishes) -
     masks, drawn = found.layout.masks.get(path, []), found.outlines.get(path, [])
     name = stem_of(path.name)
     of_masks = {class_of(place_of(folders_of(mask, root))) for mask in masks if root in mask.parents}
+    of_masks = of_masks if len(of_masks) == 1 else set()  # a picture may have a mask of each class
     label = _find_class(path, {class_of(place_of(folders)), *of_masks}, drawn, row)
     patient = next((f for f in reversed(folders) if re.fullmatch(r"(?i)(patient|subject|case|pat)[ _-]*\d+", f)), "")
     patient = _start_of_name(path) if wishes.patient_column == "name" else row.patient or patient

@@ -48,7 +48,8 @@ def write_segmentations(folder: Path, rows: Sequence[Mapping], version: str) -> 
     called: dict[str, str] = {}
     for row in rows:
         masks.setdefault(row["file"], []).append(folder / f"{row['name']}_mask.png")
-        called.setdefault(row["file"], row["name"].removesuffix("_page1"))
+        name = re.sub(r"_page\d+(?=(-\d+)?$)", "", row["name"]) if row["page"] else row["name"]
+        called.setdefault(row["file"], name)
     sources = [file for file in masks if is_dicom(Path(file))]
     if others := len(masks) - len(sources):
         print(f"note: {others} files are no DICOM files: there is no segmentation for them")

@@ -71,7 +71,7 @@ def open_run(config, folder: Path, resume: Path | None) -> Iterator[tuple[Path, 
         asked = {"resume": resume, "finish": True} if config.finish else {}
         own = settings_of(run, type(config))
         if config.data_dir and not own.data_dir and read_config(run).get("data") == "sample":
-            raise RunError(f"{run}: was begun on the sample, as no data were there. Leave out --data-dir.")
+            raise RunError(f"{run}: was begun on the sample, as no data were there. Begin another run: --run NAME.")
         asked |= {"data_dir": config.data_dir} if config.data_dir else {}  # the data may have moved
         config = replace(own, **asked)
     with lock(run):
@@ -127,8 +127,9 @@ def goes_on(run: Path, config) -> bool:
             raise RunError(f"{run}: has no finished epoch to score. Go on with it: --resume {run}")
         return True
     stored = settings_of(run, type(config))
-    # Of the data, the hashes in split.json decide, not the place.
-    compared = [f.name for f in fields(config) if f.name != "data_dir"]
+    # Of the data, the hashes in split.json decide, not the place; but the sample that stands in has fewer epochs.
+    on_sample = read_config(run).get("data") == "sample" and bool(stored.data_dir) != bool(config.data_dir)
+    compared = [f.name for f in fields(config) if f.name != "data_dir" or on_sample]
     different = [name for name in compared if getattr(stored, name) != getattr(config, name)]
     if set(present) <= {"config.json", "split.json"}:
         print(f"{run} holds a run that was stopped before its first epoch: beginning anew")

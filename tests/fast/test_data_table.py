@@ -1,15 +1,20 @@
 """A table beside the data: patients, classes and folds."""
 
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from folders import read, write_classes, write_rows
+from PIL import Image
 
 from dataset import DataError
+from import_data import ImportConfig, understand
 from segmentation.data.splits import PARTS
 from segmentation.importing.data_table import match_rows, parse_table
 from segmentation.importing.understanding import Wishes, understand_source
-from segmentation.pictures.picture_files import How
 
 
 def rows(folder: Path, text: str, *names: str, encoding: str = "utf-8") -> dict:
@@ -71,6 +76,40 @@ def test_a_column_that_names_the_files_goes_before_numbers_of_lines(place, numbe
     assert {case.name: (case.patient, case.label) for case in cases} == {str(k): (f"P{k}", "benign") for k in (1, 2, 3)}
 
 
+@pytest.mark.parametrize("number", [lambda k: 7 - k, lambda k: k % 5 + 1, lambda k: k])  # a rank, a category, a line
+def test_a_column_called_id_goes_before_others_that_hold_numbers(number, tmp_path):
+    write_rows(tmp_path, [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in range(1, 7)])
+    lines = [f"{number(k)},{k},P{k}" for k in range(1, 9)]  # two of the pictures were left out
+    (tmp_path / "clinical.csv").write_text("\n".join(["number,id,patient", *lines]))
+    cases = understand_source(tmp_path, Wishes()).cases
+    assert {case.name: case.patient for case in cases} == {str(k): f"P{k}" for k in range(1, 7)}
+
+
+@pytest.mark.parametrize("first", [1, 4])  # do both hospitals number their pictures alike
+def test_a_table_in_a_hospitals_own_folder_is_about_its_own_pictures(first, tmp_path):
+    pictures = {"a": range(1, 4), "b": range(first, first + 3)}
+    write_rows(tmp_path, [(f"{h}/{k}", "lesion", f"{h}/images/{k}.png", f"{h}/masks/{k}.png")
+                          for h, numbers in pictures.items() for k in numbers])  # fmt: skip
+    for h in pictures:
+        (tmp_path / h / "tables").mkdir()
+        lines = ["image,patient", *(f"{k},{h}{k}" for k in range(1, 7))]
+        (tmp_path / h / "tables" / "info.csv").write_text("\n".join(lines))
+    cases = understand_source(tmp_path, Wishes()).cases
+    found = {(case.image.relative_to(tmp_path).parts[0], case.image.stem): case.patient for case in cases}
+    assert found == {(h, str(k)): f"{h}{k}" for h, numbers in pictures.items() for k in numbers}
+
+
+def test_pairs_are_found_through_a_linked_folder(tmp_path):
+    write_rows(tmp_path / "real", [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in (1, 2, 3)])
+    (tmp_path / "real" / "tables").mkdir()
+    table = tmp_path / "link" / "pairs.csv"
+    table.parent.symlink_to(tmp_path / "real" / "tables")
+    lines = [f"../images/{k}.png,../masks/{k}.png,P{k}" for k in (1, 2, 3)]
+    table.write_text("\n".join(["image,mask,patient", *lines]))
+    cases = understand_source(table.parent, Wishes(table=table)).cases
+    assert {case.name: case.patient for case in cases} == {str(k): f"P{k}" for k in (1, 2, 3)}
+
+
 @pytest.mark.parametrize(("place", "start"), [("d", ""), ("tables", "../d/"), ("tables", "{}/d/")])
 def test_a_table_of_pairs_keeps_patients_and_parts_wherever_it_lies(place, start, tmp_path):
     names = ["1", "2", "b/1"]  # of which two are called alike
@@ -90,10 +129,30 @@ def test_a_class_in_the_folders_of_the_masks_counts(tmp_path):
     assert [case.label for case in cases] == ["benign", "malignant", "malignant"]
 
 
-def test_a_label_where_no_file_has_labels_is_refused(tmp_path):
-    write_rows(tmp_path, [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in (1, 2, 3)])
-    with pytest.raises(DataError, match="holds no labels of which --segment could be one"):
-        understand_source(tmp_path, Wishes(how=How(segments=("lesion",))))
+def test_a_mask_in_the_folder_of_each_class_says_none(tmp_path):
+    for c in ("benign", "malignant"):
+        write_rows(tmp_path, [(f"{c}{k}", "lesion", f"images/{k}.png", f"masks/{c}/{k}.png") for k in (1, 2, 3)])
+    cases = understand_source(tmp_path, Wishes(mask_folders=(Path("masks"),))).cases
+    assert [(case.label, len(case.masks)) for case in cases] == [("lesion", 2)] * 3
+
+
+def test_flags_for_one_of_two_folders_are_refused_only_where_they_mean_nothing(tmp_path):
+    for folder in ("a", "b"):
+        write_rows(tmp_path / folder, [(str(k), "lesion", f"images/{k}.png", f"masks/{k}.png") for k in (1, 2, 3)])
+    labelled = tmp_path / "b"
+    shutil.rmtree(labelled / "masks")
+    for picture in (labelled / "images").iterdir():
+        shapes = [{"label": n, "shape_type": "rectangle", "points": [[5, 5], [15, 15]]} for n in ("lesion", "gland")]
+        with Image.open(picture) as image:
+            size = {"imageHeight": image.height, "imageWidth": image.width}
+        picture.with_suffix(".json").write_text(json.dumps({"imagePath": picture.name, "shapes": shapes, **size}))
+    both = ImportConfig((tmp_path / "a", labelled), mask_values=("255",), segment=("lesion",))
+    with ExitStack() as stack:
+        assert [len(source.cases) for source in understand(both, stack)] == [3, 3]
+        with pytest.raises(DataError, match="--mask-values: there are no masks"):
+            understand(replace(both, source=(labelled,)), stack)
+        with pytest.raises(DataError, match="--segment: there are no labels"):
+            understand(replace(both, source=(tmp_path / "a",)), stack)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """DICOM: the pixels of every kind that is read, and the millimetres of a pixel."""
 
 import os
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -175,7 +176,13 @@ def test_nothing_of_the_patient_is_even_loaded(tmp_path, monkeypatch):
 def test_a_loop_is_decoded_once_for_all_threads(tmp_path, monkeypatch):
     path = stored(tmp_path / "loop.dcm", np.stack([GREY] * 6), frames=6)
     decoded, decode = [], picture_files.read_stored
-    monkeypatch.setattr(picture_files, "read_stored", lambda *asked: decoded.append(asked) or decode(*asked))
+
+    def slow(*asked):
+        decoded.append(asked)
+        time.sleep(0.05)
+        return decode(*asked)
+
+    monkeypatch.setattr(picture_files, "read_stored", slow)
     with ThreadPoolExecutor(5) as pool:
         assert len(list(pool.map(read_picture, list_pages(path)[1:]))) == 5
     assert len(decoded) == 1

@@ -152,6 +152,16 @@ def test_a_segmentation_has_the_name_of_its_mask(tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("scan-2_*")} > {"scan-2_mask.png", "scan-2_seg.dcm"}
 
 
+def test_a_segmentation_has_the_name_of_its_file_whatever_its_frames_are_called(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_loop(tmp_path / folder / "loop.dcm")
+    write_grey(tmp_path / "a" / "scan_page1.dcm")
+    assert predict(tmp_path / "a", tmp_path / "b", output=tmp_path / "out") == 0
+    names = {path.name for path in (tmp_path / "out").glob("*_seg.dcm")}
+    assert names == {"loop_seg.dcm", "loop-2_seg.dcm", "scan_page1_seg.dcm"}
+
+
 def test_a_source_without_identifiers_keeps_its_pictures_and_says_why(tmp_path, capsys):
     source = dicom_files.stored(tmp_path / "scan.dcm", bright())  # no series
     assert predict(source, output=tmp_path / "out") == 1

@@ -49,7 +49,7 @@ def test_labelme_circle_and_two_labels(tmp_path):
     assert all(np.array_equal(mask, boxed()) for mask in Imported(
         tmp_path / "d", "--segment", "Lesion", cwd=tmp_path).lesions.values())  # fmt: skip
     values = Imported(tmp_path / "d", "--segment", "Lesion", "--mask-values", "200", cwd=tmp_path, output="b")
-    assert values.refused("holds no masks, but outlines", "--mask-values")
+    assert values.refused("--mask-values: there are no masks, but outlines")
     (mask, *_) = Imported(tmp_path / "d", "--segment", "gland", cwd=tmp_path, output="b").lesions.values()
     assert abs(mask.sum() - np.pi * 36) < 20 and mask[30, 50]
 

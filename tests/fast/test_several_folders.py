@@ -23,6 +23,8 @@ def test_pictures_of_one_patient_are_one_group(tmp_path, capsys):
     # One number in two hospitals may be one person, or one each: it is said.
     group_samples([s._replace(folder="ab"[i % 2]) for i, s in enumerate(found.samples)], strangers(10))
     assert "note: 5 patients are in several hospitals (0)" in capsys.readouterr().out
+    group_samples([s._replace(folder=("a", "")[i % 2]) for i, s in enumerate(found.samples)], strangers(10))
+    assert "several hospitals" not in capsys.readouterr().out  # of some, none is known
 
 
 def test_two_folders_keep_names_and_patients_apart(tmp_path):

@@ -58,7 +58,7 @@ def test_settings_that_a_resumed_run_would_ignore(tmp_path):
         assert_one_clear_line(result, "--resume takes all settings from the run.")
     result = run_here("train_model.py", "paper", "--resume", "models/a", cwd=tmp_path)
     assert_one_clear_line(result, "--resume takes all settings from the run.")
-    result = run_here("train_model.py", "--resume", "models/a", "--finish", cwd=tmp_path)
+    result = run_here("train_model.py", "--resume", "models/a", "--finish", "--data_dir", tmp_path, cwd=tmp_path)
     assert_one_clear_line(result, "models/a/config.json: no such file")
 
 

@@ -123,6 +123,8 @@ def test_a_finished_run_is_kept_and_a_stopped_one_has_its_own_settings(tmp_path,
     begin(stopped, {"network": NETWORK, "config": asdict(Settings()), "data": "sample"}, SPLIT)
     with pytest.raises(RunError, match="begun on the sample"), open_run(moved, tmp_path, stopped):
         pass  # it is trained for fewer epochs, which data that are named would not be
+    with pytest.raises(RunError, match=r"another data_dir \(\(\)\)"):  # and so if the command is repeated with them
+        goes_on(stopped, moved)
     fill(stopped, RUN_FILES[:5])
     with pytest.raises(KeyboardInterrupt), open_run(Settings(), tmp_path, stopped):
         raise KeyboardInterrupt
