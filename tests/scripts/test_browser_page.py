@@ -20,6 +20,7 @@ from dicom_files import spaced, stored
 from folders import write_hospital
 from phantoms import make_phantom
 from PIL import Image
+from visitor import Visitor
 
 import demo
 from attention_unet import build_attention_unet
@@ -86,49 +87,6 @@ def address(lab, proxy):
     assert not [*lab.glob("attention-unet-pictures-*")], "uploads are left behind"
 
 
-class Visitor:
-    """Somebody in front of a browser."""
-
-    def __init__(self, browser):
-        from selenium.webdriver import ActionChains
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        self.browser, self.actions, self.waiting = browser, ActionChains, WebDriverWait(browser, 60)
-
-    def all(self, selector):
-        return self.browser.find_elements("css selector", selector)
-
-    def one(self, selector):
-        return self.browser.find_element("css selector", selector)
-
-    def text(self, selector):
-        return self.one(selector).text
-
-    def wait_for(self, selector, *words):
-        """Until the text of an element holds all the words."""
-        self.waiting.until(lambda _: all(word in self.text(selector) for word in words), f"{words} in {selector}")
-
-    def drop(self, *files):
-        self.waiting.until(lambda _: self.all("#files input[type=file]"))
-        self.one("#files input[type=file]").send_keys("\n".join(map(str, files)))
-        self.wait_for("#results", *(file.name for file in files), "outline")
-
-    def stroke(self, tool, start, end):
-        """Draw a line with the mouse, from and to a place given as shares of the canvas."""
-        self.one(f"#editor [data-tool={tool}]").click()
-        canvas = self.one("#editor canvas")
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-        size = canvas.size["width"], canvas.size["height"]
-        offsets = [[round((at - 0.5) * side) for at, side in zip(place, size, strict=True)] for place in (start, end)]
-        pointer = self.actions(self.browser).move_to_element_with_offset(canvas, *offsets[0]).click_and_hold()
-        pointer.move_to_element_with_offset(canvas, *offsets[1]).release().perform()
-
-    def save(self, name):
-        self.one("#save").click()
-        self.wait_for("#saved", f"{name}.png")
-        return self.text("#saved")
-
-
 @pytest.fixture(scope="module")
 def visitor(address, chromium):
     """In Chromium, in front of the page."""
@@ -162,14 +120,14 @@ def test_a_corrected_mask_is_saved(visitor, lab):
     visitor.waiting.until(lambda _: visitor.one("#editor canvas").size["height"] > 200)
     row = next(row.text for row in visitor.all(".sizes tbody tr") if "first" in row.text)
     area = int(row.split(" px")[0].split()[-1].replace(",", ""))
-    assert "0 pixels added to the outline, 0 removed" in visitor.save("first")
+    assert "0 pixels added to the outline, 0 removed" in visitor.save("first.png")
     predicted = saved(lab, "masks", "first") > 0
     assert predicted.sum() == area
     height, width = predicted.shape
     y, x = (int(places.mean()) for places in predicted.nonzero())
     visitor.stroke("brush", (0.1, 0.05), (0.3, 0.05))
     visitor.stroke("eraser", (x / width - 0.02, y / height), (x / width + 0.02, y / height))
-    said = visitor.save("first-2")
+    said = visitor.save("first-2.png")
     assert set(np.unique(saved(lab, "masks", "first-2"))) == {0, 255}
     corrected = saved(lab, "masks", "first-2") > 0
     top, middle = round(0.05 * height), slice(round(0.12 * width), round(0.28 * width))
@@ -184,18 +142,17 @@ def test_a_corrected_mask_is_saved(visitor, lab):
         assert (saved(lab, "images", name) == np.asarray(Image.open(lab / "first.png"))).all()
     visitor.one("#editor [data-undo]").click()
     visitor.one("#editor [data-undo]").click()
-    assert "0 pixels added to the outline, 0 removed" in visitor.save("first-3")
+    assert "0 pixels added to the outline, 0 removed" in visitor.save("first-3.png")
 
 
 def test_another_picture_and_a_lesion_that_is_given(visitor):
-    visitor.one("#chosen input").click()
-    visitor.waiting.until(lambda _: visitor.all("#chosen [role=option]"))[2].click()
+    visitor.choose(2)
     visitor.wait_for(".chosen", "third.dcm")
     visitor.one("#given input").click()
     visitor.wait_for("#results", "A lesion was assumed in every picture")
     assert visitor.text(".chosen").startswith("third.dcm") and not visitor.text("#saved")
     visitor.one("#editor [data-clear]").click()
-    assert "0 pixels added" in visitor.save("third")
+    assert "0 pixels added" in visitor.save("third.png")
 
 
 def test_another_visitor_sees_nothing_of_this_one_and_on_a_phone_nothing_is_cut_off(visitor, address, lab):
@@ -214,10 +171,10 @@ def test_another_visitor_sees_nothing_of_this_one_and_on_a_phone_nothing_is_cut_
     assert visitor.browser.execute_script("return document.documentElement.scrollWidth") <= 390
     fonts = visitor.browser.execute_script("return [...document.fonts].map((f) => f.family)")
     assert fonts == [], "a font that is no system font"
-    assert visitor.save("second")
+    assert visitor.save("second.png")
     visitor.browser.close()
     visitor.browser.switch_to.window(first)
-    visitor.save("third-2")  # of what is on this page still
+    visitor.save("third-2.png")  # of what is on this page still
 
 
 def test_no_error_and_no_request_beyond_this_machine(visitor, address, proxy):

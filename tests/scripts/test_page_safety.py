@@ -18,6 +18,7 @@ from conftest import REPOSITORY
 from dicom_files import speckle, stored
 from phantoms import make_phantom
 from PIL import Image
+from visitor import Visitor
 
 import demo
 from attention_unet import build_attention_unet
@@ -100,38 +101,13 @@ def server(lab, finished_run):
 
 
 @pytest.fixture(scope="module")
-def browser(server, lab, chromium):
-    """Chromium in front of the page, with both pictures dropped."""
+def visitor(server, lab, chromium):
+    """In Chromium, in front of the page, with both pictures dropped."""
     chromium.get(server[2])
-    wait(chromium, lambda: chromium.find_elements("css selector", "#files input[type=file]"))
-    one(chromium, "#files input[type=file]").send_keys(f"{lab / 'first.png'}\n{lab / 'second.png'}")
-    wait_for(chromium, "#results", "second.png", "outline")
-    wait(chromium, lambda: one(chromium, "#editor canvas").size["height"] > 200)
-    return chromium
-
-
-def one(browser, selector):
-    return browser.find_element("css selector", selector)
-
-
-def wait(browser, done):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 60).until(lambda _: done())
-
-
-def wait_for(browser, selector, *words):
-    wait(browser, lambda: all(word in one(browser, selector).text for word in words))
-
-
-def choose(browser, number):
-    wait(browser, lambda: browser.find_elements("css selector", "#chosen input"))[0].click()
-    wait(browser, lambda: browser.find_elements("css selector", "#chosen [role=option]"))[number].click()
-
-
-def save(browser, *words):
-    one(browser, "#save").click()
-    wait_for(browser, "#saved", *words)
+    visitor = Visitor(chromium)
+    visitor.drop(lab / "first.png", lab / "second.png")
+    visitor.waiting.until(lambda _: visitor.one("#editor canvas").size["height"] > 200)
+    return visitor
 
 
 # ---------------------------------------------------------------- who is answered
@@ -169,28 +145,22 @@ def test_the_address_behind_a_proxy_is_a_whole_one():
 # ---------------------------------------------------------------- in a browser, through the proxy
 
 
-def test_what_was_painted_is_there_when_a_picture_is_chosen_again(browser):
-    from selenium.webdriver import ActionChains
-
-    canvas = one(browser, "#editor canvas")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    width, height = canvas.size["width"], canvas.size["height"]
-    pointer = ActionChains(browser).move_to_element_with_offset(canvas, -width // 3, 20 - height // 2)
-    pointer.click_and_hold().move_by_offset(60, 0).release().perform()
-    choose(browser, 1)
-    wait_for(browser, ".chosen", "second.png")
-    save(browser, "second.png", "0 pixels added to the outline, 0 removed")
-    choose(browser, 0)
-    wait_for(browser, ".chosen", "first.png")
-    wait(browser, lambda: one(browser, "#editor [data-undo]").is_enabled())
-    save(browser, "first.png", "pixels added to the outline, 0 removed")
-    assert " 0 pixels added" not in one(browser, "#saved").text.replace("\n", " ")
-    one(browser, "#editor [data-undo]").click()
-    save(browser, "first-2.png", "0 pixels added to the outline, 0 removed")
+def test_what_was_painted_is_there_when_a_picture_is_chosen_again(visitor):
+    visitor.stroke("brush", (0.2, 0.05), (0.3, 0.05))
+    visitor.choose(1)
+    visitor.wait_for(".chosen", "second.png")
+    visitor.save("second.png", "0 pixels added to the outline, 0 removed")
+    visitor.choose(0)
+    visitor.wait_for(".chosen", "first.png")
+    visitor.waiting.until(lambda _: visitor.one("#editor [data-undo]").is_enabled())
+    said = visitor.save("first.png", "pixels added to the outline, 0 removed")
+    assert " 0 pixels added" not in said.replace("\n", " ")
+    visitor.one("#editor [data-undo]").click()
+    visitor.save("first-2.png", "0 pixels added to the outline, 0 removed")
 
 
-def test_everything_comes_through_the_proxy(browser, server):
-    top = server[2].removesuffix(PREFIX)
+def test_everything_comes_through_the_proxy(visitor, server):
+    browser, top = visitor.browser, server[2].removesuffix(PREFIX)
     by_browser = {f"{top}/manifest.json", f"{top}/favicon.ico"}  # Gradio's page names the first there; both do nothing
     wrong = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert [line for line in wrong if not any(url in line for url in by_browser)] == []
@@ -199,7 +169,7 @@ def test_everything_comes_through_the_proxy(browser, server):
     assert len(asked) > 30 and {url for url in asked if not url.startswith(server[2])} <= by_browser
 
 
-def test_the_pictures_of_the_20_latest_visitors_are_kept(browser, server):
+def test_the_pictures_of_the_20_latest_visitors_are_kept(visitor, server):
     config = httpx.get(f"{server[1]}/config").json()
     show = next(function for function in config["dependencies"] if function["api_name"] == "show")
     for number in range(demo_page.MAX_VISITORS):
@@ -208,15 +178,15 @@ def test_the_pictures_of_the_20_latest_visitors_are_kept(browser, server):
             time.sleep(0.2)
         with httpx.stream("GET", f"{server[1]}/gradio_api/queue/data?session_hash=visitor{number}") as answer:
             assert any("process_completed" in line for line in answer.iter_lines())
-    save(browser, demo_page.LOST)
-    choose(browser, 1)
-    wait_for(browser, "#results", demo_page.LOST)
+    visitor.save(demo_page.LOST)
+    visitor.choose(1)
+    visitor.wait_for("#results", demo_page.LOST)
 
 
 # ---------------------------------------------------------------- what is left behind
 
 
-def test_what_a_killed_server_left_is_removed_by_the_next(browser, server, lab, monkeypatch):
+def test_what_a_killed_server_left_is_removed_by_the_next(visitor, server, lab, monkeypatch):
     """The last test of the server: it is killed."""
     names = {path.name for path in (lab / "tmp").glob("[ao][!.]*")}
     kept = {"attention-unet-pictures-", "attention-unet-pictures-runs", "other"}
