@@ -4,8 +4,8 @@
 
 A U-Net whose skip connections pass through attention gates: from the skip (x) and the coarser
 level (the gating signal g), a gate computes an attention coefficient alpha in [0, 1] for each
-position, and multiplies x by it. Faithful to the authors' code (ozan-oktay/Attention-Gated-Networks,
-`unet_CT_single_att_dsv_3D.py`, `grid_attention_layer.py`), in two dimensions.
+position, and multiplies x by it. The gates follow the authors' code (ozan-oktay/Attention-Gated-Networks,
+`unet_CT_single_att_dsv_3D.py`, `grid_attention_layer.py`) in two dimensions; docs/network.md lists what differs.
 
 This file imports nothing else of the project, so you can copy it into your own.
 """

@@ -44,7 +44,10 @@ def training_loss(dice_weight: float) -> keras.losses.Loss:
 
 
 def training_metrics() -> list[keras.metrics.Metric]:
-    """Pixel accuracy, pooled foreground IoU and per-image lesion Dice, for `compile`; each is a history.csv column."""
+    """Pixel accuracy, pooled foreground IoU and per-image lesion Dice, for `compile`; each is a history.csv column.
+
+    Accuracy and IoU count normal images too, where the lesion map of a network with a lesion score has no loss.
+    """
     return [
         keras.metrics.BinaryAccuracy(name="accuracy"),
         keras.metrics.BinaryIoU(target_class_ids=[1], threshold=0.5, name="iou"),

@@ -54,6 +54,14 @@ def test_table_by_hand(folder):
     assert "FLATTERED" not in text and "lesion score" not in text
 
 
+def test_an_empty_mask_counts_as_the_diagonal(folder):
+    images = read_json(folder / "fold1" / "metrics.json")["images"]
+    images[0] |= {"hd95": None, "assd": None, "tp": 0, "fp": 0, "fn": 4}
+    change(folder / "fold1", images=images)
+    text = format_table(collect_scores(folder, RUNS))
+    assert "\n| fold1 | 0.8 | 0.9 | 0.4 | 3.58 | 1 |" in text  # (11 x 3 + 10) / 12
+
+
 def test_lesion_scores_and_a_flattered_run_are_told(folder):
     for run in RUNS:  # normals have 0.2, one lesion of 16 is below them
         images = read_json(folder / run / "metrics.json")["images"]
