@@ -2,7 +2,6 @@
 NIfTI and MHA; one picture after the other out of a TIFF's pages or a DICOM cine loop."""
 
 import threading
-from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -163,8 +162,11 @@ def merge_alpha(picture: np.ndarray) -> np.ndarray:
 def _read_dicom(path: Path, as_mask: bool, page: int | None, how: How) -> Raw:
     if as_mask and (values := read_segments(path, how.segments)) is not None:
         return Raw(values)
-    with _ONE_AT_A_TIME if page else nullcontext():
-        stored = _all_frames(path) if page else read_stored(path, 1)
+    if page:
+        with _ONE_AT_A_TIME:
+            stored = _all_frames(path)
+    else:
+        stored = read_stored(path, 1)
     form, values = stored.form, stored.pictures[page or 0]
     _check_one(path, form.frames, as_mask)
     if values.dtype == np.uint8:

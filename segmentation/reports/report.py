@@ -69,7 +69,7 @@ class Drawn(NamedTuple):
     background: float  # share of background pixels in the masks of the validation set
     decision: Decision
     metrics: dict  # metrics.json, with the summary of the cases' scores
-    prediction: Prediction | None  # the network's outputs for all cases
+    prediction: Prediction  # the network's outputs for all cases
 
 
 def load_cases(model: keras.Model, run: Path, samples: list[Sample], decision: Decision) -> Drawn:

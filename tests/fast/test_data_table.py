@@ -110,6 +110,15 @@ def test_pairs_are_found_through_a_linked_folder(tmp_path):
     assert {case.name: case.patient for case in cases} == {str(k): f"P{k}" for k in (1, 2, 3)}
 
 
+def test_a_table_in_a_folder_beside_its_pictures_names_them_from_there(tmp_path):
+    write_rows(tmp_path, [(name, "lesion", f"{name}.png", f"masks/{name}.png") for name in ("1", "2", "b/1")])
+    (tmp_path / "tables").mkdir()
+    lines = ["image,patient", "../1.png,P1", "../2.png,P2", "../b/1.png,Pb"]
+    (tmp_path / "tables" / "info.csv").write_text("\n".join(lines))
+    cases = understand_source(tmp_path, Wishes()).cases
+    assert sorted(case.patient for case in cases) == ["P1", "P2", "Pb"]
+
+
 @pytest.mark.parametrize(("place", "start"), [("d", ""), ("tables", "../d/"), ("tables", "{}/d/")])
 def test_a_table_of_pairs_keeps_patients_and_parts_wherever_it_lies(place, start, tmp_path):
     names = ["1", "2", "b/1"]  # of which two are called alike

@@ -10,7 +10,7 @@ from PIL import Image
 
 from segmentation.reports import figures
 from segmentation.reports.report import Drawn, write_report
-from segmentation.scoring.decision import Decision
+from segmentation.scoring.decision import Decision, Prediction
 from segmentation.scoring.scores import score_image
 
 ATTACK = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -32,7 +32,8 @@ def write(run, cases, stored=None) -> str:
     lesions = {"dice": 1.0, "dice_interval": [1.0, 1.0], "iou": 1.0, "missed": 0, "images": len(cases)}
     metrics = {"data": "custom", "split": "grouped", "near_copies_in_training": 0, "parameters": 1, "minutes": 1.0}
     metrics |= {"summary": {"lesions": lesions, "accuracy": {"pixels": 1.0, "all_background": 0.5}}, "environment": {}}
-    write_report(run, Drawn(cases, 0.9, Decision(), metrics, None), stored or {"config": {}}, [])
+    drawn = Drawn(cases, 0.9, Decision(), metrics, Prediction(np.zeros((1, 8, 8))))
+    write_report(run, drawn, stored or {"config": {}}, [])
     return (run / "report.html").read_text()
 
 
